@@ -1,0 +1,144 @@
+"""Manifests: the file format is these structs. Unknown fields and unknown versions are refused."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import msgspec
+
+from agentmixer.contract.spec import ActionSpace, TaskSpec
+from agentmixer.errors import AgentMixerError
+
+SCHEMA_VERSION = 1
+OPSET = 18
+
+TEAM_FILE = "team.json"
+AGENT_FILE = "agent.json"
+MODEL_FILE = "policy.onnx"
+GOLDEN_FILE = "golden.npz"
+AGENTS_FOLDER = "agents"
+#: What may lie beside the agents and is not covered by digests: results about the bundle, not part of it.
+REPORTS_FOLDER = "reports"
+
+
+class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One graph input or output. shape without the leading batch; elements name the last axis, in order;
+    low and high bound every element (None: unbounded)."""
+
+    name: str
+    dtype: Literal["float32", "bool", "int64"]
+    shape: tuple[int, ...]
+    elements: tuple[str, ...] = ()
+    low: float | None = None
+    high: float | None = None
+
+
+class StateSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Recurrent state: the graph output to feed back, the input to feed it to. Zeros when an episode starts."""
+
+    input: str
+    output: str
+    size: int
+
+
+class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where an exported policy comes from. `run` is the run directory as given at export."""
+
+    agentmixer: str
+    algorithm: str
+    preset: str
+    seed: int
+    step: int
+    run: str
+    checkpoint: str
+    checkpoint_sha256: str
+
+
+class AgentManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """agent.json: all that one device needs to know. `files` maps each file of the folder to its SHA-256."""
+
+    schema_version: int
+    agent: str
+    index: int
+    task: str
+    scenario: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    state: StateSpec
+    #: "forbid": True marks a legal action, illegal ones are never chosen; "none": the task does not mask.
+    mask_rule: Literal["forbid", "none"]
+    action_space: ActionSpace
+    #: Where bounds and scaling live. "none" for discrete actions; "graph": outputs are in the task's units.
+    action_scaling: Literal["none", "graph"]
+    control_period_s: float
+    #: What to do when no decision arrives in time.
+    fallback_action: int
+    opset: int
+    files: dict[str, str]
+    source: Source
+
+    def tensor(self, name: str) -> TensorSpec:
+        """The input or output of that name. Raises AgentMixerError if the manifest declares none."""
+        for spec in self.inputs + self.outputs:
+            if spec.name == name:
+                return spec
+        raise AgentMixerError(f"agent {self.agent} declares no tensor '{name}'; export the bundle again")
+
+
+class TeamAgent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where an agent lies in the bundle, and the SHA-256 of its agent.json."""
+
+    folder: str
+    sha256: str
+
+
+class Tolerances(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What parity means: outputs may differ by this much between torch and ONNX; two actions whose logits
+    are closer than near_tie may swap, and are counted."""
+
+    absolute: float = 1e-5
+    relative: float = 1e-5
+    near_tie: float = 1e-5
+
+
+class TeamManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """team.json: the task and its agents."""
+
+    schema_version: int
+    task: TaskSpec
+    agents: dict[str, TeamAgent]
+    source: Source
+    tolerances: Tolerances
+
+
+Manifest = TypeVar("Manifest", AgentManifest, TeamManifest)
+
+
+def sha256(data: bytes) -> str:
+    """Hexadecimal SHA-256."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def encode(manifest: AgentManifest | TeamManifest) -> bytes:
+    """Indented JSON with sorted keys: the same manifest is the same bytes."""
+    return msgspec.json.format(msgspec.json.encode(manifest, order="sorted"), indent=1) + b"\n"
+
+
+def decode(data: bytes, kind: type[Manifest], path: Path) -> Manifest:
+    """Parse a manifest. Raises AgentMixerError naming the file when it is not one this version can read."""
+    try:
+        version = msgspec.json.decode(data, type=_Version).schema_version
+        if version != SCHEMA_VERSION:
+            raise AgentMixerError(
+                f"{path} has schema version {version}, this agentmixer reads {SCHEMA_VERSION}; "
+                + ("upgrade agentmixer" if version > SCHEMA_VERSION else "export the bundle again")
+            )
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.MsgspecError as error:
+        raise AgentMixerError(f"{path} is not a valid manifest ({error}); export the bundle again") from error
+
+
+class _Version(msgspec.Struct):
+    schema_version: int

@@ -1,0 +1,59 @@
+"""The task specification: what a team sees, what it may do and how often."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Discrete(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="discrete"):
+    """Actions 0 .. n-1."""
+
+    n: int
+
+
+class Box(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="box"):
+    """Real-valued actions, one bound an element, in the task's own units."""
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+    @property
+    def n(self) -> int:
+        """Number of action elements."""
+        return len(self.low)
+
+
+ActionSpace = Discrete | Box
+
+
+class TaskSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a task promises. `obs_names`, `action_spaces` hold one entry an agent, in `agents` order.
+
+    `control_period_s` is the time one environment step stands for, in seconds; `episode_limit` counts
+    environment steps; `state_size` is the length of the global state, which only training sees;
+    `fallback_action` is what a discrete agent does when no decision arrives in time, and must always be
+    legal; `shared` says in words what agents have in common by the task's own rules (reward, clock).
+    """
+
+    name: str
+    scenario: str
+    backend: str
+    agents: tuple[str, ...]
+    obs_names: tuple[tuple[str, ...], ...]
+    state_size: int
+    action_spaces: tuple[ActionSpace, ...]
+    has_action_mask: bool
+    episode_limit: int
+    control_period_s: float
+    fallback_action: int
+    shared: str
+
+    @property
+    def num_agents(self) -> int:
+        """N, the size of the team."""
+        return len(self.agents)
+
+    @property
+    def obs_sizes(self) -> tuple[int, ...]:
+        """Observation length of each agent."""
+        return tuple(len(names) for names in self.obs_names)

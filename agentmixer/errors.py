@@ -1,0 +1,21 @@
+"""The one exception a user can cause, and the sentence it carries."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AgentMixerError(Exception):
+    """Something the caller asked for cannot be done.
+
+    The message names the thing and the way out, in one sentence. The command line prints it
+    without a traceback and exits 2.
+    """
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the known word closest to `word`, or the list of known words."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(names)}"

@@ -1,0 +1,201 @@
+"""Writing a bundle: record golden traces, export each actor, check parity three ways, then publish."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import torch
+from onnx.reference import ReferenceEvaluator
+
+from agentmixer import __version__
+from agentmixer.contract.manifest import (
+    AGENT_FILE,
+    AGENTS_FOLDER,
+    GOLDEN_FILE,
+    MODEL_FILE,
+    OPSET,
+    SCHEMA_VERSION,
+    TEAM_FILE,
+    AgentManifest,
+    Source,
+    StateSpec,
+    TeamAgent,
+    TeamManifest,
+    TensorSpec,
+    Tolerances,
+    encode,
+    sha256,
+)
+from agentmixer.contract.spec import Discrete, TaskSpec
+from agentmixer.errors import AgentMixerError
+from agentmixer.export.actor import DeployedActor
+from agentmixer.export.graph import export_graph
+from agentmixer.runtime.agent import make_session
+from agentmixer.runtime.bundle import BUNDLES, read_bundle
+from agentmixer.runtime.golden import Golden, Parity, StepFunction, dump, replay
+from agentmixer.tasks import Task
+from agentmixer.tasks.base import to_torch
+from agentmixer.train import checkpoint
+from agentmixer.train.algorithms.agentmixer_ppo import AgentMixerPPO
+from agentmixer.train.joint_policy import mask_logits
+from agentmixer.train.run import Run
+
+#: Golden traces come from episodes of their own, apart from training and evaluation.
+GOLDEN_SEED = 2_000_003
+GOLDEN_STEPS = 256
+
+
+class Exported(NamedTuple):
+    """A published bundle and how each agent's graph compared: {agent: {evaluator: Parity}}."""
+
+    path: Path
+    parity: dict[str, dict[str, Parity]]
+
+
+@torch.no_grad()
+def record(algorithm: AgentMixerPPO, task: Task, steps: int = GOLDEN_STEPS) -> list[Golden]:
+    """Let the trained (stacked) actors play greedily for `steps` steps of one environment.
+
+    The last sixteenth meets observations of ten times the usual size, which play never shows."""
+    generator = np.random.default_rng(GOLDEN_SEED)
+    seen = task.reset(GOLDEN_SEED)
+    agents = task.spec.num_agents
+    h = algorithm.initial_memory(1)["actor"]
+    rows: list[list[tuple[np.ndarray, ...]]] = [[] for _ in range(agents)]
+    fresh = True
+    for t in range(steps):
+        obs, mask = to_torch(seen.obs, algorithm.device), to_torch(seen.action_mask, algorithm.device)
+        if t >= steps - steps // 16:
+            obs = torch.from_numpy(generator.normal(0.0, 10.0, obs.shape).astype(np.float32)).to(obs.device)
+        if fresh:
+            h = torch.zeros_like(h)
+        raw, _, h = algorithm.actor(obs, h)
+        logits = mask_logits(raw, mask)
+        action = logits.argmax(-1)
+        for i in range(agents):
+            arrays = (obs[i, 0], mask[i, 0], torch.tensor(fresh), action[i, 0], logits[i, 0], h[i, 0])
+            rows[i].append(tuple(array.cpu().numpy().copy() for array in arrays))
+        seen = task.step(action.int())
+        fresh = bool(np.asarray(seen.terminated)[0] or np.asarray(seen.truncated)[0])
+    return [Golden(*(np.stack(column) for column in zip(*agent, strict=True))) for agent in rows]
+
+
+def evaluators(actor: DeployedActor, model: onnx.ModelProto) -> dict[str, StepFunction]:
+    """The three that must agree: torch's single actor, ONNX Runtime, and onnx's reference evaluator."""
+
+    def in_torch(obs: np.ndarray, mask: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, ...]:
+        with torch.no_grad():
+            return tuple(
+                out.numpy() for out in actor(torch.from_numpy(obs), torch.from_numpy(mask), torch.from_numpy(state))
+            )
+
+    def with_onnx(run: Callable[..., list[np.ndarray]]) -> StepFunction:
+        outputs = ["action", "logits", "state_out"]
+        return lambda obs, mask, state: tuple(run(outputs, {"obs": obs, "action_mask": mask, "state_in": state}))  # type: ignore[return-value]
+
+    session, reference = make_session(model.SerializeToString()), ReferenceEvaluator(model)
+    return {"torch": in_torch, "onnxruntime": with_onnx(session.run), "reference": with_onnx(reference.run)}  # type: ignore[dict-item]
+
+
+def _manifest(spec: TaskSpec, index: int, hidden: int, files: dict[str, str], source: Source) -> AgentManifest:
+    space = spec.action_spaces[index]
+    assert isinstance(space, Discrete)
+    elements = spec.obs_names[index]
+    state = TensorSpec("state_in", "float32", (hidden,))
+    return AgentManifest(
+        schema_version=SCHEMA_VERSION,
+        agent=spec.agents[index],
+        index=index,
+        task=spec.name,
+        scenario=spec.scenario,
+        inputs=(
+            TensorSpec("obs", "float32", (len(elements),), elements),
+            TensorSpec("action_mask", "bool", (space.n,)),
+            state,
+        ),
+        outputs=(
+            TensorSpec("action", "int64", (), low=0, high=space.n - 1),
+            TensorSpec("logits", "float32", (space.n,)),
+            TensorSpec("state_out", "float32", (hidden,)),
+        ),
+        state=StateSpec("state_in", "state_out", hidden),
+        mask_rule="forbid",
+        action_space=space,
+        action_scaling="none",
+        control_period_s=spec.control_period_s,
+        fallback_action=spec.fallback_action,
+        opset=OPSET,
+        files=files,
+        source=source,
+    )
+
+
+def default_path(run: Run, step: int) -> Path:
+    """`bundles/<task>-<scenario>-<run>-step<step>`: the same checkpoint has the same place."""
+    return BUNDLES / f"{run.task}-{run.scenario}-{run.path.name}-step{step}"
+
+
+def export(run: Run, out: Path | None = None, progress: Callable[[str], None] = lambda _: None) -> Exported:
+    """Export the newest checkpoint of `run`, one folder an agent; PM and critics are not written.
+
+    `out` must not exist; without it the bundle goes to `default_path`, where an earlier export of the same
+    checkpoint is replaced. Nothing appears there before all agents have passed parity. Calls `progress`
+    with each agent's name. Raises AgentMixerError if parity fails or `out` exists."""
+    task = run.make_task(1)
+    spec = task.spec
+    file = checkpoint.latest(run)
+    algorithm, step = checkpoint.load_weights(run, task, file)
+    target = out or default_path(run, step)
+    if out is not None and out.exists():
+        raise AgentMixerError(f"{out} exists already; choose another --out or remove it first")
+    source = Source(
+        __version__, run.algorithm, run.preset, run.seed, step, str(run.path), file.name, sha256(file.read_bytes())
+    )
+    tolerances = Tolerances()
+    parity: dict[str, dict[str, Parity]] = {}
+    entries: dict[str, TeamAgent] = {}
+    goldens = record(algorithm, task)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=target.parent) as scratch:
+        draft = Path(scratch) / "bundle"
+        for index, name in enumerate(spec.agents):
+            progress(name)
+            actor = DeployedActor(algorithm.actor, index).cpu()
+            space = spec.action_spaces[index]
+            metadata = {
+                "agent": name,
+                "task": spec.name,
+                "scenario": spec.scenario,
+                "checkpoint_sha256": source.checkpoint_sha256,
+            }
+            model = export_graph(actor, spec.obs_sizes[index], space.n, metadata)
+            parity[name] = {
+                kind: replay(goldens[index], run_step, tolerances)
+                for kind, run_step in evaluators(actor, model).items()
+            }
+            for kind, result in parity[name].items():
+                if not result.passed:
+                    raise AgentMixerError(
+                        f"agent {name}: {kind} departs from the trained network at golden step {result.first_failure} "
+                        f"(logits by up to {result.logits_error:.1e}); nothing was exported"
+                    )
+            contents = {MODEL_FILE: model.SerializeToString(deterministic=True), GOLDEN_FILE: dump(goldens[index])}
+            digests = {file_name: sha256(data) for file_name, data in contents.items()}
+            manifest = encode(_manifest(spec, index, actor.hidden, digests, source))
+            folder = draft / AGENTS_FOLDER / name
+            folder.mkdir(parents=True)
+            for file_name, data in {**contents, AGENT_FILE: manifest}.items():
+                (folder / file_name).write_bytes(data)
+            entries[name] = TeamAgent(f"{AGENTS_FOLDER}/{name}", sha256(manifest))
+        (draft / TEAM_FILE).write_bytes(encode(TeamManifest(SCHEMA_VERSION, spec, entries, source, tolerances)))
+        read_bundle(draft)
+        if target.exists():
+            shutil.rmtree(target)
+        draft.rename(target)
+    return Exported(target, parity)

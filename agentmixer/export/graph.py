@@ -1,0 +1,91 @@
+"""One agent's ONNX graph: exported by torch, stripped of everything that is not computation, checked."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+import onnx
+import torch
+
+from agentmixer.contract.manifest import OPSET
+from agentmixer.errors import AgentMixerError
+from agentmixer.export.actor import DeployedActor
+
+#: Operators a policy may use: deterministic, stateless, no control flow, no subgraphs.
+ALLOWED_OPERATORS = frozenset(
+    {"Add", "Sub", "Mul", "Div", "Neg", "Exp", "Sqrt", "Relu", "Sigmoid", "Tanh", "Clip", "MatMul", "Gemm"}
+    | {"LayerNormalization", "Concat", "Split", "Slice", "Reshape", "Transpose", "Unsqueeze", "Squeeze"}
+    | {"Identity", "Cast", "Where", "ArgMax"}
+)
+
+
+def export_graph(actor: DeployedActor, obs: int, actions: int, metadata: dict[str, str]) -> onnx.ModelProto:
+    """Trace `actor` into a graph: inputs obs, action_mask, state_in; outputs action, logits, state_out.
+
+    obs, actions: sizes of one observation and one mask. metadata ends up in the model's metadata_props.
+    Raises AgentMixerError if the graph breaks the conventions (see docs/bundle-format.md)."""
+    batch = torch.export.Dim("batch")
+    # Two rows, so that the tracer cannot take the batch for a constant one.
+    example = (torch.zeros(2, obs), torch.ones(2, actions, dtype=torch.bool), torch.zeros(2, actor.hidden))
+    names = ["obs", "action_mask", "state_in"]
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it warns about operators of packages that are not installed
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                actor.eval(), example, dynamo=True, opset_version=OPSET, verbose=False,
+                input_names=names, output_names=["action", "logits", "state_out"],
+                dynamic_shapes={name: {0: batch} for name in names},
+            )  # fmt: skip
+    finally:
+        logger.setLevel(level)
+    assert program is not None
+    model = program.model_proto
+    strip(model)
+    onnx.helper.set_model_props(model, metadata)
+    check(model)
+    return model
+
+
+def strip(model: onnx.ModelProto) -> None:
+    """Remove what the exporter noted down beside the computation: stack traces with paths, node names of
+    the source, shapes of intermediate values."""
+    model.doc_string = ""
+    del model.metadata_props[:]
+    graph = model.graph
+    del graph.metadata_props[:]
+    del graph.value_info[:]
+    graph.name = "policy"
+    for item in (*graph.node, *graph.input, *graph.output, *graph.initializer):
+        item.doc_string = ""
+        del item.metadata_props[:]
+
+
+def check(model: onnx.ModelProto) -> None:
+    """The graph conventions. Raises AgentMixerError naming what breaks them."""
+    onnx.checker.check_model(model, full_check=True)
+    problems = []
+    if [(entry.domain, entry.version) for entry in model.opset_import] != [("", OPSET)]:
+        problems.append(f"opsets other than {OPSET} of the default domain")
+    if model.functions:
+        problems.append("functions")
+    for node in model.graph.node:
+        if node.op_type not in ALLOWED_OPERATORS or node.domain:
+            problems.append(f"operator {node.domain}{node.op_type}")
+        if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
+            problems.append(f"a subgraph in {node.op_type}")
+    if model.graph.sparse_initializer or any(
+        tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer
+    ):
+        problems.append("sparse or external data")
+    for value in (*model.graph.input, *model.graph.output):
+        dims = value.type.tensor_type.shape.dim
+        if not dims[0].dim_param or not all(dim.dim_value > 0 for dim in dims[1:]):
+            problems.append(f"dimensions of {value.name} other than the batch that are not fixed")
+    if problems:
+        raise AgentMixerError(
+            f"the exported graph holds {', '.join(sorted(set(problems)))}; the conventions forbid that"
+        )

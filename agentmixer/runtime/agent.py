@@ -1,0 +1,117 @@
+"""One agent on a device: numpy in, numpy out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from agentmixer.contract.manifest import AgentManifest
+from agentmixer.errors import AgentMixerError
+from agentmixer.runtime.bundle import AgentFiles, read_agent
+
+
+def make_session(model: bytes) -> onnxruntime.InferenceSession:
+    """A session on one CPU thread that never spins. `model` is the graph's bytes, already verified."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.enable_cpu_mem_arena = False
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+class Agent:
+    """One team member, acting from its own observations and its own recurrent state alone.
+
+    >>> agent = Agent.load("bundle/agents/agent_0")
+    >>> agent.reset()
+    >>> action = agent.act(obs, action_mask)
+    """
+
+    def __init__(self, files: AgentFiles):
+        """Use `Agent.load` unless the files are verified already.
+
+        Raises AgentMixerError if the graph cannot be loaded or does not match its manifest."""
+        self.manifest: AgentManifest = files.manifest
+        try:
+            self._session = make_session(files.model)
+        except Exception as error:  # onnxruntime's exceptions have no common base below Exception
+            raise AgentMixerError(
+                f"agent {self.manifest.agent}: the model cannot be loaded ({error}); export the bundle again"
+            ) from error
+        self._check_contract()
+        state = self.manifest.state
+        self._outputs = ["action", "logits", state.output]
+        self._obs_shape = self.manifest.tensor("obs").shape
+        self._masked = self.manifest.mask_rule == "forbid"
+        self._mask_shape = self.manifest.tensor("action_mask").shape if self._masked else ()
+        self._zeros = np.zeros((1, state.size), np.float32)
+        self._state_input = state.input
+        self._feed: dict[str, np.ndarray] = {state.input: self._zeros}
+        #: Logits of the last decision, [A]; illegal actions hold the most negative value.
+        self.logits: np.ndarray | None = None
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Agent:
+        """Read, verify and load one agent's folder. Raises AgentMixerError naming what is wrong."""
+        return cls(read_agent(Path(folder)))
+
+    def reset(self) -> None:
+        """A new episode: forget the recurrent state."""
+        self._feed[self._state_input] = self._zeros
+
+    def act(self, obs: np.ndarray, action_mask: np.ndarray | None = None) -> np.ndarray:
+        """Decide. obs [D] float32; action_mask [A] bool, where the task masks. Returns the action, [] int64.
+
+        Raises AgentMixerError for a wrong shape or dtype, a value that is not finite, a missing mask, or
+        one that allows nothing; the recurrent state is then unchanged."""
+        if type(obs) is not np.ndarray or obs.shape != self._obs_shape or obs.dtype != np.float32:
+            self._refuse(obs, "obs", self._obs_shape, "float32")
+        # A sum is finite only if all terms are (or their sum overflows, which no real observation does).
+        if not np.isfinite(obs.sum()) and not np.isfinite(obs).all():
+            where = int(np.flatnonzero(~np.isfinite(obs))[0])
+            name = self.manifest.tensor("obs").elements[where]
+            raise AgentMixerError(
+                f"agent {self.manifest.agent}: obs[{where}] ({name}) is {obs[where]}; send finite numbers only"
+            )
+        feed = self._feed
+        feed["obs"] = obs[None]
+        if self._masked:
+            if (
+                type(action_mask) is not np.ndarray
+                or action_mask.shape != self._mask_shape
+                or action_mask.dtype != np.bool_
+            ):
+                self._refuse(action_mask, "action_mask", self._mask_shape, "bool")
+            if not action_mask.any():
+                raise AgentMixerError(
+                    f"agent {self.manifest.agent}: action_mask allows no action; at least one must be legal"
+                )
+            feed["action_mask"] = action_mask[None]
+        elif action_mask is not None:
+            raise AgentMixerError(f"agent {self.manifest.agent}: this task has no action mask; call act(obs)")
+        action, logits, feed[self._state_input] = self._session.run(self._outputs, feed)
+        self.logits = logits[0]
+        return action[0]
+
+    def _refuse(self, array: object, name: str, shape: tuple[int, ...], dtype: str) -> None:
+        got = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise AgentMixerError(
+            f"agent {self.manifest.agent}: {name} must be a numpy array {dtype} {list(shape)}, got {got}"
+        )
+
+    def _check_contract(self) -> None:
+        """The graph's inputs and outputs are the manifest's, by name, order, type and shape."""
+        types = {"tensor(float)": "float32", "tensor(bool)": "bool", "tensor(int64)": "int64"}
+        for kind, declared, actual in (
+            ("inputs", self.manifest.inputs, self._session.get_inputs()),
+            ("outputs", self.manifest.outputs, self._session.get_outputs()),
+        ):
+            wanted = [(spec.name, spec.dtype, tuple(spec.shape)) for spec in declared]
+            found = [(node.name, types.get(node.type, node.type), tuple(node.shape[1:])) for node in actual]
+            if wanted != found:
+                raise AgentMixerError(
+                    f"agent {self.manifest.agent}: the model's {kind} {found} are not the manifest's {wanted}; export the bundle again"
+                )

@@ -1,0 +1,94 @@
+"""The frames that host and agents exchange: the same bytes over every link.
+
+A fixed little-endian header, then a payload: an observation and its mask to the agent, a decision back.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+
+from agentmixer.errors import AgentMixerError
+
+MAGIC = b"AMXR"
+VERSION = 1
+#: magic, version, kind, agent, episode, step, send time ns (sender's monotonic clock), deadline us after
+#: it, observation bytes, mask bytes, first 8 bytes of the agent.json SHA-256.
+HEADER = struct.Struct("<4sHHIIIQIII8s")
+#: action, time spent deciding in ns.
+DECISION = struct.Struct("<qQ")
+MAX_FRAME = 1 << 20
+
+
+class Kind(IntEnum):
+    """What a frame is for."""
+
+    READY = 1  # agent -> host: loaded and verified, payload: text
+    RESET = 2  # host -> agent: a new episode starts
+    OBSERVE = 3  # host -> agent: obs and mask
+    ACT = 4  # agent -> host: a decision, echoing episode and step
+    REFUSE = 5  # agent -> host: why not, payload: text
+    STOP = 6  # host -> agent: end
+
+
+class Frame(NamedTuple):
+    """A frame taken apart. `payload` is a view into the received bytes."""
+
+    kind: Kind
+    agent: int
+    episode: int
+    step: int
+    sent_ns: int
+    deadline_us: int
+    obs_bytes: int
+    mask_bytes: int
+    digest: bytes
+    payload: memoryview
+
+
+def pack(
+    kind: Kind, agent: int, digest: bytes, payload: bytes = b"", episode: int = 0, step: int = 0,
+    sent_ns: int = 0, deadline_us: int = 0, obs_bytes: int = 0, mask_bytes: int = 0,
+) -> bytes:  # fmt: skip
+    """A frame's bytes. digest: the 8 bytes of the contract."""
+    return (
+        HEADER.pack(MAGIC, VERSION, kind, agent, episode, step, sent_ns, deadline_us, obs_bytes, mask_bytes, digest)
+        + payload
+    )
+
+
+def unpack(data: bytes) -> Frame:
+    """Take a frame apart. Raises AgentMixerError if it is too short, foreign, of another version, of an
+    unknown kind, or its length is not what its header says."""
+    if len(data) < HEADER.size:
+        raise AgentMixerError(f"frame of {len(data)} bytes is shorter than its header ({HEADER.size})")
+    magic, version, kind, agent, episode, step, sent, deadline, obs_bytes, mask_bytes, digest = HEADER.unpack_from(data)
+    if magic != MAGIC or version != VERSION:
+        raise AgentMixerError(
+            f"frame starts with {magic!r} version {version}; both ends must run agentmixer frames version {VERSION}"
+        )
+    if kind not in Kind._value2member_map_:
+        raise AgentMixerError(f"frame has the unknown kind {kind}")
+    payload = memoryview(data)[HEADER.size :]
+    if (kind == Kind.OBSERVE and len(payload) != obs_bytes + mask_bytes) or (
+        kind == Kind.ACT and len(payload) != DECISION.size
+    ):
+        raise AgentMixerError(f"frame of kind {Kind(kind).name} carries {len(payload)} bytes, not what its header says")
+    return Frame(Kind(kind), agent, episode, step, sent, deadline, obs_bytes, mask_bytes, digest, payload)
+
+
+def observation(frame: Frame) -> tuple[np.ndarray, np.ndarray | None]:
+    """obs [D] float32 and mask [A] bool (None if the frame carries none). Raises AgentMixerError for
+    an observation that is not whole floats or a mask byte other than 0 and 1."""
+    if frame.obs_bytes % 4:
+        raise AgentMixerError(f"observation of {frame.obs_bytes} bytes is not a whole number of float32")
+    obs = np.frombuffer(frame.payload[: frame.obs_bytes], np.dtype("<f4"))
+    if not frame.mask_bytes:
+        return obs, None
+    mask = np.frombuffer(frame.payload[frame.obs_bytes :], np.uint8)
+    if mask.max() > 1:
+        raise AgentMixerError("mask bytes must be 0 or 1")
+    return obs, mask.view(np.bool_)

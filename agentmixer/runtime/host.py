@@ -1,0 +1,205 @@
+"""The host's side: start one process an agent, send each its own observation, take its decision.
+
+Lock-step: all agents get their frames, then all decisions are awaited until the deadline.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+import numpy as np
+
+from agentmixer.errors import AgentMixerError
+from agentmixer.runtime.bundle import Bundle
+from agentmixer.runtime.frames import DECISION, MAX_FRAME, Kind, pack, unpack
+
+START_TIMEOUT_S = 30.0
+
+
+class Decision(NamedTuple):
+    """What came back for one agent in one step."""
+
+    action: int
+    #: Host's clock from sending the frame to holding the decision, ns; 0 if none came.
+    round_trip_ns: int
+    #: The agent's own clock for unpacking, deciding and packing, ns; 0 if none came.
+    deciding_ns: int
+    #: False: no decision before the deadline, `action` is the manifest's fallback.
+    in_time: bool
+
+
+class AgentProcess:
+    """One agent in a process of its own, reached over one inherited SEQPACKET socket pair.
+
+    Holding the descriptor is the identity: nobody else can speak to this agent or for it.
+    """
+
+    def __init__(self, bundle: Bundle, name: str):
+        files = bundle.agents[name]
+        self.name, self.index = name, files.manifest.index
+        self.digest = bytes.fromhex(files.digest)[:8]
+        self.fallback = files.manifest.fallback_action
+        self.sent_bytes = self.received_bytes = 0
+        self.link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._cwd = tempfile.TemporaryDirectory(prefix="agentmixer-")
+        self._started = time.monotonic_ns()
+        command = [
+            sys.executable,
+            "-I",
+            "-m",
+            "agentmixer.runtime.process",
+            str(theirs.fileno()),
+            str(bundle.folder(name).resolve()),
+        ]
+        self.process = subprocess.Popen(
+            command, env={}, cwd=self._cwd.name, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL
+        )
+        theirs.close()
+
+    def await_ready(self) -> float:
+        """Wait until the agent announces itself. Returns seconds since its process was started.
+
+        Raises AgentMixerError with the agent's own words if it refuses, or if it dies or stays silent."""
+        self.link.settimeout(START_TIMEOUT_S)
+        try:
+            data = self.link.recv(MAX_FRAME)
+        except TimeoutError:
+            data = b""
+        if not data:
+            raise AgentMixerError(
+                f"agent {self.name} did not start within {START_TIMEOUT_S:.0f} s (exit status {self.process.poll()})"
+            )
+        frame = unpack(data)
+        if frame.kind != Kind.READY or frame.digest != self.digest:
+            raise AgentMixerError(f"agent {self.name} did not start: {bytes(frame.payload).decode(errors='replace')}")
+        return (time.monotonic_ns() - self._started) / 1e9
+
+    def send(self, data: bytes) -> None:
+        """One frame to the agent. Raises AgentMixerError if its process is gone."""
+        try:
+            self.link.send(data)
+        except OSError as error:
+            raise AgentMixerError(f"agent {self.name}'s process is gone (exit status {self.process.poll()})") from error
+        self.sent_bytes += len(data)
+
+    def receive(self, episode: int, step: int, sent_ns: int, deadline_ns: int) -> Decision:
+        """The decision for this episode and step, or the fallback once the deadline has passed.
+
+        Decisions that echo another episode or step are stale and dropped.
+        Raises AgentMixerError if the agent refuses the frame or its process is gone."""
+        while (left := deadline_ns - time.monotonic_ns()) > 0:
+            self.link.settimeout(left / 1e9)
+            try:
+                data = self.link.recv(MAX_FRAME)
+            except TimeoutError:
+                break
+            except OSError:
+                data = b""
+            now = time.monotonic_ns()
+            if not data:
+                raise AgentMixerError(f"agent {self.name}'s process is gone (exit status {self.process.poll()})")
+            self.received_bytes += len(data)
+            frame = unpack(data)
+            if frame.digest != self.digest or frame.agent != self.index:
+                raise AgentMixerError(f"a frame of agent {frame.agent} came over {self.name}'s link")
+            if (frame.episode, frame.step) != (episode, step):
+                continue
+            if frame.kind == Kind.REFUSE:
+                raise AgentMixerError(
+                    f"agent {self.name} refused step {step}: {bytes(frame.payload).decode(errors='replace')}"
+                )
+            if frame.kind == Kind.ACT:
+                action, deciding = DECISION.unpack(frame.payload)
+                return Decision(action, now - sent_ns, deciding, True)
+        return Decision(self.fallback, 0, 0, False)
+
+    def resident_mb(self) -> tuple[float, float]:
+        """Resident memory now and at its peak, in MB of 2^20 bytes (Linux; 0 elsewhere or once it ended)."""
+        try:
+            lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        except OSError:
+            return 0.0, 0.0
+        found = {
+            line.split(":")[0]: int(line.split()[1]) / 1024 for line in lines if line.startswith(("VmRSS", "VmHWM"))
+        }
+        return found.get("VmRSS", 0.0), found.get("VmHWM", 0.0)
+
+    def close(self) -> None:
+        """Ask it to stop, and end it if it does not."""
+        with contextlib.suppress(OSError):
+            self.link.send(pack(Kind.STOP, self.index, self.digest))
+        self.link.close()
+        try:
+            self.process.wait(timeout=2)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._cwd.cleanup()
+
+
+class Host:
+    """The whole team, one process an agent. Use as a context manager.
+
+    deadline_s: how long a step waits for decisions; the manifest's control period unless given.
+    """
+
+    def __init__(self, bundle: Bundle, deadline_s: float | None = None):
+        self.bundle = bundle
+        self.deadline_s = bundle.team.task.control_period_s if deadline_s is None else deadline_s
+        self.agents: list[AgentProcess] = []
+        self.start_seconds: list[float] = []
+
+    def __enter__(self) -> Host:
+        try:
+            for name in self.bundle.team.task.agents:
+                self.agents.append(AgentProcess(self.bundle, name))
+            self.start_seconds = [agent.await_ready() for agent in self.agents]
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for agent in self.agents:
+            agent.close()
+
+    def reset(self, episode: int) -> None:
+        """Announce a new episode: every agent forgets its recurrent state."""
+        for agent in self.agents:
+            agent.send(pack(Kind.RESET, agent.index, agent.digest, episode=episode))
+
+    def step(self, episode: int, step: int, obs: list[np.ndarray], masks: list[np.ndarray] | None) -> list[Decision]:
+        """One lock-step. obs: one [D] float32 an agent; masks: one [A] bool an agent, if the task masks."""
+        deadline_us = int(self.deadline_s * 1e6)
+        begin = time.monotonic_ns()
+        sent = []
+        for i, agent in enumerate(self.agents):
+            seen = obs[i].tobytes()
+            mask = b"" if masks is None else masks[i].tobytes()
+            sent.append(time.monotonic_ns())
+            agent.send(
+                pack(
+                    Kind.OBSERVE,
+                    agent.index,
+                    agent.digest,
+                    seen + mask,
+                    episode,
+                    step,
+                    sent[i],
+                    deadline_us,
+                    len(seen),
+                    len(mask),
+                )
+            )
+        deadline = begin + deadline_us * 1000
+        return [agent.receive(episode, step, sent[i], deadline) for i, agent in enumerate(self.agents)]

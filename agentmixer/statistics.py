@@ -1,0 +1,32 @@
+"""Intervals for win rates and returns, at 95 % unless told otherwise."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+
+class Estimate(NamedTuple):
+    """A figure and the interval around it."""
+
+    value: float
+    low: float
+    high: float
+
+
+def rate(successes: np.ndarray, confidence: float = 0.95) -> Estimate:
+    """Share of True with its Wilson interval. successes [n] bool, n >= 1."""
+    wins, count = int(np.sum(successes)), len(successes)
+    interval = stats.binomtest(wins, count).proportion_ci(confidence, method="wilson")
+    return Estimate(wins / count, float(interval.low), float(interval.high))
+
+
+def mean(values: np.ndarray, confidence: float = 0.95) -> Estimate:
+    """Mean with Student's interval. values [n]; with n = 1 or no spread the interval is the mean itself."""
+    centre = float(np.mean(values))
+    if len(values) < 2 or np.ptp(values) == 0:
+        return Estimate(centre, centre, centre)
+    low, high = stats.t.interval(confidence, len(values) - 1, loc=centre, scale=stats.sem(values))
+    return Estimate(centre, float(low), float(high))

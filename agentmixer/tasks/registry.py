@@ -1,0 +1,56 @@
+"""Finding tasks. Ours and third parties' come through one door: the entry-point group `agentmixer.tasks`."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import cast
+
+from agentmixer.errors import AgentMixerError, nearest
+from agentmixer.tasks.base import Task, TaskFamily
+
+GROUP = "agentmixer.tasks"
+
+
+def names() -> list[str]:
+    """Names of all installed tasks."""
+    return sorted(point.name for point in entry_points(group=GROUP))
+
+
+def family(task: str) -> TaskFamily:
+    """The task family of that name.
+
+    Raises AgentMixerError naming the nearest known task, or the missing package."""
+    points = {point.name: point for point in entry_points(group=GROUP)}
+    if task not in points:
+        raise AgentMixerError(f"unknown task '{task}'{nearest(task, points)}")
+    try:
+        return cast(TaskFamily, points[task].load())
+    except ImportError as error:
+        raise AgentMixerError(
+            f"task '{task}' needs a package that is not installed ({error}); pip install 'agentmixer[train]'"
+        ) from error
+
+
+def check(task: str, scenario: str, backend: str | None = None) -> str:
+    """Whether the task, scenario and backend exist, without building anything. Returns the backend's name.
+
+    Raises AgentMixerError naming the nearest known one."""
+    found = family(task)
+    known = [info.scenario for info in found.scenarios()]
+    if scenario not in known:
+        raise AgentMixerError(f"task '{task}' has no scenario '{scenario}'{nearest(scenario, known)}")
+    chosen = backend or found.backends[0]
+    if chosen not in found.backends:
+        raise AgentMixerError(f"task '{task}' has no backend '{chosen}'{nearest(chosen, found.backends)}")
+    found.check_backend(chosen)
+    return chosen
+
+
+def make(task: str, scenario: str, num_envs: int, backend: str | None = None, device: str = "cpu") -> Task:
+    """Build `num_envs` environments of `task`/`scenario`.
+
+    Raises AgentMixerError for an unknown task, scenario or backend, and for num_envs < 1."""
+    chosen = check(task, scenario, backend)
+    if num_envs < 1:
+        raise AgentMixerError(f"num_envs is {num_envs}; it must be at least 1")
+    return family(task).make(scenario, num_envs, chosen, device)

@@ -1,0 +1,1 @@
+"""Centralised training: networks, the joint policy, algorithms, checkpoints and evaluation."""

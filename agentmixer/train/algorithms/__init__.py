@@ -1,0 +1,5 @@
+"""One file an algorithm; `ALGORITHMS` is where a new one gets its line."""
+
+from agentmixer.train.algorithms.agentmixer_ppo import AgentMixerPPO
+
+ALGORITHMS = {"agentmixer_ppo": AgentMixerPPO}

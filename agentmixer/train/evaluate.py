@@ -1,0 +1,51 @@
+"""Judging a policy by whole episodes: joint or decentralised, greedy or sampled."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from agentmixer.tasks.base import Task, to_torch
+from agentmixer.train.algorithms.agentmixer_ppo import AgentMixerPPO
+
+
+class Episodes(NamedTuple):
+    """One entry an episode, in episode order."""
+
+    returns: np.ndarray
+    won: np.ndarray
+    lengths: np.ndarray
+
+
+@torch.no_grad()
+def evaluate(
+    algorithm: AgentMixerPPO, task: Task, episodes: int, seed: int, joint: bool = False, greedy: bool = True
+) -> Episodes:
+    """Play episodes 0 .. episodes-1 of `seed`, each from its own random stream, E at a time."""
+    device, envs = algorithm.device, task.num_envs
+    returns, won, lengths = np.zeros(episodes), np.zeros(episodes, bool), np.zeros(episodes, int)
+    for begin in range(0, episodes, envs):
+        step = task.reset(seed, np.arange(begin, begin + envs))
+        h = algorithm.initial_memory(envs)["actor"]
+        count = min(envs, episodes - begin)
+        running = np.ones(envs, bool)
+        total, length = np.zeros(envs), np.zeros(envs, int)
+        victory = np.zeros(envs, bool)
+        while running[:count].any():
+            obs, state, mask = (to_torch(a, device) for a in (step.obs, step.state, step.action_mask))
+            if joint:
+                action, _, h = algorithm.act_joint(obs, state, mask, h, greedy)
+            else:
+                action, h = algorithm.act_decentralised(obs, mask, h, greedy)
+            step = task.step(action.int())
+            ended = np.asarray(step.terminated) | np.asarray(step.truncated)
+            total += np.asarray(step.reward) * running
+            length += running
+            victory |= running & ended & np.asarray(step.won)
+            running &= ~ended
+            h = h * torch.from_numpy(~ended).to(device).float().view(1, envs, 1)
+        chosen = slice(begin, begin + count)
+        returns[chosen], won[chosen], lengths[chosen] = total[:count], victory[:count], length[:count]
+    return Episodes(returns, won, lengths)

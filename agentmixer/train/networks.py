@@ -1,0 +1,110 @@
+"""Actors and critics: LayerNorm on the input, an MLP, a GRU, a head (paper, Tables 5-11)."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+
+from agentmixer.train.stack import StackedGRUCell, StackedLayerNorm, StackedLinear
+
+
+class Body(nn.Module):
+    """The part that actors and critics have in common, for N agents held as a stack of S networks.
+
+    S = N: every agent has its own network. S = 1: one network serves all, and agents differ by a
+    learned bias in the first layer (what a one-hot id appended to the normalised input would give),
+    which export folds into each agent's own graph.
+
+    x [N, B, inputs], h [N, B, H] -> features [N, B, H], new h [N, B, H].
+    """
+
+    def __init__(self, agents: int, shared: bool, inputs: int, hidden: int, layers: int, recurrent: bool):
+        super().__init__()
+        stack = 1 if shared else agents
+        self.agents, self.stack, self.hidden = agents, stack, hidden
+        self.norm = StackedLayerNorm(stack, inputs)
+        sizes = [inputs] + [hidden] * (layers + 1)
+        self.linears = nn.ModuleList(StackedLinear(stack, i, o) for i, o in itertools.pairwise(sizes))
+        self.norms = nn.ModuleList(StackedLayerNorm(stack, hidden) for _ in sizes[1:])
+        self.agent_bias = nn.Parameter(torch.zeros(agents, hidden)) if shared and agents > 1 else None
+        self.gru = StackedGRUCell(stack, hidden, hidden) if recurrent else None
+        self.gru_norm = StackedLayerNorm(stack, hidden) if recurrent else None
+
+    def fold(self, x: Tensor) -> Tensor:
+        """[N, B, F] -> [S, N * B / S, F], a view."""
+        return x.reshape(self.stack, -1, x.shape[-1])
+
+    def embed(self, x: Tensor) -> Tensor:
+        """The feed-forward part. x [N, B, inputs] -> [N, B, H]."""
+        y = self.norm(self.fold(x))
+        for i, (linear, norm) in enumerate(zip(self.linears, self.norms, strict=True)):
+            y = linear(y)
+            if i == 0 and self.agent_bias is not None:
+                y = (y.view(self.agents, -1, self.hidden) + self.agent_bias.unsqueeze(1)).view_as(y)
+            y = norm(torch.relu(y))
+        return y.view(self.agents, -1, self.hidden)
+
+    def recur(self, y: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """One recurrent step. y, h [N, B, H] -> features, new h [N, B, H]."""
+        if self.gru is None or self.gru_norm is None:
+            return y, h
+        new = self.gru(self.fold(y), self.fold(h))
+        return self.gru_norm(new).view_as(y), new.view_as(h)
+
+    def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        return self.recur(self.embed(x), h)
+
+    def unroll(self, x: Tensor, h: Tensor, fresh: Tensor) -> Tensor:
+        """Features along chunks of L steps.
+
+        x [N, L, B, inputs]; h [N, B, H] at the chunk's first step; fresh [L, B], 1 where a step is the
+        first of its episode (its recurrent state starts from zero) -> [N, L, B, H].
+        """
+        agents, length, batch, inputs = x.shape
+        y = self.embed(x.reshape(agents, length * batch, inputs)).view(agents, length, batch, self.hidden)
+        if self.gru is None:
+            return y
+        out = []
+        for t in range(length):
+            features, h = self.recur(y[:, t], h * (1.0 - fresh[t]).view(1, batch, 1))
+            out.append(features)
+        return torch.stack(out, 1)
+
+
+class Actor(nn.Module):
+    """N decentralised actors. Each sees its own observation and its own recurrent state alone."""
+
+    def __init__(self, agents: int, shared: bool, obs: int, actions: int, hidden: int, layers: int):
+        super().__init__()
+        self.body = Body(agents, shared, obs, hidden, layers, recurrent=True)
+        self.head = StackedLinear(self.body.stack, hidden, actions, gain=0.01)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """features [N, B, H] -> unmasked logits [N, B, A]."""
+        return self.head(self.body.fold(features)).view(*features.shape[:2], -1)
+
+    def forward(self, obs: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """obs [N, B, D], h [N, B, H] -> unmasked logits [N, B, A], features [N, B, H], new h [N, B, H]."""
+        features, h = self.body(obs, h)
+        return self.logits(features), features, h
+
+
+class Critic(nn.Module):
+    """K state-value functions over the global state: one an agent (paper), or one for the team (K = 1)."""
+
+    def __init__(self, critics: int, state: int, hidden: int, layers: int, recurrent: bool):
+        super().__init__()
+        self.critics = critics
+        self.body = Body(critics, False, state, hidden, layers, recurrent)
+        self.head = StackedLinear(critics, hidden, 1, gain=1.0)
+
+    def value(self, features: Tensor) -> Tensor:
+        """features [K, B, H] -> normalised values [K, B]."""
+        return self.head(features).squeeze(-1)
+
+    def forward(self, state: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """state [B, S], h [K, B, H] -> normalised values [K, B], new h [K, B, H]."""
+        features, h = self.body(state.expand(self.critics, *state.shape), h)
+        return self.value(features), h

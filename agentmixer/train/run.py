@@ -1,0 +1,139 @@
+"""The run directory: `runs/<task>/<scenario>/<algorithm>/<timestamp>-s<seed>/` and what is in it."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import tomllib
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from agentmixer import __version__
+from agentmixer.errors import AgentMixerError, nearest
+from agentmixer.tasks import Task, make
+from agentmixer.train.algorithms import ALGORITHMS
+from agentmixer.train.config import Config
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run on disk: its directory and everything that was resolved when it started."""
+
+    path: Path
+    task: str
+    scenario: str
+    backend: str
+    algorithm: str
+    preset: str
+    seed: int
+    device: str
+    config: Any
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """summary.json, or None while the run is unfinished."""
+        file = self.path / "summary.json"
+        return json.loads(file.read_text()) if file.is_file() else None
+
+    def make_task(self, num_envs: int) -> Task:
+        """The run's task, `num_envs` at a time."""
+        return make(self.task, self.scenario, num_envs, self.backend, self.device)
+
+
+def create(
+    task: str,
+    scenario: str,
+    backend: str,
+    algorithm: str,
+    preset: str,
+    seed: int,
+    device: str,
+    config: Config,
+    out: Path | None,
+) -> Run:
+    """Make the directory and write config.toml.
+
+    Raises AgentMixerError if `out` exists: nothing is ever overwritten."""
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    path = out or RUNS / task / scenario / algorithm / f"{stamp}-s{seed}"
+    if path.exists():
+        raise AgentMixerError(
+            f"{path} exists already; continue it with 'agentmixer train {task} {scenario} --resume --out {path}' or choose another --out"
+        )
+    path.mkdir(parents=True)
+    run = Run(path, task, scenario, backend, algorithm, preset, seed, device, config)
+    write_config(run)
+    return run
+
+
+def write_config(run: Run) -> None:
+    """config.toml: what was asked for and every setting as resolved."""
+    head = {
+        name: getattr(run, name) for name in ("task", "scenario", "backend", "algorithm", "preset", "seed", "device")
+    }
+    lines = [f"{key} = {json.dumps(value)}" for key, value in (head | {"agentmixer": __version__}).items()]
+    lines += ["", "[settings]"] + [f"{key} = {json.dumps(value)}" for key, value in asdict(run.config).items()]
+    (run.path / "config.toml").write_text("\n".join(lines) + "\n")
+
+
+def load(path: Path) -> Run:
+    """Read a run back. Raises AgentMixerError if `path` holds none, or one this version cannot read."""
+    file = path / "config.toml"
+    if not file.is_file():
+        raise AgentMixerError(f"{path} holds no run (no config.toml); list runs with: agentmixer runs")
+    try:
+        data = tomllib.loads(file.read_text())
+        algorithm = data["algorithm"]
+        if algorithm not in ALGORITHMS:
+            raise AgentMixerError(f"{file} names the algorithm '{algorithm}'{nearest(algorithm, ALGORITHMS)}")
+        config = ALGORITHMS[algorithm].Config().replace(data["settings"])
+        return Run(
+            path,
+            *(data[name] for name in ("task", "scenario", "backend", "algorithm", "preset", "seed", "device")),
+            config,
+        )
+    except (tomllib.TOMLDecodeError, KeyError) as error:
+        raise AgentMixerError(f"{file} is damaged ({error}); the run cannot be read") from error
+
+
+def find_all(root: Path = RUNS) -> list[Run]:
+    """All runs under `root`, oldest first."""
+    return [
+        load(file.parent)
+        for file in sorted(root.glob("*/*/*/*/config.toml"), key=lambda file: (file.stat().st_mtime, str(file)))
+    ]
+
+
+def newest(task: str | None = None, scenario: str | None = None, root: Path = RUNS) -> Run:
+    """The newest run that has a checkpoint. Raises AgentMixerError saying what to type when there is none."""
+    for run in reversed(find_all(root)):
+        if task in (None, run.task) and scenario in (None, run.scenario) and any(run.checkpoints.glob("*.safetensors")):
+            return run
+    wanted = f"run of {task} {scenario}" if task else "run"
+    raise AgentMixerError(
+        f"no {wanted} with a checkpoint found under {root}/; train one first: agentmixer train {task or 'smacv2'} {scenario or 'protoss_5v5'}"
+    )
+
+
+def extend(run: Run, steps: str | None, device: str) -> Run:
+    """A run to be resumed: on `device`, and to another total if `steps` is given.
+
+    With lr_decay the step sizes follow the new total from where the run stands."""
+    config = run.config if steps is None else run.config.replace({"total_steps": steps})
+    extended = replace(run, config=config, device=device)
+    write_config(extended)
+    return extended
+
+
+def steps_done(run: Run) -> int:
+    """Environment steps up to the newest checkpoint; 0 if there is none."""
+    files = sorted(run.checkpoints.glob("step_*.safetensors"))
+    return int(files[-1].stem.removeprefix("step_")) if files else 0

@@ -1,0 +1,177 @@
+"""The training loop: collect, update, log, evaluate, save; interruptible at any time."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+from agentmixer import statistics
+from agentmixer.errors import AgentMixerError
+from agentmixer.train import checkpoint, rollout
+from agentmixer.train.evaluate import Episodes, evaluate
+from agentmixer.train.run import Run
+
+#: Evaluation episodes come from this stream, never from a training seed's.
+EVALUATION_SEED = 1_000_003
+#: Episodes behind the figures shown while training.
+EVALUATION_EPISODES = 128
+FINAL_EPISODES = 200
+
+
+def report(episodes: Episodes) -> dict[str, float]:
+    """Win rate and return of a set of episodes with their 95 % intervals."""
+    win, value = statistics.rate(episodes.won), statistics.mean(episodes.returns)
+    return {
+        "win_rate": win.value, "win_rate_low": win.low, "win_rate_high": win.high,
+        "return": value.value, "return_low": value.low, "return_high": value.high,
+        "length": float(episodes.lengths.mean()), "episodes": len(episodes.won),
+    }  # fmt: skip
+
+
+class _Interrupt:
+    """Turns the first Ctrl-C into a request to stop after the current update; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> _Interrupt:
+        self._old = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        signal.signal(signal.SIGINT, self._old)
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._old)
+
+
+def train(run: Run, console: Console, resume: bool = False) -> bool:
+    """Train `run` to its total_steps. Returns False if it was interrupted (a checkpoint is left).
+
+    Raises AgentMixerError if training diverges (a loss is not finite)."""
+    config = run.config
+    task, judge = run.make_task(config.num_envs), run.make_task(config.num_envs)
+    algorithm = checkpoint.build(run, task)
+    if resume:
+        step, stream = checkpoint.restore(algorithm, task, checkpoint.latest(run))
+        console.print(f"continuing {run.path} at step {step:,}")
+    else:
+        step, stream = 0, rollout.start(algorithm, task, run.seed)
+    metrics_file = run.path / "metrics.jsonl"
+    _forget_after(metrics_file, step)
+
+    a_rollout = config.num_envs * config.rollout_length
+    interrupted, first_step, win_rate = False, step, float("nan")
+    writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=step)
+    started = time.monotonic()
+    spent = {"collect": 0.0, "update": 0.0}
+    progress = Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]:,.0f} steps/s"),
+        TimeRemainingColumn(), TextColumn("win rate {task.fields[win]:.2f}"), console=console, disable=not console.is_terminal,
+    )  # fmt: skip
+    with _Interrupt() as interrupt, progress, metrics_file.open("a") as metrics:
+        bar = progress.add_task(
+            f"{run.task} {run.scenario}", total=config.total_steps, completed=step, rate=0.0, win=win_rate
+        )
+        while step < config.total_steps and not interrupted:
+            begin = time.monotonic()
+            experience, finished = rollout.collect(algorithm, task, stream)
+            collected = time.monotonic()
+            numbers: dict[str, Any] = algorithm.update(experience, step / config.total_steps)
+            spent["collect"] += collected - begin
+            spent["update"] += time.monotonic() - collected
+            before, step = step, step + a_rollout
+
+            numbers["episodes"] = len(finished["won"])
+            if len(finished["won"]):
+                numbers["train_win_rate"] = finished["won"].float().mean().item()
+                numbers["train_return"] = finished["return"].mean().item()
+                win_rate = numbers["train_win_rate"]
+            if not all(map(_finite, numbers.values())):
+                raise AgentMixerError(
+                    f"training diverged at step {step:,}: {', '.join(k for k, v in numbers.items() if not _finite(v))} is not finite; "
+                    f"the last checkpoint is good; lower the step sizes, for example --set actor_lr={config.actor_lr / 2:g}"
+                )
+            done, interrupted = step >= config.total_steps, interrupt.asked
+            if _crossed(before, step, config.eval_interval) or done:
+                numbers |= {
+                    f"eval_{k}": v
+                    for k, v in report(evaluate(algorithm, judge, EVALUATION_EPISODES, EVALUATION_SEED)).items()
+                }
+            numbers["steps_per_second"] = (step - first_step) / (spent["collect"] + spent["update"])
+            numbers["seconds"] = time.monotonic() - started
+            _log(metrics, writer, step, numbers)
+            progress.update(
+                bar, completed=min(step, config.total_steps), rate=numbers["steps_per_second"], win=win_rate
+            )
+            if "eval_win_rate" in numbers:
+                console.print(
+                    f"step {step:>10,}  {numbers['steps_per_second']:>6,.0f} steps/s  decentralised greedy: "
+                    f"win rate {numbers['eval_win_rate']:.2f}, return {numbers['eval_return']:.2f}"
+                )
+            if _crossed(before, step, config.checkpoint_interval) or done or interrupted:
+                checkpoint.save(run.checkpoints, step, algorithm, task, stream)
+    writer.close()
+    if step < config.total_steps:
+        return False
+    final = evaluate(algorithm, judge, FINAL_EPISODES, EVALUATION_SEED)
+    joint = evaluate(algorithm, judge, FINAL_EPISODES, EVALUATION_SEED, joint=True)
+    summary = {
+        "steps": step, "steps_per_second": (step - first_step) / max(sum(spent.values()), 1e-9), "seconds": time.monotonic() - started,
+        "seconds_collecting": spent["collect"], "seconds_updating": spent["update"],
+        "decentralised_greedy": report(final), "joint_greedy": report(joint),
+    }  # fmt: skip
+    (run.path / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    return True
+
+
+def _crossed(before: int, after: int, interval: int) -> bool:
+    """Whether a multiple of `interval` (0: never) lies in (before, after]."""
+    return interval > 0 and before // interval != after // interval
+
+
+def _finite(number: float) -> bool:
+    return abs(number) < float("inf")
+
+
+def _log(metrics: Any, writer: SummaryWriter, step: int, numbers: dict[str, Any]) -> None:
+    metrics.write(json.dumps({"step": step, **numbers}) + "\n")
+    metrics.flush()
+    for name, number in numbers.items():
+        writer.add_scalar(name, number, step)
+
+
+def _forget_after(metrics_file: Path, step: int) -> None:
+    """Drop lines a killed run wrote after its last checkpoint; the resumed run writes them again."""
+    if metrics_file.is_file():
+        lines = [line for line in metrics_file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        metrics_file.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
+
+
+def summary_line(run: Run) -> str:
+    """One sentence on a finished run."""
+    summary = run.summary
+    assert summary is not None
+    alone, joint = summary["decentralised_greedy"], summary["joint_greedy"]
+    return (
+        f"{summary['steps']:,} steps at {summary['steps_per_second']:,.0f} steps/s; over {alone['episodes']} episodes, greedy: "
+        f"decentralised win rate {alone['win_rate']:.3f} [{alone['win_rate_low']:.3f}, {alone['win_rate_high']:.3f}], joint {joint['win_rate']:.3f}"
+    )
+
+
+def check_device(device: str) -> None:
+    """Raise AgentMixerError if torch cannot use `device`."""
+    if device not in ("cpu", "cuda"):
+        raise AgentMixerError(f"unknown device '{device}'; known: cpu, cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise AgentMixerError("--device cuda: torch sees no GPU here; use --device cpu")

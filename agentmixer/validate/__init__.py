@@ -1,0 +1,1 @@
+"""The evidence: what a deployed team does, held against what was trained."""

@@ -1,0 +1,225 @@
+"""The deployment rehearsal: three arms on the same paired episodes, and a verdict."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agentmixer import __version__, statistics
+from agentmixer.contract.manifest import REPORTS_FOLDER, Source, Tolerances, sha256
+from agentmixer.errors import AgentMixerError
+from agentmixer.runtime.bundle import Bundle
+from agentmixer.runtime.golden import is_near_tie
+from agentmixer.runtime.host import Decision, Host
+from agentmixer.train import checkpoint
+from agentmixer.train import run as runs
+from agentmixer.train.run import Run
+from agentmixer.validate.arms import ActorsArm, DeployedArm, JointArm, Played, play
+
+#: Episodes of their own, apart from training, evaluation and golden traces.
+DEPLOY_SEED = 3_000_017
+
+
+@dataclass(frozen=True)
+class ParityResult:
+    """Deployed actions against the torch actors', step by step over whole closed-loop episodes."""
+
+    episodes: int
+    steps: int
+    actions: int
+    different: int
+    near_ties: int
+    #: Where they first part beyond a near tie: episode, step, agent, both actions; None if never.
+    first: dict[str, Any] | None
+
+    @property
+    def passed(self) -> bool:
+        """No action differs beyond a near tie."""
+        return self.first is None
+
+
+@dataclass(frozen=True)
+class AgentFigures:
+    """What one agent's process cost. Times in microseconds, memory in MB of 2^20 bytes."""
+
+    start_s: float
+    resident_mb: float
+    peak_mb: float
+    deciding_us: dict[str, float]
+    bytes_to_agent: int
+    bytes_from_agent: int
+    missed_deadlines: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Everything deploy-sim found out. `passed` decides the exit code."""
+
+    bundle: str
+    agentmixer: str
+    task: str
+    scenario: str
+    seed: int
+    arms: dict[str, dict[str, Any]]
+    parity: ParityResult
+    deadline_s: float
+    control_period_s: float
+    step_us: dict[str, float]
+    start_to_first_action_s: float
+    agents: dict[str, AgentFigures]
+
+    @property
+    def missed_deadlines(self) -> int:
+        """Decisions that did not arrive in time, over all agents."""
+        return sum(agent.missed_deadlines for agent in self.agents.values())
+
+    @property
+    def passed(self) -> bool:
+        """Parity holds and every decision came in time."""
+        return self.parity.passed and self.missed_deadlines == 0
+
+    def to_json(self) -> str:
+        """All figures and the verdict, as JSON."""
+        data = dataclasses.asdict(self)
+        data["parity"]["passed"] = self.parity.passed
+        return json.dumps({"passed": self.passed, **data}, indent=2) + "\n"
+
+
+def compare(
+    actors: Played, deployed: Played, logits: list[list[np.ndarray]], agents: tuple[str, ...], tolerances: Tolerances
+) -> ParityResult:
+    """Hold the deployed arm's actions against the actors'.
+
+    After a near tie has swapped an action the two episodes are different worlds, so the rest of that
+    episode is not compared; after a real difference neither. logits[episode][step]: [N, A], the actors'."""
+    steps = different = ties = 0
+    first: dict[str, Any] | None = None
+    for episode, (ours, theirs) in enumerate(zip(actors.actions, deployed.actions, strict=True)):
+        parted = False
+        for t in range(min(len(ours), len(theirs))):
+            steps += 1
+            for agent in np.flatnonzero(ours[t] != theirs[t]):
+                parted = True
+                different += 1
+                if is_near_tie(logits[episode][t][agent], int(theirs[t, agent]), tolerances):
+                    ties += 1
+                elif first is None:
+                    first = {
+                        "episode": episode,
+                        "step": t,
+                        "agent": agents[agent],
+                        "actors": int(ours[t, agent]),
+                        "deployed": int(theirs[t, agent]),
+                    }
+            if parted:
+                break
+        if not parted and len(ours) != len(theirs) and first is None:
+            first = {
+                "episode": episode,
+                "step": min(len(ours), len(theirs)),
+                "agent": "all",
+                "actors": len(ours),
+                "deployed": len(theirs),
+            }
+    return ParityResult(len(actors.actions), steps, steps * len(agents), different, ties, first)
+
+
+def quantiles(values_ns: list[int]) -> dict[str, float]:
+    """p50, p99, p99.9 and maximum in microseconds."""
+    if not values_ns:
+        return dict.fromkeys(("p50", "p99", "p99.9", "max"), float("nan"))
+    p50, p99, p999, top = np.quantile(np.array(values_ns) / 1e3, [0.5, 0.99, 0.999, 1.0])
+    return {"p50": float(p50), "p99": float(p99), "p99.9": float(p999), "max": float(top)}
+
+
+def source_run(source: Source, given: Path | None) -> Run:
+    """The run a bundle was exported from, which holds PM for the joint arm.
+
+    Raises AgentMixerError if it is not where it was, or its checkpoint is another one."""
+    path = given or Path(source.run)
+    if not path.is_dir():
+        raise AgentMixerError(f"the run this bundle was exported from is not at {path}; say where it is with --run DIR")
+    run = runs.load(path)
+    file = run.checkpoints / source.checkpoint
+    if not file.is_file():
+        raise AgentMixerError(
+            f"{run.path} no longer has {source.checkpoint}, which this bundle was exported from; export again: agentmixer export"
+        )
+    if sha256(file.read_bytes()) != source.checkpoint_sha256:
+        raise AgentMixerError(
+            f"{file} is not the checkpoint this bundle was exported from (its SHA-256 differs); export again: agentmixer export"
+        )
+    return run
+
+
+def deploy_sim(
+    bundle: Bundle, episodes: int, seed: int = DEPLOY_SEED, run_path: Path | None = None, deadline_s: float | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Verdict:  # fmt: skip
+    """Play `episodes` paired episodes with each arm and judge the deployed one.
+
+    deadline_s: how long a step waits for decisions; the control period unless given. Calls `progress` with
+    each arm's name. Raises AgentMixerError if the run is gone or an agent cannot be started."""
+    run = source_run(bundle.team.source, run_path)
+    task = run.make_task(1)
+    if task.spec != bundle.team.task:
+        raise AgentMixerError(
+            f"the task of {run.path} is not the one in {bundle.path}; export again: agentmixer export"
+        )
+    algorithm, _ = checkpoint.load_weights(run, task, run.checkpoints / bundle.team.source.checkpoint)
+    progress("joint")
+    played = {"joint": play(JointArm(algorithm), task, episodes, seed)}
+    progress("actors")
+    actors = ActorsArm(algorithm)
+    played["actors"] = play(actors, task, episodes, seed)
+    progress("deployed")
+    with Host(bundle, deadline_s) as host:
+        deployed = DeployedArm(host)
+        played["deployed"] = play(deployed, task, episodes, seed)
+        figures = {agent.name: _figures(host, i, deployed.decisions) for i, agent in enumerate(host.agents)}
+        first_action = max(host.start_seconds) + deployed.step_ns[0] / 1e9
+    return Verdict(
+        bundle=str(bundle.path),
+        agentmixer=__version__,
+        task=task.spec.name,
+        scenario=task.spec.scenario,
+        seed=seed,
+        arms={
+            name: {"return": statistics.mean(arm.returns)._asdict(), "win_rate": statistics.rate(arm.won)._asdict()}
+            for name, arm in played.items()
+        },
+        parity=compare(played["actors"], played["deployed"], actors.logits, task.spec.agents, bundle.team.tolerances),
+        deadline_s=host.deadline_s,
+        control_period_s=task.spec.control_period_s,
+        step_us=quantiles(deployed.step_ns),
+        start_to_first_action_s=first_action,
+        agents=figures,
+    )
+
+
+def _figures(host: Host, index: int, decisions: list[list[Decision]]) -> AgentFigures:
+    agent, mine = host.agents[index], [step[index] for step in decisions]
+    resident, peak = agent.resident_mb()
+    return AgentFigures(
+        start_s=host.start_seconds[index],
+        resident_mb=resident,
+        peak_mb=peak,
+        deciding_us=quantiles([decision.deciding_ns for decision in mine if decision.in_time]),
+        bytes_to_agent=agent.sent_bytes,
+        bytes_from_agent=agent.received_bytes,
+        missed_deadlines=sum(not decision.in_time for decision in mine),
+    )
+
+
+def write(verdict: Verdict, file: Path | None) -> Path:
+    """Keep the verdict: at `file`, or in the bundle's reports folder."""
+    target = file or Path(verdict.bundle) / REPORTS_FOLDER / "deploy_sim.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(verdict.to_json())
+    return target

@@ -1,0 +1,116 @@
+"""`agentmixer deploy-sim`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+
+def deploy_sim(
+    bundle: Annotated[
+        Path | None, typer.Argument(help="Bundle directory; the newest under bundles/ unless given.")
+    ] = None,
+    episodes: Annotated[int, typer.Option(help="Paired episodes an arm.", min=1)] = 32,
+    seed: Annotated[
+        int | None, typer.Option(help="Which episodes; a stream of their own unless given.", min=0, max=2**31 - 1)
+    ] = None,
+    run: Annotated[Path | None, typer.Option(help="The run it was exported from; where it was unless given.")] = None,
+    deadline_ms: Annotated[
+        float | None,
+        typer.Option(help="How long a step waits for decisions; the control period unless given.", min=0.01),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Where to write the JSON; the bundle's reports/ unless given.")
+    ] = None,
+) -> None:
+    """Rehearse the deployment: every agent in its own process, against the same episodes in process; a verdict.
+
+    Exits 1 if an action differs or a deadline is missed. Example: agentmixer deploy-sim --episodes 100
+    """
+    from agentmixer.runtime.bundle import newest, read_bundle
+    from agentmixer.validate import deploy_sim as rehearsal
+
+    console = Console()
+    path = bundle or newest()
+    opened = read_bundle(path)
+    console.print(f"bundle {path}", soft_wrap=True)
+    with console.status("starting") as status:
+        verdict = rehearsal.deploy_sim(
+            opened, episodes, rehearsal.DEPLOY_SEED if seed is None else seed, run,
+            None if deadline_ms is None else deadline_ms / 1e3, lambda arm: status.update(f"playing {episodes} episodes: {arm}"),
+        )  # fmt: skip
+    for table in (_arms(verdict), _agents(verdict)):
+        console.print(table)
+    for line in _sentences(verdict):
+        console.print(line, soft_wrap=True, highlight=False)
+    console.print(f"report {rehearsal.write(verdict, report)}", soft_wrap=True)
+    console.print(
+        "verdict: " + ("PASS" if verdict.passed else "FAIL"), style="bold green" if verdict.passed else "bold red"
+    )
+    if not verdict.passed:
+        raise typer.Exit(1)
+
+
+def _arms(verdict: object) -> Table:
+    from agentmixer.validate.deploy_sim import Verdict
+
+    assert isinstance(verdict, Verdict)
+    table = Table(title=f"{verdict.task} {verdict.scenario}, {verdict.parity.episodes} paired episodes")
+    for column in ("arm", "win rate [95 %]", "return [95 %]"):
+        table.add_column(column)
+    names = {
+        "joint": "joint (PM and state in the loop)",
+        "actors": "actors (torch, in process)",
+        "deployed": "deployed (ONNX, a process an agent)",
+    }
+    for arm, figures in verdict.arms.items():
+        win, value = figures["win_rate"], figures["return"]
+        table.add_row(
+            names[arm],
+            f"{win['value']:.3f} [{win['low']:.3f}, {win['high']:.3f}]",
+            f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]",
+        )
+    return table
+
+
+def _agents(verdict: object) -> Table:
+    from agentmixer.validate.deploy_sim import Verdict
+
+    assert isinstance(verdict, Verdict)
+    table = Table(title="what each agent's process cost")
+    for column in (
+        "agent",
+        "start",
+        "deciding p50 / p99 / p99.9 / max",
+        "missed",
+        "memory now / peak",
+        "bytes in / out",
+    ):
+        table.add_column(column, justify="left" if column == "agent" else "right")
+    for name, agent in verdict.agents.items():
+        times = " / ".join(f"{agent.deciding_us[q]:.0f}" for q in ("p50", "p99", "p99.9", "max"))
+        table.add_row(
+            name, f"{agent.start_s:.2f} s", f"{times} µs", str(agent.missed_deadlines),
+            f"{agent.resident_mb:.0f} / {agent.peak_mb:.0f} MB", f"{agent.bytes_to_agent:,} / {agent.bytes_from_agent:,}",
+        )  # fmt: skip
+    return table
+
+
+def _sentences(verdict: object) -> list[str]:
+    from agentmixer.validate.deploy_sim import Verdict
+
+    assert isinstance(verdict, Verdict)
+    parity, step = verdict.parity, verdict.step_us
+    first = f"; first: {parity.first}" if parity.first else ""
+    return [
+        f"{'ok  ' if parity.passed else 'FAIL'} parity: {parity.actions - parity.different:,} of {parity.actions:,} actions equal over "
+        f"{parity.steps:,} steps, {parity.near_ties} near ties{first}",
+        f"{'ok  ' if verdict.missed_deadlines == 0 else 'FAIL'} deadline: {verdict.missed_deadlines} decisions later than "
+        f"{verdict.deadline_s * 1e3:g} ms (control period {verdict.control_period_s * 1e3:g} ms)",
+        f"     lock-step round trip of {len(verdict.agents)} agents: p50 {step['p50']:.0f}, p99 {step['p99']:.0f}, p99.9 {step['p99.9']:.0f}, "
+        f"max {step['max']:.0f} µs; start to first action {verdict.start_to_first_action_s:.2f} s",
+    ]

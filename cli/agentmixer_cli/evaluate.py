@@ -1,0 +1,63 @@
+"""`agentmixer evaluate`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+
+def evaluate(
+    run: Annotated[Path | None, typer.Argument(help="Run directory; the newest under runs/ unless given.")] = None,
+    policy: Annotated[
+        str, typer.Option(help="decentralised: the actors alone. joint: with PM and the global state.")
+    ] = "decentralised",
+    sampled: Annotated[bool, typer.Option("--sampled/--greedy", help="Sample actions, or take the mode.")] = False,
+    episodes: Annotated[int, typer.Option(help="Episodes to play.", min=1)] = 200,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Which episodes; those of training's evaluations unless given.", min=0, max=2**31 - 1),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Play whole episodes with a run's newest checkpoint and report win rate and return with 95 % intervals.
+
+    Example: agentmixer evaluate --policy joint --sampled --episodes 500
+    """
+    from agentmixer.errors import AgentMixerError, nearest
+    from agentmixer.train import checkpoint, trainer
+    from agentmixer.train import evaluate as judge
+    from agentmixer.train import run as runs
+
+    kinds = ("decentralised", "joint")
+    if policy not in kinds:
+        raise AgentMixerError(f"unknown policy '{policy}'{nearest(policy, kinds)}")
+    chosen = runs.load(run) if run else runs.newest()
+    task = chosen.make_task(min(episodes, chosen.config.num_envs))
+    algorithm, step = checkpoint.load_weights(chosen, task, checkpoint.latest(chosen))
+    stream = trainer.EVALUATION_SEED if seed is None else seed
+    algorithm.generator.manual_seed(stream)
+    found = trainer.report(
+        judge.evaluate(algorithm, task, episodes, stream, joint=policy == "joint", greedy=not sampled)
+    )
+    if as_json:
+        typer.echo(
+            json.dumps(
+                {"run": str(chosen.path), "step": step, "policy": policy, "sampled": sampled, "seed": stream, **found}
+            )
+        )
+        return
+    console = Console()
+    console.print(
+        f"{chosen.path} at step {step:,}, {policy}, {'sampled' if sampled else 'greedy'}, {episodes} episodes",
+        soft_wrap=True,
+    )
+    console.print(
+        f"win rate {found['win_rate']:.3f} [{found['win_rate_low']:.3f}, {found['win_rate_high']:.3f}]", highlight=False
+    )
+    console.print(
+        f"return   {found['return']:.3f} [{found['return_low']:.3f}, {found['return_high']:.3f}]", highlight=False
+    )

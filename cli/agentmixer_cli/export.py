@@ -1,0 +1,52 @@
+"""`agentmixer export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+
+def export(
+    run: Annotated[Path | None, typer.Argument(help="Run directory; the newest under runs/ unless given.")] = None,
+    per_agent: Annotated[
+        str, typer.Option("--per-agent", metavar="FORMAT", help="One model an agent, in this format: onnx.")
+    ] = "onnx",
+    out: Annotated[
+        Path | None, typer.Option(help="Bundle directory, which must not exist; a folder under bundles/ unless given.")
+    ] = None,
+) -> None:
+    """Strip Policy Modifier and critics, write one ONNX model an agent, and check it against torch.
+
+    Example: agentmixer export --per-agent onnx
+    """
+    from agentmixer.errors import AgentMixerError, nearest
+    from agentmixer.export import bundle
+    from agentmixer.train import run as runs
+
+    if per_agent != "onnx":
+        raise AgentMixerError(f"unknown export format '{per_agent}'{nearest(per_agent, ['onnx'])}")
+    console = Console()
+    source = runs.load(run) if run else runs.newest()
+    console.print(f"exporting {source.path}")
+    with console.status("exporting") as status:
+        result = bundle.export(source, out, lambda agent: status.update(f"exporting {agent}"))
+    table = Table(title="parity with the trained network, golden steps")
+    for column in ("agent", "steps", "torch", "onnxruntime", "reference", "near ties", "size"):
+        table.add_column(column, justify="left" if column == "agent" else "right")
+    for agent, parity in result.parity.items():
+        size = (result.path / "agents" / agent / "policy.onnx").stat().st_size
+        errors = [f"{parity[kind].logits_error:.1e}" for kind in ("torch", "onnxruntime", "reference")]
+        table.add_row(
+            agent,
+            str(parity["torch"].steps),
+            *errors,
+            str(sum(p.near_ties for p in parity.values())),
+            f"{size / 1024:.0f} KiB",
+        )
+    console.print(table)
+    console.print(f"bundle {result.path}", soft_wrap=True)
+    console.print("next: agentmixer deploy-sim" + (f" {out}" if out else ""), soft_wrap=True)

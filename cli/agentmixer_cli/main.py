@@ -1,0 +1,63 @@
+"""`agentmixer`: the commands, and how an error a user can cause looks."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from agentmixer import __version__
+from agentmixer.errors import AgentMixerError
+from agentmixer_cli import deploy_sim, evaluate, export, runs, tasks, train
+
+app = typer.Typer(
+    help="Train a team with everything you can see, ship each member with only what it will see, and prove that nothing was lost.",
+    epilog="Start with: agentmixer train smacv2 protoss_5v5",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("train")(train.train)
+app.command("export")(export.export)
+app.command("deploy-sim")(deploy_sim.deploy_sim)
+app.command("evaluate")(evaluate.evaluate)
+app.command("tasks")(tasks.tasks)
+app.command("runs")(runs.runs)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"agentmixer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line. Exit codes: 0 as promised, 1 a failed verdict, 2 bad input, 130 interrupted."""
+    try:
+        app()
+    except AgentMixerError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in {"agentmixer", "agentmixer_cli"}:
+            raise
+        typer.echo(
+            f"error: this command needs '{error.name}', which is not installed; pip install 'agentmixer[train]'",
+            err=True,
+        )
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

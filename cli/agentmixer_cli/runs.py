@@ -1,0 +1,38 @@
+"""`agentmixer runs`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+
+def runs(root: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs")) -> None:
+    """List runs, oldest first, with how far they came and their win rate alone and greedy.
+
+    Example: agentmixer runs
+    """
+    from agentmixer.errors import AgentMixerError
+    from agentmixer.train import run as records
+
+    found = records.find_all(root)
+    if not found:
+        raise AgentMixerError(f"no run found under {root}/; train one first: agentmixer train smacv2 protoss_5v5")
+    table = Table()
+    for column in ("run", "preset", "steps", "win rate [95 %]", "state"):
+        table.add_column(column, overflow="fold")
+    for run in found:
+        summary, steps = run.summary, records.steps_done(run)
+        win = summary["decentralised_greedy"] if summary else None
+        rate = f"{win['win_rate']:.3f} [{win['win_rate_low']:.3f}, {win['win_rate_high']:.3f}]" if win else "-"
+        table.add_row(
+            str(run.path),
+            run.preset,
+            f"{steps:,} of {run.config.total_steps:,}",
+            rate,
+            "finished" if summary else "unfinished",
+        )
+    Console().print(table)
