@@ -24,10 +24,11 @@ class DeployedActor(nn.Module):
         slot = 0 if body.stack == 1 else index
         self.hidden = body.hidden
         self.norm = _layer_norm(body.norm, slot)
-        self.linears = nn.ModuleList(_linear(layer, slot) for layer in body.linears)
-        self.norms = nn.ModuleList(_layer_norm(norm, slot) for norm in body.norms)
+        linears = [_linear(layer, slot) for layer in body.linears]
         if body.agent_bias is not None:
-            self.linears[0].bias.data += body.agent_bias.data[index]
+            linears[0].bias.data += body.agent_bias.data[index]
+        self.linears = nn.ModuleList(linears)
+        self.norms = nn.ModuleList(_layer_norm(norm, slot) for norm in body.norms)
         assert body.gru is not None and body.gru_norm is not None
         self.gru_input, self.gru_hidden = _linear(body.gru.input, slot), _linear(body.gru.hidden, slot)
         self.gru_norm = _layer_norm(body.gru_norm, slot)
@@ -50,7 +51,8 @@ class DeployedActor(nn.Module):
         return logits.argmax(-1), logits, state_out
 
 
-def _linear(layer: StackedLinear, slot: int) -> nn.Linear:
+def _linear(layer: nn.Module, slot: int) -> nn.Linear:
+    assert isinstance(layer, StackedLinear)
     weight, bias = layer.weight.data[slot], layer.bias.data[slot]
     plain = nn.Linear(*weight.shape)
     plain.weight.data.copy_(weight.T)
@@ -58,7 +60,8 @@ def _linear(layer: StackedLinear, slot: int) -> nn.Linear:
     return plain
 
 
-def _layer_norm(norm: StackedLayerNorm, slot: int) -> nn.LayerNorm:
+def _layer_norm(norm: nn.Module, slot: int) -> nn.LayerNorm:
+    assert isinstance(norm, StackedLayerNorm)
     plain = nn.LayerNorm(norm.weight.shape[1])
     plain.weight.data.copy_(norm.weight.data[slot])
     plain.bias.data.copy_(norm.bias.data[slot])

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -89,18 +89,16 @@ def record(algorithm: AgentMixerPPO, task: Task, steps: int = GOLDEN_STEPS) -> l
 def evaluators(actor: DeployedActor, model: onnx.ModelProto) -> dict[str, StepFunction]:
     """The three that must agree: torch's single actor, ONNX Runtime, and onnx's reference evaluator."""
 
-    def in_torch(obs: np.ndarray, mask: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, ...]:
+    def in_torch(obs: np.ndarray, mask: np.ndarray, state: np.ndarray) -> list[np.ndarray]:
         with torch.no_grad():
-            return tuple(
-                out.numpy() for out in actor(torch.from_numpy(obs), torch.from_numpy(mask), torch.from_numpy(state))
-            )
+            return [out.numpy() for out in actor(*map(torch.from_numpy, (obs, mask, state)))]
 
-    def with_onnx(run: Callable[..., list[np.ndarray]]) -> StepFunction:
+    def with_onnx(run: Callable[..., Any]) -> StepFunction:
         outputs = ["action", "logits", "state_out"]
-        return lambda obs, mask, state: tuple(run(outputs, {"obs": obs, "action_mask": mask, "state_in": state}))  # type: ignore[return-value]
+        return lambda obs, mask, state: run(outputs, {"obs": obs, "action_mask": mask, "state_in": state})
 
     session, reference = make_session(model.SerializeToString()), ReferenceEvaluator(model)
-    return {"torch": in_torch, "onnxruntime": with_onnx(session.run), "reference": with_onnx(reference.run)}  # type: ignore[dict-item]
+    return {"torch": in_torch, "onnxruntime": with_onnx(session.run), "reference": with_onnx(reference.run)}
 
 
 def _manifest(spec: TaskSpec, index: int, hidden: int, files: dict[str, str], source: Source) -> AgentManifest:

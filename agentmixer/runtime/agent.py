@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import onnxruntime
@@ -17,7 +19,6 @@ def make_session(model: bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.enable_cpu_mem_arena = False
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
@@ -69,8 +70,8 @@ class Agent:
         one that allows nothing; the recurrent state is then unchanged."""
         if type(obs) is not np.ndarray or obs.shape != self._obs_shape or obs.dtype != np.float32:
             self._refuse(obs, "obs", self._obs_shape, "float32")
-        # A sum is finite only if all terms are (or their sum overflows, which no real observation does).
-        if not np.isfinite(obs.sum()) and not np.isfinite(obs).all():
+        # The cheap test first: a sum of squares is finite only if every term is; it may overflow, hence the second.
+        if not math.isfinite(obs.dot(obs)) and not np.isfinite(obs).all():
             where = int(np.flatnonzero(~np.isfinite(obs))[0])
             name = self.manifest.tensor("obs").elements[where]
             raise AgentMixerError(
@@ -79,24 +80,21 @@ class Agent:
         feed = self._feed
         feed["obs"] = obs[None]
         if self._masked:
-            if (
-                type(action_mask) is not np.ndarray
-                or action_mask.shape != self._mask_shape
-                or action_mask.dtype != np.bool_
-            ):
-                self._refuse(action_mask, "action_mask", self._mask_shape, "bool")
-            if not action_mask.any():
+            mask = action_mask
+            if type(mask) is not np.ndarray or mask.shape != self._mask_shape or mask.dtype != np.bool_:
+                self._refuse(mask, "action_mask", self._mask_shape, "bool")
+            if b"\x01" not in mask.tobytes():  # a tenth of the time of .any()
                 raise AgentMixerError(
                     f"agent {self.manifest.agent}: action_mask allows no action; at least one must be legal"
                 )
-            feed["action_mask"] = action_mask[None]
+            feed["action_mask"] = mask[None]
         elif action_mask is not None:
             raise AgentMixerError(f"agent {self.manifest.agent}: this task has no action mask; call act(obs)")
         action, logits, feed[self._state_input] = self._session.run(self._outputs, feed)
         self.logits = logits[0]
         return action[0]
 
-    def _refuse(self, array: object, name: str, shape: tuple[int, ...], dtype: str) -> None:
+    def _refuse(self, array: object, name: str, shape: tuple[int, ...], dtype: str) -> NoReturn:
         got = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
         raise AgentMixerError(
             f"agent {self.manifest.agent}: {name} must be a numpy array {dtype} {list(shape)}, got {got}"

@@ -41,8 +41,8 @@ class Parity(NamedTuple):
         return self.first_failure is None
 
 
-#: One step of a policy: obs [1, D], action_mask [1, A], state [1, H] -> action [1], logits [1, A], state [1, H].
-StepFunction = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
+#: One step of a policy: obs [1, D], action_mask [1, A], state [1, H] -> [action [1], logits [1, A], state [1, H]].
+StepFunction = Callable[[np.ndarray, np.ndarray, np.ndarray], list[np.ndarray]]
 
 
 def dump(golden: Golden) -> bytes:

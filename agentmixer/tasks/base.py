@@ -96,6 +96,6 @@ def to_torch(array: Array, device: str = "cpu") -> torch.Tensor:
 
     The tensor may alias memory its producer believes immutable: read it, never write it.
     """
-    import torch
+    import torch.utils.dlpack
 
-    return torch.from_dlpack(array).to(device)
+    return torch.utils.dlpack.from_dlpack(array).to(device)

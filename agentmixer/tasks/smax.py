@@ -18,12 +18,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from agentmixer.contract.spec import Discrete, TaskSpec
+from agentmixer.tasks import smacv2
+from agentmixer.tasks.base import TaskStep
+
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
     """JaxMARL announces optional simulators when imported, and points sys.stdout back at sys.__stdout__."""
     out, err, real_out, real_err = sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__
-    sys.stdout = sys.__stdout__ = io.StringIO()  # type: ignore[misc]
+    sys.stdout = sys.__stdout__ = io.StringIO()  # type: ignore
     try:
         yield
     finally:
@@ -35,10 +39,6 @@ with _silence():
     from jaxmarl.environments.smax import HeuristicEnemySMAX
     from jaxmarl.environments.smax.distributions import Distribution
     from jaxmarl.environments.smax.smax_env import Scenario
-
-from agentmixer.contract.spec import Discrete, TaskSpec
-from agentmixer.tasks import smacv2
-from agentmixer.tasks.base import TaskStep
 
 
 class Unit(NamedTuple):
@@ -113,7 +113,9 @@ def _game(scenario: str) -> HeuristicEnemySMAX:
         unit_type_health=column["health"],
         unit_type_weapon_cooldowns=column["cooldown"],
     )
-    game._env.unit_type_generator = MirroredTeams(allies, enemies, tuple(smacv2.TEAMS[race].values()))
+    game._env.unit_type_generator = MirroredTeams(  # type: ignore[assignment]
+        allies, enemies, tuple(smacv2.TEAMS[race].values())
+    )
     return game
 
 

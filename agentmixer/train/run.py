@@ -16,6 +16,8 @@ from agentmixer.train.algorithms import ALGORITHMS
 from agentmixer.train.config import Config
 
 RUNS = Path("runs")
+#: What config.toml says of a run beside its settings.
+IDENTITY = ("task", "scenario", "backend", "algorithm", "preset", "seed", "device")
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,7 @@ def create(
 
 def write_config(run: Run) -> None:
     """config.toml: what was asked for and every setting as resolved."""
-    head = {
-        name: getattr(run, name) for name in ("task", "scenario", "backend", "algorithm", "preset", "seed", "device")
-    }
+    head = {name: getattr(run, name) for name in IDENTITY}
     lines = [f"{key} = {json.dumps(value)}" for key, value in (head | {"agentmixer": __version__}).items()]
     lines += ["", "[settings]"] + [f"{key} = {json.dumps(value)}" for key, value in asdict(run.config).items()]
     (run.path / "config.toml").write_text("\n".join(lines) + "\n")
@@ -95,26 +95,21 @@ def load(path: Path) -> Run:
         if algorithm not in ALGORITHMS:
             raise AgentMixerError(f"{file} names the algorithm '{algorithm}'{nearest(algorithm, ALGORITHMS)}")
         config = ALGORITHMS[algorithm].Config().replace(data["settings"])
-        return Run(
-            path,
-            *(data[name] for name in ("task", "scenario", "backend", "algorithm", "preset", "seed", "device")),
-            config,
-        )
+        return Run(path=path, config=config, **{name: data[name] for name in IDENTITY})
     except (tomllib.TOMLDecodeError, KeyError) as error:
         raise AgentMixerError(f"{file} is damaged ({error}); the run cannot be read") from error
 
 
-def find_all(root: Path = RUNS) -> list[Run]:
-    """All runs under `root`, oldest first."""
-    return [
-        load(file.parent)
-        for file in sorted(root.glob("*/*/*/*/config.toml"), key=lambda file: (file.stat().st_mtime, str(file)))
-    ]
+def find_all(root: Path = RUNS) -> list[Path]:
+    """Directories of all runs under `root`, oldest first."""
+    files = sorted(root.glob("*/*/*/*/config.toml"), key=lambda file: (file.stat().st_mtime_ns, str(file)))
+    return [file.parent for file in files]
 
 
 def newest(task: str | None = None, scenario: str | None = None, root: Path = RUNS) -> Run:
     """The newest run that has a checkpoint. Raises AgentMixerError saying what to type when there is none."""
-    for run in reversed(find_all(root)):
+    for path in reversed(find_all(root)):
+        run = load(path)
         if task in (None, run.task) and scenario in (None, run.scenario) and any(run.checkpoints.glob("*.safetensors")):
             return run
     wanted = f"run of {task} {scenario}" if task else "run"

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from agentmixer.validate.deploy_sim import Verdict
 
 
 def deploy_sim(
@@ -55,18 +59,11 @@ def deploy_sim(
         raise typer.Exit(1)
 
 
-def _arms(verdict: object) -> Table:
-    from agentmixer.validate.deploy_sim import Verdict
-
-    assert isinstance(verdict, Verdict)
-    table = Table(title=f"{verdict.task} {verdict.scenario}, {verdict.parity.episodes} paired episodes")
+def _arms(verdict: Verdict) -> Table:
+    table = Table(title=f"{verdict.task} {verdict.scenario}, {verdict.parity.episodes} paired episodes", box=box.SIMPLE)
     for column in ("arm", "win rate [95 %]", "return [95 %]"):
         table.add_column(column)
-    names = {
-        "joint": "joint (PM and state in the loop)",
-        "actors": "actors (torch, in process)",
-        "deployed": "deployed (ONNX, a process an agent)",
-    }
+    names = {"joint": "joint (PM, state)", "actors": "actors (torch)", "deployed": "deployed (ONNX)"}
     for arm, figures in verdict.arms.items():
         win, value = figures["win_rate"], figures["return"]
         table.add_row(
@@ -77,33 +74,24 @@ def _arms(verdict: object) -> Table:
     return table
 
 
-def _agents(verdict: object) -> Table:
-    from agentmixer.validate.deploy_sim import Verdict
-
-    assert isinstance(verdict, Verdict)
-    table = Table(title="what each agent's process cost")
-    for column in (
-        "agent",
-        "start",
-        "deciding p50 / p99 / p99.9 / max",
-        "missed",
-        "memory now / peak",
-        "bytes in / out",
-    ):
-        table.add_column(column, justify="left" if column == "agent" else "right")
+def _agents(verdict: Verdict) -> Table:
+    table = Table(title="each agent's process: µs to decide, peak memory, traffic over its link", box=box.SIMPLE)
+    for column in ("agent", "start s", "p50", "p99", "p99.9", "max", "missed", "MB", "kB in", "kB out"):
+        table.add_column(column, justify="left" if column == "agent" else "right", no_wrap=True)
     for name, agent in verdict.agents.items():
-        times = " / ".join(f"{agent.deciding_us[q]:.0f}" for q in ("p50", "p99", "p99.9", "max"))
         table.add_row(
-            name, f"{agent.start_s:.2f} s", f"{times} µs", str(agent.missed_deadlines),
-            f"{agent.resident_mb:.0f} / {agent.peak_mb:.0f} MB", f"{agent.bytes_to_agent:,} / {agent.bytes_from_agent:,}",
-        )  # fmt: skip
+            name,
+            f"{agent.start_s:.2f}",
+            *(f"{agent.deciding_us[q]:.0f}" for q in ("p50", "p99", "p99.9", "max")),
+            str(agent.missed_deadlines),
+            f"{agent.peak_mb:.0f}",
+            f"{agent.bytes_to_agent / 1e3:,.0f}",
+            f"{agent.bytes_from_agent / 1e3:,.0f}",
+        )
     return table
 
 
-def _sentences(verdict: object) -> list[str]:
-    from agentmixer.validate.deploy_sim import Verdict
-
-    assert isinstance(verdict, Verdict)
+def _sentences(verdict: Verdict) -> list[str]:
     parity, step = verdict.parity, verdict.step_us
     first = f"; first: {parity.first}" if parity.first else ""
     return [

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -34,7 +35,7 @@ def export(
     console.print(f"exporting {source.path}")
     with console.status("exporting") as status:
         result = bundle.export(source, out, lambda agent: status.update(f"exporting {agent}"))
-    table = Table(title="parity with the trained network, golden steps")
+    table = Table(title="parity with the trained network, golden steps", box=box.SIMPLE)
     for column in ("agent", "steps", "torch", "onnxruntime", "reference", "near ties", "size"):
         table.add_column(column, justify="left" if column == "agent" else "right")
     for agent, parity in result.parity.items():

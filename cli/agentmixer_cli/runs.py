@@ -24,7 +24,7 @@ def runs(root: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path
     table = Table()
     for column in ("run", "preset", "steps", "win rate [95 %]", "state"):
         table.add_column(column, overflow="fold")
-    for run in found:
+    for run in map(records.load, found):
         summary, steps = run.summary, records.steps_done(run)
         win = summary["decentralised_greedy"] if summary else None
         rate = f"{win['win_rate']:.3f} [{win['win_rate_low']:.3f}, {win['win_rate_high']:.3f}]" if win else "-"

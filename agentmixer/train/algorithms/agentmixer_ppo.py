@@ -139,11 +139,13 @@ class AgentMixerPPO:
                 config.pm_channel_hidden,
             ).to(device)
         self.value_norm = ValueNorm().to(device)
-        fused = {"eps": config.adam_eps, "fused": True}
         self.optimisers = {
-            "actor": torch.optim.Adam(self.actor.parameters(), lr=config.actor_lr, **fused),
-            "critic": torch.optim.Adam(self.critic.parameters(), lr=config.critic_lr, **fused),
-            "pm": torch.optim.Adam(self.pm.parameters(), lr=config.pm_lr, **fused),
+            name: torch.optim.Adam(module.parameters(), lr=lr, eps=config.adam_eps, fused=True)
+            for name, module, lr in (
+                ("actor", self.actor, config.actor_lr),
+                ("critic", self.critic, config.critic_lr),
+                ("pm", self.pm, config.pm_lr),
+            )
         }
         self.modules: dict[str, nn.Module] = {
             "actor": self.actor,

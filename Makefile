@@ -1,0 +1,39 @@
+# make demo and make test set up all they need on a machine that has only Python 3.11.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test learn bench lint clean
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
+	touch $(READY)
+
+# Train protoss_5v5 briefly, export, deploy, print the verdict.
+demo: $(READY)
+	$(BIN)/agentmixer train smacv2 protoss_5v5 --steps 200000
+	$(BIN)/agentmixer export --per-agent onnx
+	$(BIN)/agentmixer deploy-sim
+
+test: $(READY) lint
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The learning claims: slow, several seeds. Figures go to docs/results.md by hand, with command and commit.
+learn: $(READY)
+	$(BIN)/python -m pytest -m learn -s
+
+# Speed, as ratios against something measured in the same run. Needs a bundle (make demo leaves one).
+bench: $(READY)
+	$(BIN)/python benchmarks/agent_latency.py
+	$(BIN)/python benchmarks/training.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
