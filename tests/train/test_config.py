@@ -1,0 +1,66 @@
+"""Settings: the paper's tables, and what a wrong value is answered with."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from conftest import tiny_algorithm
+
+from agentmixer.errors import AgentMixerError
+from agentmixer.train.algorithms import AgentMixerPPO
+from agentmixer.train.config import parse_assignments
+
+
+def test_paper_preset_is_the_papers_tables() -> None:
+    config = AgentMixerPPO.Config().replace(AgentMixerPPO.presets["paper"])
+    # Table 5
+    assert (config.pm_agent_hidden, config.pm_channel_hidden, config.pm_lr) == (32, 256, 5e-5)
+    # Table 8
+    assert (config.adam_eps, config.max_grad_norm, config.chunk_length) == (1e-5, 10, 1)
+    assert (config.clip, config.gamma, config.gae_lambda) == (0.2, 0.99, 0.95)
+    # Table 10
+    assert (config.actor_lr, config.critic_lr, config.entropy_coef) == (5e-4, 5e-4, 0.01)
+    assert (config.layers, config.hidden, config.epochs, config.minibatches) == (1, 64, 5, 1)
+    assert (config.total_steps, config.num_envs, config.rollout_length) == (10_000_000, 50, 200)
+    assert not config.share_parameters
+
+
+def test_paper_preset_names_every_setting_of_the_method() -> None:
+    """A changed default must never leak into `paper`."""
+    run_only = {"eval_interval", "checkpoint_interval", "huber_delta"}
+    assert {f.name for f in dataclasses.fields(AgentMixerPPO.Config)} - run_only == set(AgentMixerPPO.presets["paper"])
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("actor_rl=1e-3", "did you mean 'actor_lr'"),
+        ("gamma=1.5", "gamma must be between 0.0 and 1.0, got 1.5"),
+        ("epochs=0", "epochs must be at least 1"),
+        ("epochs=2.5", "epochs must be a whole number"),
+        ("epochs=nan", "epochs must be a whole number"),
+        ("gamma=nan", "gamma must be between"),
+        ("actor_lr=fast", "actor_lr must be a number"),
+        ("lr_decay=yes", "lr_decay must be true or false"),
+        ("ratio=both", "ratio must be one of agent, joint"),
+        ("gamma", "--set takes key=value"),
+        ("gamma=", "--set takes key=value"),
+    ],
+)
+def test_a_wrong_setting_is_answered_with_the_way_out(assignment: str, words: str) -> None:
+    with pytest.raises(AgentMixerError, match=words):
+        AgentMixerPPO.Config().replace(parse_assignments([assignment]))
+
+
+def test_settings_are_parsed_to_their_types() -> None:
+    config = AgentMixerPPO.Config().replace(parse_assignments(["total_steps=1e6", "lr_decay=false", "actor_lr=3e-4"]))
+    assert (config.total_steps, config.lr_decay, config.actor_lr) == (1_000_000, False, 3e-4)
+    assert isinstance(config.total_steps, int)
+
+
+def test_settings_that_do_not_fit_each_other_are_refused() -> None:
+    with pytest.raises(AgentMixerError, match="chunk_length 5 does not divide rollout_length 16"):
+        tiny_algorithm(chunk_length=5)
+    with pytest.raises(AgentMixerError, match="minibatches is 1000"):
+        tiny_algorithm(minibatches=1000)

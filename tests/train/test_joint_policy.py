@@ -1,0 +1,179 @@
+"""The joint policy of eq. 12 and its traps."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from conftest import random_masks, tiny_algorithm, tiny_spec
+from torch.nn import functional as F
+
+from agentmixer.train.joint_policy import ILLEGAL, entropy, gumbel_joint, log_policy, log_prob, sample
+from agentmixer.train.policy_modifier import MixerPM
+
+
+def test_equation_12_by_hand() -> None:
+    pi, score, tau = [0.7, 0.2, 0.1], [0.5, -1.0, 2.0], 2.0
+    weights = []
+    for p, x in zip(pi, score, strict=True):
+        u = 1 / (1 + math.exp(-x))
+        g = -math.log(-math.log(u))
+        weights.append(math.exp((math.log(p) + g) / tau))
+    want = torch.tensor([math.log(w / sum(weights)) for w in weights])
+    got = gumbel_joint(torch.tensor(pi).log(), torch.tensor(score), None, tau)
+    torch.testing.assert_close(got, want)
+
+
+def test_a_flat_score_leaves_the_actors_policy_as_it_is() -> None:
+    log_pi = log_policy(torch.randn(4, 6), None)
+    torch.testing.assert_close(gumbel_joint(log_pi, torch.full((4, 6), 0.3), None, 1.0), log_pi)
+
+
+def test_extreme_scores_stay_finite_with_finite_gradients() -> None:
+    score = torch.tensor([-1e4, 0.0, 1e4, 30.0], requires_grad=True)
+    out = gumbel_joint(log_policy(torch.zeros(4), None), score, None, 1.0)
+    out.sum().backward()
+    assert out.isfinite().all()
+    assert score.grad is not None
+    assert score.grad.isfinite().all()
+
+
+def test_illegal_actions_have_no_probability_and_no_part_in_entropy() -> None:
+    mask = torch.tensor([True, False, True, False])
+    log_pi = gumbel_joint(log_policy(torch.zeros(4), mask), torch.tensor([0.0, 9.0, 0.0, 9.0]), mask, 1.0)
+    assert log_pi.exp()[~mask].sum() == 0
+    torch.testing.assert_close(entropy(log_pi), torch.tensor(math.log(2)))
+    drawn = sample(log_pi.expand(500, 4), torch.Generator().manual_seed(0))
+    assert set(drawn.tolist()) == {0, 2}
+
+
+def test_sampling_follows_the_probabilities() -> None:
+    log_pi = torch.tensor([0.5, 0.3, 0.2]).log().expand(20_000, 3)
+    drawn = sample(log_pi, torch.Generator().manual_seed(1))
+    share = torch.bincount(drawn, minlength=3) / 20_000
+    # Three standard errors of a share of .5 are .0106.
+    torch.testing.assert_close(share, torch.tensor([0.5, 0.3, 0.2]), atol=0.011, rtol=0)
+
+
+def test_equation_12_does_not_guarantee_the_mode() -> None:
+    # Actor prefers 0; g of scores (-3, 3) is (-1.1, 3.0): the joint policy prefers 1. It must be measured.
+    log_pi = torch.tensor([0.6, 0.4]).log()
+    joint = gumbel_joint(log_pi, torch.tensor([-3.0, 3.0]), None, 1.0)
+    assert (log_pi.argmax(), joint.argmax()) == (0, 1)
+
+
+def test_mode_agreement_is_measured_over_living_agents() -> None:
+    algorithm = tiny_algorithm(tiny_spec(agents=2, actions=2))
+    batch = _batch(algorithm, size=4)
+    algorithm.joint_log_policy = lambda state, log_pi, features, mask: torch.stack([log_pi[0], log_pi[1].flip(-1)])  # type: ignore[method-assign]
+    batch["mask"][:] = True
+    _, numbers = algorithm.policy_loss(batch)
+    assert numbers["mode_agreement"] == 0.5
+    batch["active"][1] = False
+    _, numbers = algorithm.policy_loss(batch)
+    assert numbers["mode_agreement"] == 1.0
+
+
+def test_given_the_state_the_joint_policy_is_a_product_without_hidden_noise() -> None:
+    algorithm = tiny_algorithm()
+    batch = _batch(algorithm, size=5)
+    logits, features, _ = algorithm.actor(batch["obs"][:, 0], batch["h_actor"][:, 0])
+    arguments = (batch["state"][0, 0], log_policy(logits, batch["mask"][:, 0]), features, batch["mask"][:, 0])
+    assert torch.equal(algorithm.joint_log_policy(*arguments), algorithm.joint_log_policy(*arguments))
+
+
+def test_pm_tells_policies_apart_beside_illegal_actions() -> None:
+    """With -1e10 in its input the encodings of different policies come out bit-identical; with probabilities not."""
+    pm = MixerPM(agents=1, state=3, policy=4, features=2, actions=4, width=8, agent_hidden=4, channel_hidden=8)
+    mask = torch.tensor([True, True, False, False])
+    policies = [log_policy(torch.tensor([a, -a, 0.0, 0.0]), mask) for a in (0.5, 2.0)]
+    raw = [F.layer_norm(pm.policy_encoder(p.clamp_min(ILLEGAL)), (8,)) for p in policies]
+    assert torch.equal(raw[0], raw[1])
+    ours = [pm(torch.zeros(1, 3), p.exp().view(1, 1, 4), torch.zeros(1, 1, 2)) for p in policies]
+    assert not torch.equal(ours[0], ours[1])
+
+
+def test_actors_learn_through_the_logit_sum_alone() -> None:
+    """The actors' gradient with PM in place equals the gradient with PM's score held constant."""
+    algorithm = tiny_algorithm()
+    torch.nn.init.normal_(algorithm.pm.head.weight)
+    batch = _batch(algorithm, size=6)
+
+    def gradients() -> list[torch.Tensor]:
+        algorithm.actor.zero_grad()
+        algorithm.policy_loss(batch)[0].backward()
+        return [p.grad.clone() for p in algorithm.actor.parameters() if p.grad is not None]
+
+    whole = gradients()
+    pm = algorithm.pm.forward
+    algorithm.pm.forward = lambda *arguments: pm(*arguments).detach()  # type: ignore[method-assign]
+    for a, b in zip(whole, gradients(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_the_joint_ratio_does_not_make_the_step_grow_with_the_team() -> None:
+    """Copies of one agent with one advantage: each copy's gradient is the single agent's, whatever N is."""
+
+    settings = {"ratio": "joint", "share_parameters": False, "entropy_coef": 0.0}
+    team, single = (tiny_algorithm(tiny_spec(agents=n), **settings) for n in (4, 1))
+    for ours, theirs in zip(team.actor.parameters(), single.actor.parameters(), strict=True):
+        ours.data = theirs.data.expand_as(ours).clone()
+    for algorithm in (team, single):
+        for p in algorithm.pm.parameters():
+            p.data.zero_()
+    batch = _batch(single, size=6)
+    with torch.no_grad():  # the behaviour policy is the current one: all ratios are 1
+        logits, _, _ = single.actor(batch["obs"][:, 0], batch["h_actor"][:, 0])
+        batch["log_prob"][:, 0] = log_prob(log_policy(logits, batch["mask"][:, 0]), batch["action"][:, 0])
+    copies = {k: v if k in ("state", "fresh") else v.expand(4, *v.shape[1:]).clone() for k, v in batch.items()}
+    team.policy_loss(copies)[0].backward()
+    single.policy_loss(batch)[0].backward()
+    assert team.actor.head.weight.grad is not None
+    # The mean over agents makes the loss's gradient a joint one; each copy gets what the single agent gets.
+    torch.testing.assert_close(team.actor.head.weight.grad[2:3], single.actor.head.weight.grad)
+
+
+def test_dead_agents_do_not_matter_to_the_losses() -> None:
+    for settings in ({"ratio": "agent"}, {"ratio": "joint", "share_parameters": False}):
+        algorithm = tiny_algorithm(**settings)
+        batch = _batch(algorithm, size=6)
+        batch["active"][0, :, ::2] = False
+        losses = []
+        for scale in (1.0, 100.0):
+            changed = {k: v.clone() for k, v in batch.items()}
+            changed["log_prob"][0, :, ::2] *= scale
+            if changed["advantage"].shape[0] > 1:
+                changed["advantage"][0, :, ::2] *= scale
+                changed["returns"][0, :, ::2] *= scale
+            losses.append((algorithm.policy_loss(changed)[0], algorithm.value_loss(changed)))
+        torch.testing.assert_close(losses[0], losses[1])
+
+
+def _batch(algorithm: object, size: int) -> dict[str, torch.Tensor]:
+    """A random update batch with chunks of one step."""
+    from agentmixer.train.algorithms import AgentMixerPPO
+
+    assert isinstance(algorithm, AgentMixerPPO)
+    spec, config = algorithm.spec, algorithm.config
+    generator = np.random.default_rng(5)
+    agents, critics, actions = spec.num_agents, algorithm.critic.critics, spec.action_spaces[0].n
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.from_numpy(generator.normal(size=shape).astype(np.float32))
+
+    mask = torch.from_numpy(random_masks(generator, agents, 1, size, actions))
+    return {
+        "obs": normal(agents, 1, size, spec.obs_sizes[0]),
+        "mask": mask,
+        "action": mask.float().argmax(-1),
+        "log_prob": -normal(agents, 1, size).abs(),
+        "active": torch.ones(agents, 1, size, dtype=torch.bool),
+        "h_actor": normal(agents, 1, size, config.hidden),
+        "h_critic": normal(critics, 1, size, config.hidden),
+        "value": normal(critics, 1, size),
+        "returns": normal(critics, 1, size),
+        "advantage": normal(critics, 1, size),
+        "state": normal(1, 1, size, spec.state_size),
+        "fresh": torch.zeros(1, 1, size),
+    }

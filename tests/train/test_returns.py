@@ -1,0 +1,50 @@
+"""Advantages against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import torch
+
+from agentmixer.train.returns import ValueNorm, gae
+
+NO = torch.zeros(3, 1, dtype=torch.bool)
+
+
+def one(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float32).view(-1, 1)
+
+
+def run(terminated: torch.Tensor = NO, truncated: torch.Tensor = NO) -> list[float]:
+    """Rewards 1, 2, 3; values 10, 20, 30; 40 follows; an episode cut off was worth 50; gamma .5, lambda .5."""
+    value = one(10, 20, 30).unsqueeze(0)
+    final = one(50, 50, 50).unsqueeze(0)
+    out = gae(one(1, 2, 3), value, torch.tensor([[40.0]]), final, terminated, truncated, 0.5, 0.5)
+    return out.flatten().tolist()
+
+
+def test_gae_without_ends() -> None:
+    # delta: 1+10-10 = 1, 2+15-20 = -3, 3+20-30 = -7; A2 = -7, A1 = -3 - 7/4 = -4.75, A0 = 1 - 4.75/4
+    assert run() == [-0.1875, -4.75, -7.0]
+
+
+def test_nothing_is_expected_after_termination() -> None:
+    # delta1 = 2 - 20 = -18 and nothing of step 2 leaks back; A0 = 1 - 18/4
+    assert run(terminated=torch.tensor([[False], [True], [False]])) == [-3.5, -18.0, -7.0]
+
+
+def test_truncation_bootstraps_from_the_observation_it_was_cut_off_at() -> None:
+    # delta1 = 2 + 25 - 20 = 7, not the next episode's 30; A0 = 1 + 7/4
+    assert run(truncated=torch.tensor([[False], [True], [False]])) == [2.75, 7.0, -7.0]
+
+
+def test_value_norm_matches_the_debiased_moments() -> None:
+    norm = ValueNorm(beta=0.9)
+    assert norm.moments()[1] == 1.0
+    first, second = torch.tensor([1.0, 3.0]), torch.tensor([5.0, 5.0])
+    norm.update(first)
+    norm.update(second)
+    # weights .09 and .1: mean (.09*2 + .1*5)/.19, square (.09*5 + .1*25)/.19
+    mean, square = (0.09 * 2 + 0.1 * 5) / 0.19, (0.09 * 5 + 0.1 * 25) / 0.19
+    torch.testing.assert_close(norm.moments()[0], torch.tensor(mean))
+    torch.testing.assert_close(norm.moments()[1], torch.tensor((square - mean**2) ** 0.5))
+    x = torch.tensor([-4.0, 0.0, 9.0])
+    torch.testing.assert_close(norm.denormalise(norm.normalise(x)), x)
