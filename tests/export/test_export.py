@@ -1,0 +1,197 @@
+"""What export writes: actors only, by the conventions, and the same policy everywhere."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from conftest import tiny_spec
+from onnx import TensorProto, helper
+from torch import nn
+
+from agentmixer.contract.manifest import MODEL_FILE, OPSET, Tolerances
+from agentmixer.errors import AgentMixerError
+from agentmixer.export import bundle as exporting
+from agentmixer.export.actor import DeployedActor
+from agentmixer.export.bundle import Exported, evaluators
+from agentmixer.export.graph import ALLOWED_OPERATORS, check, export_graph
+from agentmixer.runtime.bundle import read_bundle
+from agentmixer.runtime.golden import parse, replay
+from agentmixer.train import checkpoint
+from agentmixer.train import run as runs
+from agentmixer.train.joint_policy import ILLEGAL, mask_logits
+from agentmixer.train.networks import Actor
+from agentmixer.train.run import Run
+
+
+def model_of(exported: Exported, agent: str = "agent_0") -> onnx.ModelProto:
+    return onnx.load(exported.path / "agents" / agent / MODEL_FILE)
+
+
+def test_the_graph_has_the_declared_inputs_and_outputs(exported: Exported) -> None:
+    graph = model_of(exported).graph
+
+    def shape(value: onnx.ValueInfoProto) -> tuple[str, int, list[str | int]]:
+        tensor = value.type.tensor_type
+        return value.name, tensor.elem_type, [d.dim_param or d.dim_value for d in tensor.shape.dim]
+
+    assert [shape(v) for v in graph.input] == [
+        ("obs", TensorProto.FLOAT, ["batch", 97]),
+        ("action_mask", TensorProto.BOOL, ["batch", 10]),
+        ("state_in", TensorProto.FLOAT, ["batch", 16]),
+    ]
+    assert [shape(v) for v in graph.output] == [
+        ("action", TensorProto.INT64, ["batch"]),
+        ("logits", TensorProto.FLOAT, ["batch", 10]),
+        ("state_out", TensorProto.FLOAT, ["batch", 16]),
+    ]
+
+
+def test_only_allowed_operators_of_one_opset(exported: Exported) -> None:
+    model = model_of(exported)
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", OPSET)]
+    assert {node.op_type for node in model.graph.node} <= ALLOWED_OPERATORS
+
+
+def test_nothing_of_pm_or_critic_is_written(exported: Exported, trained: Run) -> None:
+    """The weights in the graph are this actor's and no more: their count is the actor's parameters at most."""
+    _, tensors = checkpoint.read(checkpoint.latest(trained))
+    actor = sum(t.numel() for name, t in tensors.items() if name.startswith("model.actor."))
+    everything = sum(t.numel() for name, t in tensors.items() if name.startswith("model."))
+    for agent in exported.parity:
+        written = sum(int(np.prod(i.dims)) for i in model_of(exported, agent).graph.initializer)
+        assert written <= actor < everything
+    files = sorted(str(f.relative_to(exported.path)) for f in exported.path.rglob("*") if f.is_file())
+    assert files == sorted(
+        [f"agents/agent_{i}/{f}" for i in range(5) for f in ("agent.json", "golden.npz", "policy.onnx")] + ["team.json"]
+    )
+
+
+def test_no_path_or_stack_trace_of_the_exporting_machine_is_written(exported: Exported) -> None:
+    here = str(Path(exporting.__file__).parents[2]).encode()
+    for file in exported.path.rglob("policy.onnx"):
+        data = file.read_bytes()
+        assert here not in data
+        assert b".py" not in data
+
+
+def test_golden_traces_are_long_and_hold_resets_masks_and_extremes(exported: Exported) -> None:
+    for files in read_bundle(exported.path).agents.values():
+        golden = parse(files.golden, files.manifest)
+        assert len(golden.reset) >= 200
+        assert golden.reset[0]
+        assert golden.reset.sum() >= 2
+        assert (~golden.action_mask).any()
+        assert np.abs(golden.obs[-16:]).max() > 10
+        assert np.take_along_axis(golden.action_mask, golden.action[:, None], 1).all()
+        assert (golden.logits[~golden.action_mask] == np.float32(ILLEGAL)).all()
+
+
+def test_torch_onnxruntime_and_the_reference_evaluator_agree(exported: Exported) -> None:
+    for agent, parity in exported.parity.items():
+        assert set(parity) == {"torch", "onnxruntime", "reference"}
+        for kind, result in parity.items():
+            assert result.passed, (agent, kind)
+            assert result.steps >= 200
+            assert result.logits_error < 1e-5
+            assert result.different_actions == result.near_ties
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_each_agents_graph_is_its_own_slice_of_the_stack(shared: bool) -> None:
+    """Random weights, random observations: the exported graph equals the stacked network, agent by agent."""
+    spec = tiny_spec()
+    actor = Actor(3, shared, 7, 4, hidden=8, layers=2)
+    for p in actor.parameters():
+        nn.init.normal_(p, std=0.5)
+    obs, h = torch.randn(3, 20, 7), torch.randn(3, 20, 8)
+    mask = torch.rand(3, 20, 4) < 0.5
+    mask[..., 1] = True
+    with torch.no_grad():
+        raw, _, after = actor(obs, h)
+    want = mask_logits(raw, mask)
+    for i in range(3):
+        single = DeployedActor(actor, i)
+        model = export_graph(single, spec.obs_sizes[i], 4, {"agent": spec.agents[i]})
+        for kind, step in evaluators(single, model).items():
+            action, logits, state = step(obs[i].numpy(), mask[i].numpy(), h[i].numpy())
+            np.testing.assert_allclose(logits, want[i].numpy(), atol=1e-5, rtol=1e-5, err_msg=kind)
+            np.testing.assert_allclose(state, after[i].numpy(), atol=1e-5, rtol=1e-5, err_msg=kind)
+            np.testing.assert_array_equal(action, want[i].argmax(-1).numpy(), err_msg=kind)
+
+
+def test_one_row_does_not_depend_on_the_batch_it_is_in(exported: Exported) -> None:
+    from agentmixer.runtime.agent import make_session
+
+    files = read_bundle(exported.path).agents["agent_3"]
+    golden, session = parse(files.golden, files.manifest), make_session(files.model)
+    feed = {"obs": golden.obs, "action_mask": golden.action_mask, "state_in": golden.state_out}
+    whole = session.run(None, feed)
+    for row in range(0, len(golden.obs), 17):
+        alone = session.run(None, {name: array[row : row + 1] for name, array in feed.items()})
+        for a, b in zip(alone, whole, strict=True):
+            np.testing.assert_allclose(a[0], b[row], atol=1e-6)
+
+
+def test_a_broken_policy_does_not_pass_parity(exported: Exported) -> None:
+    """The replay notices a frozen state, a dropped mask and swapped observation columns."""
+    files = read_bundle(exported.path).agents["agent_0"]
+    golden, model = parse(files.golden, files.manifest), onnx.load_from_string(files.model)
+    good = evaluators(nn.Module(), model)["onnxruntime"]  # type: ignore[arg-type]
+    swap = np.arange(97)
+    swap[[90, 91]] = [91, 90]
+    broken = {
+        "frozen state": lambda o, m, s: good(o, m, np.zeros_like(s)),
+        "no mask": lambda o, m, s: good(o, np.ones_like(m), s),
+        "swapped columns": lambda o, m, s: good(o[:, swap], m, s),
+    }
+    assert replay(golden, good, Tolerances()).passed
+    for name, step in broken.items():
+        assert not replay(golden, step, Tolerances()).passed, name
+
+
+def test_export_refuses_to_overwrite_what_the_user_named(trained: Run, exported: Exported) -> None:
+    with pytest.raises(AgentMixerError, match="exists already"):
+        exporting.export(trained, exported.path)
+
+
+def test_a_failed_export_leaves_nothing_behind(trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(trained.path, tmp_path / "run")
+    monkeypatch.setattr(DeployedActor, "__init__", _with_a_wrong_bias(DeployedActor.__init__))
+    with pytest.raises(AgentMixerError, match=r"agent_0: torch departs .* nothing was exported"):
+        exporting.export(runs.load(tmp_path / "run"), tmp_path / "bundle")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run"]
+
+
+def _with_a_wrong_bias(real: object) -> object:
+    def init(self: DeployedActor, actor: Actor, index: int) -> None:
+        real(self, actor, index)  # type: ignore[operator]
+        self.head.bias.data += torch.linspace(0, 0.1, 10)
+
+    return init
+
+
+@pytest.mark.parametrize(
+    ("node", "words"),
+    [
+        (helper.make_node("RandomUniformLike", ["x"], ["y"]), "operator RandomUniformLike"),
+        (helper.make_node("Erf", ["x"], ["y"]), "operator Erf"),
+    ],
+)
+def test_a_graph_outside_the_conventions_is_refused(node: onnx.NodeProto, words: str) -> None:
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3]) for name in ("x", "y")]
+    graph = helper.make_graph([node], "policy", value[:1], value[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
+    with pytest.raises(AgentMixerError, match=words):
+        check(model)
+
+
+def test_a_graph_with_a_free_dimension_is_refused() -> None:
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", "d"]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "policy", value[:1], value[1:])
+    with pytest.raises(AgentMixerError, match="not fixed"):
+        check(helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)]))

@@ -1,0 +1,120 @@
+"""One agent on a device: same decisions as torch, clear refusals, nothing heavy imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from agentmixer.errors import AgentMixerError
+from agentmixer.export.bundle import Exported
+from agentmixer.runtime import Agent
+from agentmixer.runtime.bundle import read_agent
+from agentmixer.runtime.golden import Golden, parse
+
+
+@pytest.fixture
+def agent(exported: Exported) -> Agent:
+    return Agent.load(exported.path / "agents" / "agent_2")
+
+
+@pytest.fixture
+def golden(exported: Exported) -> Golden:
+    files = read_agent(exported.path / "agents" / "agent_2")
+    return parse(files.golden, files.manifest)
+
+
+def test_the_golden_trace_is_repeated_decision_by_decision(agent: Agent, golden: Golden) -> None:
+    for t in range(len(golden.reset)):
+        if golden.reset[t]:
+            agent.reset()
+        assert agent.act(golden.obs[t], golden.action_mask[t]) == golden.action[t]
+        assert agent.logits is not None
+        np.testing.assert_allclose(agent.logits, golden.logits[t], atol=1e-5)
+
+
+def test_reset_forgets(agent: Agent, golden: Golden) -> None:
+    agent.act(golden.obs[0], golden.action_mask[0])
+    first = agent.logits
+    agent.act(golden.obs[0], golden.action_mask[0])
+    assert agent.logits is not None
+    assert first is not None
+    assert not np.array_equal(agent.logits, first)
+    agent.reset()
+    agent.act(golden.obs[0], golden.action_mask[0])
+    np.testing.assert_array_equal(agent.logits, first)
+
+
+def bad(obs: np.ndarray, mask: np.ndarray, case: str) -> tuple[object, object]:
+    if case in ("nan", "inf"):
+        obs = obs.copy()
+        obs[96] = float(case)
+    return {
+        "shape": (obs[:-1], mask),
+        "batch": (obs[None], mask),
+        "dtype": (obs.astype(np.float64), mask),
+        "list": (list(obs), mask),
+        "no mask": (obs, None),
+        "mask dtype": (obs, mask.astype(np.uint8)),
+        "mask shape": (obs, mask[:3]),
+        "empty mask": (obs, np.zeros_like(mask)),
+    }.get(case, (obs, mask))
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("shape", r"obs must be a numpy array float32 \[97\], got float32 \[96\]"),
+        ("batch", r"got float32 \[1, 97\]"),
+        ("dtype", r"got float64 \[97\]"),
+        ("list", "got list"),
+        ("nan", r"obs\[96\] \(own.is_colossus\) is nan"),
+        ("inf", r"obs\[96\] \(own.is_colossus\) is inf"),
+        ("no mask", r"action_mask must be a numpy array bool \[10\], got NoneType"),
+        ("mask dtype", r"got uint8 \[10\]"),
+        ("mask shape", r"got bool \[3\]"),
+        ("empty mask", "action_mask allows no action"),
+    ],
+)
+def test_bad_input_is_refused_and_changes_nothing(agent: Agent, golden: Golden, case: str, words: str) -> None:
+    obs, mask = golden.obs[0], golden.action_mask[0]
+    agent.act(obs, mask)
+    want = Agent.act(agent, obs, mask), agent.logits
+    agent.reset()
+    agent.act(obs, mask)
+    with pytest.raises(AgentMixerError, match=words):
+        agent.act(*bad(obs, mask, case))  # type: ignore[arg-type]
+    assert agent.act(obs, mask) == want[0]
+    np.testing.assert_array_equal(agent.logits, want[1])  # type: ignore[arg-type]
+
+
+def test_large_but_finite_observations_are_accepted(agent: Agent, golden: Golden) -> None:
+    agent.act(np.full(97, 1e30, np.float32), golden.action_mask[0])
+
+
+def test_the_device_side_imports_no_training_library(exported: Exported) -> None:
+    """In an interpreter where torch, jax, onnx, gymnasium, scipy and the tasks cannot be imported."""
+    code = """
+import sys
+class Forbid:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "jax", "jaxlib", "jaxmarl", "onnx", "onnxscript", "gymnasium", "scipy", "rich", "typer"} \
+                or name.startswith(("agentmixer.tasks", "agentmixer.train", "agentmixer.export", "agentmixer.validate")):
+            raise ImportError(f"{name} must not be imported on a device")
+sys.meta_path.insert(0, Forbid())
+import numpy as np
+import agentmixer.runtime.host, agentmixer.runtime.process, agentmixer.contract.manifest
+from agentmixer.runtime import Agent
+agent = Agent.load(sys.argv[1])
+agent.reset()
+print(agent.act(np.zeros(97, np.float32), np.ones(10, bool)))
+"""
+    out = subprocess.run(
+        [sys.executable, "-c", code, str(exported.path / "agents" / "agent_0")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert 0 <= int(out.stdout) < 10

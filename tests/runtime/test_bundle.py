@@ -1,0 +1,109 @@
+"""A bundle that is not exactly what was exported is refused, with the file named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agentmixer.contract.manifest import TeamManifest, decode, encode
+from agentmixer.errors import AgentMixerError
+from agentmixer.export.bundle import Exported
+from agentmixer.runtime.bundle import newest, read_agent, read_bundle
+
+
+@pytest.fixture
+def copy(exported: Exported, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported.path, tmp_path / "bundle"))
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def edit(file: Path, change: Callable[[dict[str, object]], object]) -> None:
+    data = json.loads(file.read_text())
+    change(data)
+    file.write_text(json.dumps(data))
+
+
+def swap(bundle: Path) -> None:
+    (bundle / "agents/agent_0").rename(bundle / "agents/x")
+    (bundle / "agents/agent_1").rename(bundle / "agents/agent_0")
+    (bundle / "agents/x").rename(bundle / "agents/agent_1")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda b: flip(b / "agents/agent_1/policy.onnx"), r"agent_1/policy\.onnx is not what was exported"),
+        (lambda b: flip(b / "agents/agent_4/golden.npz"), r"agent_4/golden\.npz is not what was exported"),
+        (lambda b: (b / "agents/agent_1/policy.onnx").unlink(), r"agent_1/policy\.onnx is missing"),
+        (lambda b: shutil.rmtree(b / "agents/agent_3"), "agent_3 is missing"),
+        (lambda b: (b / "team.json").unlink(), "holds no bundle"),
+        (lambda b: (b / "agents/agent_0/weights.bin").touch(), r"weights\.bin is not listed"),
+        (lambda b: (b / "run.py").touch(), r"run\.py is not listed"),
+        (lambda b: (b / "agents/agent_9").mkdir(), "agent_9 is not listed"),
+        (
+            lambda b: edit(b / "team.json", lambda d: d.update(schema_version=2)),
+            "schema version 2, .* reads 1; upgrade",
+        ),
+        (
+            lambda b: edit(b / "team.json", lambda d: d.update(schema_version=0)),
+            "schema version 0, .* export the bundle",
+        ),
+        (lambda b: edit(b / "team.json", lambda d: d.update(hook="os.system")), "not a valid manifest .*hook"),
+        (lambda b: edit(b / "team.json", lambda d: d.pop("task")), "not a valid manifest .*task"),
+        (lambda b: (b / "team.json").write_text("{"), "not a valid manifest"),
+        (
+            lambda b: edit(b / "agents/agent_0/agent.json", lambda d: d.update(control_period_s=9)),
+            "is not what was exported",
+        ),
+        (swap, "agent_0/agent.json is not what was exported"),
+        (
+            lambda b: edit(b / "team.json", lambda d: d["agents"]["agent_0"].update(folder="../elsewhere")),
+            "outside agents/",
+        ),
+        (
+            lambda b: (
+                (b / "agents/agent_0/policy.onnx").rename(b.parent / "x"),
+                (b / "agents/agent_0/policy.onnx").symlink_to(b.parent / "x"),
+            ),
+            "not a regular file",
+        ),
+    ],
+)
+def test_damage_is_named(copy: Path, damage: Callable[[Path], object], words: str) -> None:
+    read_bundle(copy)
+    damage(copy)
+    with pytest.raises(AgentMixerError, match=words):
+        read_bundle(copy)
+
+
+def test_reports_may_lie_in_a_bundle(copy: Path) -> None:
+    (copy / "reports").mkdir()
+    (copy / "reports" / "deploy_sim.json").write_text("{}")
+    read_bundle(copy)
+
+
+def test_one_agents_folder_is_enough_for_its_device(copy: Path, tmp_path: Path) -> None:
+    alone = copy / "agents" / "agent_1"
+    alone.rename(tmp_path / "device")
+    shutil.rmtree(copy)
+    assert read_agent(tmp_path / "device").manifest.agent == "agent_1"
+
+
+def test_the_manifest_survives_a_round_trip(exported: Exported) -> None:
+    file = exported.path / "team.json"
+    assert encode(decode(file.read_bytes(), TeamManifest, file)) == file.read_bytes()
+
+
+def test_the_newest_bundle_is_found_and_its_absence_said(copy: Path) -> None:
+    assert newest(copy.parent) == copy
+    with pytest.raises(AgentMixerError, match="agentmixer export --per-agent onnx"):
+        newest(copy.parent / "nowhere")

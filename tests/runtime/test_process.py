@@ -1,0 +1,173 @@
+"""Frames and agent processes: what is sent is what is answered, and late or foreign answers are not applied."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentmixer.errors import AgentMixerError
+from agentmixer.export.bundle import Exported
+from agentmixer.runtime import Agent
+from agentmixer.runtime.bundle import Bundle, read_bundle
+from agentmixer.runtime.frames import HEADER, Kind, observation, pack, unpack
+from agentmixer.runtime.golden import Golden, parse
+from agentmixer.runtime.host import Host
+
+U32 = st.integers(0, 2**32 - 1)
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False), max_size=40), st.lists(st.booleans(), max_size=20), U32, U32)
+def test_an_observation_survives_its_frame(obs: list[float], mask: list[bool], episode: int, step: int) -> None:
+    seen, legal = np.array(obs, np.float32), np.array(mask, bool)
+    payload = seen.tobytes() + legal.tobytes()
+    data = pack(Kind.OBSERVE, 3, b"contract", payload, episode, step, 7, 9, seen.nbytes, legal.nbytes)
+    frame = unpack(data)
+    assert (frame.agent, frame.digest, frame.episode, frame.step) == (3, b"contract", episode, step)
+    got_obs, got_mask = observation(frame)
+    np.testing.assert_array_equal(got_obs, seen)
+    np.testing.assert_array_equal(got_mask if got_mask is not None else [], legal)
+
+
+@given(st.binary(max_size=200))
+def test_arbitrary_bytes_are_refused_and_never_crash(data: bytes) -> None:
+    with pytest.raises(AgentMixerError):
+        unpack(data)
+
+
+@given(st.integers(0, HEADER.size + 15), st.integers(1, 255))
+def test_a_changed_frame_is_refused_or_still_consistent(position: int, flip: int) -> None:
+    data = bytearray(pack(Kind.OBSERVE, 0, bytes(8), bytes(12) + b"\0\1\0\1", 1, 2, 3, 4, 12, 4))
+    data[position] ^= flip
+    try:
+        frame = unpack(bytes(data))
+        if frame.kind == Kind.OBSERVE:
+            observation(frame)
+    except AgentMixerError:
+        return
+    assert len(frame.payload) == 16
+
+
+def test_the_header_is_little_endian_and_fixed() -> None:
+    assert pack(Kind.RESET, 1, b"12345678", episode=2).hex() == (
+        "414d5852" "0100" "0200" "01000000" "02000000" "00000000" "0000000000000000" "00000000" "00000000" "00000000"
+    ) + b"12345678".hex()  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bundle(exported: Exported) -> Bundle:
+    return read_bundle(exported.path)
+
+
+@pytest.fixture(scope="module")
+def goldens(bundle: Bundle) -> list[Golden]:
+    return [parse(files.golden, files.manifest) for files in bundle.agents.values()]
+
+
+def inputs(goldens: list[Golden], t: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    return [g.obs[t] for g in goldens], [g.action_mask[t] for g in goldens]
+
+
+def test_processes_repeat_the_golden_traces(bundle: Bundle, goldens: list[Golden]) -> None:
+    with Host(bundle, deadline_s=10) as host:
+        episode = 0
+        for t in range(len(goldens[0].reset)):
+            if goldens[0].reset[t]:
+                episode += 1
+                host.reset(episode)
+            decisions = host.step(episode, t, *inputs(goldens, t))
+            assert [d.action for d in decisions] == [g.action[t] for g in goldens]
+            assert all(d.in_time and 0 < d.deciding_ns < d.round_trip_ns for d in decisions)
+        sent = [agent.sent_bytes for agent in host.agents]
+        assert sent == [episode * HEADER.size + len(goldens[0].reset) * (HEADER.size + 97 * 4 + 10)] * 5
+
+
+def test_an_agents_process_has_nothing_but_its_folder_and_one_descriptor(bundle: Bundle) -> None:
+    with Host(bundle) as host:
+        for agent in host.agents:
+            proc = Path(f"/proc/{agent.process.pid}")
+            assert (proc / "environ").read_bytes() == b""
+            assert list((proc / "cwd").iterdir()) == []
+            links = [os.readlink(fd) for fd in (proc / "fd").iterdir()]
+            assert sum(link.startswith("socket:") for link in links) == 1
+            modules = (proc / "maps").read_text()
+            assert "libtorch" not in modules
+            assert "jaxlib" not in modules
+
+
+def test_a_refusal_comes_back_in_the_agents_words_and_it_lives_on(bundle: Bundle, goldens: list[Golden]) -> None:
+    with Host(bundle, deadline_s=10) as host:
+        host.reset(0)
+        obs, masks = inputs(goldens, 0)
+        with pytest.raises(AgentMixerError, match=r"agent_1 refused step 0: .*obs\[3\] .* is nan"):
+            host.step(0, 0, [obs[0], np.where(np.arange(97) == 3, np.nan, obs[1]).astype(np.float32), *obs[2:]], masks)
+        want = [g.action[0] for g in goldens]
+        host.reset(1)
+        assert [d.action for d in host.step(1, 1, obs, masks)] == want
+
+
+def test_a_stopped_agent_misses_its_deadline_and_its_stale_reply_is_dropped(
+    bundle: Bundle, goldens: list[Golden]
+) -> None:
+    with Host(bundle, deadline_s=10) as host:
+        host.reset(0)
+        host.step(0, 0, *inputs(goldens, 0))
+        host.deadline_s = 0.2
+        os.kill(host.agents[2].process.pid, signal.SIGSTOP)
+        begin = time.monotonic()
+        decisions = host.step(0, 1, *inputs(goldens, 1))
+        assert time.monotonic() - begin < 5
+        assert [d.in_time for d in decisions] == [True, True, False, True, True]
+        assert decisions[2].action == bundle.agents["agent_2"].manifest.fallback_action
+        os.kill(host.agents[2].process.pid, signal.SIGCONT)
+        host.deadline_s = 10
+        decisions = host.step(0, 2, *inputs(goldens, 2))
+        # agent_2 did see step 1; only its answer to it came too late and was thrown away.
+        assert [d.action for d in decisions] == [g.action[2] for g in goldens]
+        assert all(d.in_time for d in decisions)
+
+
+def test_a_killed_agent_is_named(bundle: Bundle, goldens: list[Golden]) -> None:
+    with Host(bundle, deadline_s=10) as host:
+        host.reset(0)
+        host.agents[4].process.kill()
+        host.agents[4].process.wait()
+        with pytest.raises(AgentMixerError, match="agent_4's process is gone"):
+            host.step(0, 0, *inputs(goldens, 0))
+
+
+def test_no_process_survives_the_host(bundle: Bundle) -> None:
+    with Host(bundle) as host:
+        processes = [agent.process for agent in host.agents]
+    assert all(process.poll() == 0 for process in processes)
+
+
+def test_an_agent_that_cannot_load_says_why(exported: Exported, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(exported.path, tmp_path / "bundle")
+    opened = read_bundle(tmp_path / "bundle")
+    (tmp_path / "bundle/agents/agent_0/policy.onnx").write_bytes(b"")
+    with (
+        pytest.raises(AgentMixerError, match=r"agent_0 did not start: .*policy\.onnx is not what was exported"),
+        Host(opened),
+    ):
+        pass
+
+
+def test_a_process_decides_as_the_library_does(bundle: Bundle, goldens: list[Golden]) -> None:
+    agents = [Agent(files) for files in bundle.agents.values()]
+    generator = np.random.default_rng(0)
+    with Host(bundle, deadline_s=10) as host:
+        host.reset(0)
+        for t in range(20):
+            obs = [generator.normal(size=97).astype(np.float32) for _ in agents]
+            masks = inputs(goldens, t)[1]
+            want = [int(agent.act(o, m)) for agent, o, m in zip(agents, obs, masks, strict=True)]
+            assert [d.action for d in host.step(0, t, obs, masks)] == want
