@@ -16,6 +16,9 @@ from agentmixer.train import trainer
 from agentmixer.train.algorithms import AgentMixerPPO
 from agentmixer.train.run import Run
 
+# Networks this small gain nothing from threads and lose much to them on a busy machine.
+torch.set_num_threads(1)
+
 #: Small enough to train in seconds, large enough to have several updates and checkpoints.
 TINY = {"num_envs": 8, "rollout_length": 16, "total_steps": 512, "minibatches": 2, "chunk_length": 4, "hidden": 16}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,6 +20,15 @@ def make_session(model: bytes) -> onnxruntime.InferenceSession:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+# A search in the bytes takes half the time of ndarray.all() and .any(), which matters beside a 20 µs graph.
+def _all(flags: np.ndarray) -> bool:
+    return b"\x00" not in flags.tobytes()
+
+
+def _any(flags: np.ndarray) -> bool:
+    return b"\x01" in flags.tobytes()
 
 
 class Agent:
@@ -70,8 +78,7 @@ class Agent:
         one that allows nothing; the recurrent state is then unchanged."""
         if type(obs) is not np.ndarray or obs.shape != self._obs_shape or obs.dtype != np.float32:
             self._refuse(obs, "obs", self._obs_shape, "float32")
-        # The cheap test first: a sum of squares is finite only if every term is; it may overflow, hence the second.
-        if not math.isfinite(obs.dot(obs)) and not np.isfinite(obs).all():
+        if not _all(np.isfinite(obs)):
             where = int(np.flatnonzero(~np.isfinite(obs))[0])
             name = self.manifest.tensor("obs").elements[where]
             raise AgentMixerError(
@@ -83,7 +90,7 @@ class Agent:
             mask = action_mask
             if type(mask) is not np.ndarray or mask.shape != self._mask_shape or mask.dtype != np.bool_:
                 self._refuse(mask, "action_mask", self._mask_shape, "bool")
-            if b"\x01" not in mask.tobytes():  # a tenth of the time of .any()
+            if not _any(mask):
                 raise AgentMixerError(
                     f"agent {self.manifest.agent}: action_mask allows no action; at least one must be legal"
                 )

@@ -6,6 +6,7 @@ Lock-step: all agents get their frames, then all decisions are awaited until the
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import subprocess
 import sys
@@ -90,36 +91,33 @@ class AgentProcess:
             raise AgentMixerError(f"agent {self.name}'s process is gone (exit status {self.process.poll()})") from error
         self.sent_bytes += len(data)
 
-    def receive(self, episode: int, step: int, sent_ns: int, deadline_ns: int) -> Decision:
-        """The decision for this episode and step, or the fallback once the deadline has passed.
+    def receive(self, episode: int, step: int, sent_ns: int) -> Decision | None:
+        """Take one frame that has arrived: the decision for this episode and step, or None.
 
         Decisions that echo another episode or step are stale and dropped.
         Raises AgentMixerError if the agent refuses the frame or its process is gone."""
-        while (left := deadline_ns - time.monotonic_ns()) > 0:
-            self.link.settimeout(left / 1e9)
-            try:
-                data = self.link.recv(MAX_FRAME)
-            except TimeoutError:
-                break
-            except OSError:
-                data = b""
-            now = time.monotonic_ns()
-            if not data:
-                raise AgentMixerError(f"agent {self.name}'s process is gone (exit status {self.process.poll()})")
-            self.received_bytes += len(data)
-            frame = unpack(data)
-            if frame.digest != self.digest or frame.agent != self.index:
-                raise AgentMixerError(f"a frame of agent {frame.agent} came over {self.name}'s link")
-            if (frame.episode, frame.step) != (episode, step):
-                continue
-            if frame.kind == Kind.REFUSE:
-                raise AgentMixerError(
-                    f"agent {self.name} refused step {step}: {bytes(frame.payload).decode(errors='replace')}"
-                )
-            if frame.kind == Kind.ACT:
-                action, deciding = DECISION.unpack(frame.payload)
-                return Decision(action, now - sent_ns, deciding, True)
-        return Decision(self.fallback, 0, 0, False)
+        try:
+            data = self.link.recv(MAX_FRAME, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        except OSError:
+            data = b""
+        now = time.monotonic_ns()
+        if not data:
+            raise AgentMixerError(f"agent {self.name}'s process is gone (exit status {self.process.poll()})")
+        self.received_bytes += len(data)
+        frame = unpack(data)
+        if frame.digest != self.digest or frame.agent != self.index:
+            raise AgentMixerError(f"a frame of agent {frame.agent} came over {self.name}'s link")
+        if (frame.episode, frame.step) != (episode, step):
+            return None
+        if frame.kind == Kind.REFUSE:
+            reason = bytes(frame.payload).decode(errors="replace")
+            raise AgentMixerError(f"agent {self.name} refused step {step}: {reason}")
+        if frame.kind != Kind.ACT:
+            return None
+        action, deciding = DECISION.unpack(frame.payload)
+        return Decision(action, now - sent_ns, deciding, True)
 
     def resident_mb(self) -> tuple[float, float]:
         """Resident memory now and at its peak, in MB of 2^20 bytes (Linux; 0 elsewhere or once it ended)."""
@@ -156,12 +154,17 @@ class Host:
         self.deadline_s = bundle.team.task.control_period_s if deadline_s is None else deadline_s
         self.agents: list[AgentProcess] = []
         self.start_seconds: list[float] = []
+        self._poll = select.poll()
+        self._index: dict[int, int] = {}
 
     def __enter__(self) -> Host:
         try:
             for name in self.bundle.team.task.agents:
                 self.agents.append(AgentProcess(self.bundle, name))
             self.start_seconds = [agent.await_ready() for agent in self.agents]
+            self._index = {agent.link.fileno(): agent.index for agent in self.agents}
+            for descriptor in self._index:
+                self._poll.register(descriptor, select.POLLIN)
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -201,5 +204,22 @@ class Host:
                     len(mask),
                 )
             )
-        deadline = begin + deadline_us * 1000
-        return [agent.receive(episode, step, sent[i], deadline) for i, agent in enumerate(self.agents)]
+        return self._await(episode, step, sent, begin + deadline_us * 1000)
+
+    def _await(self, episode: int, step: int, sent: list[int], deadline_ns: int) -> list[Decision]:
+        """Decisions of all agents as they arrive; the fallback for those still out at the deadline.
+
+        One agent's silence must not cost the others: what has arrived by then is taken."""
+        decisions = [Decision(agent.fallback, 0, 0, False) for agent in self.agents]
+        missing = set(range(len(self.agents)))
+        expired = False
+        while missing and not expired:
+            left = deadline_ns - time.monotonic_ns()
+            expired = left <= 0
+            for descriptor, _ in self._poll.poll(max(left, 0) / 1e6):
+                index = self._index[descriptor]
+                decision = self.agents[index].receive(episode, step, sent[index])
+                if decision is not None and index in missing:
+                    decisions[index] = decision
+                    missing.remove(index)
+        return decisions

@@ -6,6 +6,7 @@ in an empty directory. It verifies its folder, loads its model and answers frame
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import sys
 import time
@@ -51,4 +52,5 @@ def serve(link: socket.socket, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    serve(socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2]))
+    with contextlib.suppress(ConnectionError):  # the host is gone, so there is nobody left to act for
+        serve(socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2]))

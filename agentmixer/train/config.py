@@ -34,6 +34,9 @@ class Config:
             values[key] = _checked(key, value, kinds[key], fields[key].metadata)
         return dataclasses.replace(self, **values)
 
+    def check(self) -> None:
+        """Raise AgentMixerError if settings do not fit each other. Called once all overrides are in."""
+
 
 def parse_assignments(assignments: list[str]) -> dict[str, str]:
     """['key=value', ...] -> {key: value}. Raises AgentMixerError for anything else."""

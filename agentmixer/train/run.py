@@ -63,7 +63,8 @@ def create(
 ) -> Run:
     """Make the directory and write config.toml.
 
-    Raises AgentMixerError if `out` exists: nothing is ever overwritten."""
+    Raises AgentMixerError if settings do not fit each other, and if `out` exists: nothing is overwritten."""
+    config.check()
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     path = out or RUNS / task / scenario / algorithm / f"{stamp}-s{seed}"
     if path.exists():

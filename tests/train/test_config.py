@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from conftest import tiny_algorithm
 
 from agentmixer.errors import AgentMixerError
 from agentmixer.train.algorithms import AgentMixerPPO
@@ -61,6 +60,6 @@ def test_settings_are_parsed_to_their_types() -> None:
 
 def test_settings_that_do_not_fit_each_other_are_refused() -> None:
     with pytest.raises(AgentMixerError, match="chunk_length 5 does not divide rollout_length 16"):
-        tiny_algorithm(chunk_length=5)
-    with pytest.raises(AgentMixerError, match="minibatches is 1000"):
-        tiny_algorithm(minibatches=1000)
+        AgentMixerPPO.Config().replace({"chunk_length": 5, "rollout_length": 16}).check()
+    with pytest.raises(AgentMixerError, match="minibatches is 1000, but a rollout has only 128 chunks"):
+        AgentMixerPPO.Config().replace({"minibatches": 1000, "num_envs": 128}).check()

@@ -61,6 +61,19 @@ class AgentMixerPPOConfig(Config):
     eval_interval: int = setting(100_000, "steps between decentralised greedy evaluations; 0 for none", 0)
     checkpoint_interval: int = setting(100_000, "steps between checkpoints; 0 for one at the end", 0)
 
+    def check(self) -> None:
+        """Raise AgentMixerError if settings do not fit each other."""
+        if self.rollout_length % self.chunk_length:
+            raise AgentMixerError(
+                f"chunk_length {self.chunk_length} does not divide rollout_length {self.rollout_length}; "
+                "gradients flow through whole chunks only"
+            )
+        chunks_a_rollout = self.num_envs * self.rollout_length // self.chunk_length
+        if self.minibatches > chunks_a_rollout:
+            raise AgentMixerError(
+                f"minibatches is {self.minibatches}, but a rollout has only {chunks_a_rollout} chunks; raise num_envs or rollout_length"
+            )
+
 
 #: Tables 5, 8 and 10 of the paper. What they leave open (width of PM's encoders: the actors' 64; Huber
 #: loss and value clipping) is as in MAPPO, on which the paper builds.
@@ -104,12 +117,6 @@ class AgentMixerPPO:
     presets: dict[str, dict[str, Any]] = {"default": {}, "paper": PAPER}  # noqa: RUF012
 
     def __init__(self, spec: TaskSpec, config: AgentMixerPPOConfig, device: str, generator: torch.Generator):
-        if config.rollout_length % config.chunk_length:
-            raise AgentMixerError(
-                f"chunk_length {config.chunk_length} does not divide rollout_length {config.rollout_length}"
-            )
-        if config.minibatches > config.num_envs * config.rollout_length // config.chunk_length:
-            raise AgentMixerError(f"minibatches is {config.minibatches}, more than there are chunks in a rollout")
         spaces = {space.n for space in spec.action_spaces if isinstance(space, Discrete)}
         if (
             len(spaces) != 1

@@ -1,0 +1,201 @@
+"""The command line as a newcomer meets it: three commands in a row, and one sentence for every mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from agentmixer.export.bundle import Exported
+from agentmixer.train.run import Run
+
+TINY = [f"--set={s}" for s in ("num_envs=8", "rollout_length=16", "minibatches=2", "chunk_length=4", "hidden=16")]
+
+
+def agentmixer(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "agentmixer_cli.main", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_three_commands_in_a_row(tmp_path: Path) -> None:
+    trained = agentmixer("train", "smacv2", "protoss_5v5", "--steps", "256", *TINY, cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    assert trained.stdout.splitlines()[-1] == "next: agentmixer export --per-agent onnx"
+    run = next(tmp_path.glob("runs/smacv2/protoss_5v5/agentmixer_ppo/*-s0"))
+    assert {f.name for f in run.iterdir()} == {
+        "config.toml",
+        "metrics.jsonl",
+        "summary.json",
+        "checkpoints",
+        "tensorboard",
+    }
+
+    exported = agentmixer("export", "--per-agent", "onnx", cwd=tmp_path)
+    assert exported.returncode == 0, exported.stderr
+    assert exported.stdout.splitlines()[-1] == "next: agentmixer deploy-sim"
+    again = agentmixer("export", "--per-agent", "onnx", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert len(list(tmp_path.glob("bundles/*"))) == 1
+
+    deployed = agentmixer("deploy-sim", "--episodes", "2", "--deadline-ms", "10000", cwd=tmp_path)
+    assert deployed.returncode == 0, deployed.stdout + deployed.stderr
+    assert deployed.stdout.splitlines()[-1] == "verdict: PASS"
+    report = next(tmp_path.glob("bundles/*/reports/deploy_sim.json"))
+    assert json.loads(report.read_text())["parity"]["different"] == 0
+
+    late = agentmixer("deploy-sim", "--episodes", "1", "--deadline-ms", "0.01", cwd=tmp_path)
+    assert late.returncode == 1
+    assert late.stdout.splitlines()[-1] == "verdict: FAIL"
+
+    evaluated = agentmixer("evaluate", "--episodes", "3", "--policy", "joint", "--sampled", "--json", cwd=tmp_path)
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert json.loads(evaluated.stdout)["episodes"] == 3
+
+    listed = agentmixer("runs", cwd=tmp_path)
+    assert listed.returncode == 0
+    assert "256 of 256" in listed.stdout
+    assert "finished" in listed.stdout
+
+
+def test_ctrl_c_and_resume(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "agentmixer_cli.main",
+        "train",
+        "smacv2",
+        "protoss_5v5",
+        "--steps",
+        "1e9",
+        "--out",
+        "run",
+        *TINY,
+    ]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.is_file() and metrics.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert "Traceback" not in error
+    assert "continue with: agentmixer train smacv2 protoss_5v5 --resume --out run" in out
+    steps = int(json.loads(metrics.read_text().splitlines()[-1])["step"])
+    resumed = agentmixer(
+        "train", "smacv2", "protoss_5v5", "--resume", "--out", "run", "--steps", steps + 128, cwd=tmp_path
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()][-2:] == [steps, steps + 128]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "smac", "protoss_5v5"], "unknown task 'smac'; did you mean 'smacv2'?"),
+        (["train", "smacv2", "protos_5v5"], "no scenario 'protos_5v5'; did you mean 'protoss_5v5'?"),
+        (["train", "smacv2", "protoss_5v5", "--preset", "papers"], "unknown preset 'papers'; did you mean 'paper'?"),
+        (
+            ["train", "smacv2", "protoss_5v5", "--set", "actor_rl=1"],
+            "unknown setting 'actor_rl'; did you mean 'actor_lr'?",
+        ),
+        (["train", "smacv2", "protoss_5v5", "--set", "gamma=2"], "gamma must be between 0.0 and 1.0, got 2"),
+        (
+            ["train", "smacv2", "protoss_5v5", "--set", "chunk_length=5"],
+            "chunk_length 5 does not divide rollout_length 16",
+        ),
+        (["train", "smacv2", "protoss_5v5", "--steps", "0"], "total_steps must be at least 1, got 0"),
+        (["train", "smacv2", "protoss_5v5", "--backend", "sc2"], "backend 'sc2' needs StarCraft II"),
+        (["train", "smacv2", "protoss_5v5", "--device", "tpu"], "unknown device 'tpu'; known: cpu, cuda"),
+        (["train", "smacv2", "protoss_5v5", "--resume"], "no run of smacv2 protoss_5v5 with a checkpoint"),
+        (["train", "smacv2", "protoss_5v5", "--resume", "--seed", "3"], "leave out --set, --preset, --seed"),
+        (
+            ["export"],
+            "no run with a checkpoint found under runs/; train one first: agentmixer train smacv2 protoss_5v5",
+        ),
+        (["export", "nowhere"], "nowhere holds no run"),
+        (["export", "--per-agent", "onyx"], "unknown export format 'onyx'; did you mean 'onnx'?"),
+        (["deploy-sim"], "no bundle found under bundles/; export one first: agentmixer export --per-agent onnx"),
+        (["deploy-sim", "nowhere"], "nowhere holds no bundle"),
+        (["evaluate"], "no run with a checkpoint found"),
+        (["runs"], "no run found under runs/"),
+        (["tasks", "chess"], "unknown task 'chess'"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_2(arguments: list[str], words: str, tmp_path: Path) -> None:
+    result = agentmixer(*arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert words in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert len(result.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_train_into_a_directory_loses_nothing(trained: Run, tmp_path: Path) -> None:
+    before = {f: f.read_bytes() for f in trained.path.rglob("*") if f.is_file()}
+    result = agentmixer("train", "smacv2", "protoss_5v5", "--out", trained.path, cwd=tmp_path)
+    assert result.returncode == 2
+    assert "exists already" in result.stderr
+    assert {f: f.read_bytes() for f in trained.path.rglob("*") if f.is_file()} == before
+
+
+@pytest.mark.parametrize("damage", ["byte", "agent", "schema"])
+def test_a_damaged_bundle_is_refused_by_deploy_sim(exported: Exported, damage: str, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(exported.path, tmp_path / "bundle"))
+    model, team = bundle / "agents/agent_2/policy.onnx", bundle / "team.json"
+    if damage == "byte":
+        model.write_bytes(model.read_bytes()[:-1] + b"?")
+    elif damage == "agent":
+        shutil.rmtree(model.parent)
+    else:
+        team.write_text(team.read_text().replace('"schema_version": 1', '"schema_version": 7', 1))
+    result = agentmixer("deploy-sim", bundle, cwd=tmp_path)
+    assert result.returncode == 2
+    assert {"byte": "agent_2/policy.onnx", "agent": "agent_2 is missing", "schema": "schema version 7"}[
+        damage
+    ] in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_tasks_lists_every_scenario_and_what_the_stand_in_lacks(tmp_path: Path) -> None:
+    result = agentmixer("tasks", cwd=tmp_path)
+    assert result.returncode == 0
+    for race in ("protoss", "terran", "zerg"):
+        for size in ("5v5", "10v10", "10v11", "20v20", "20v23"):
+            assert f"{race}_{size}" in result.stdout
+    for word in ("medivac", "baneling", "splash"):
+        assert word in result.stdout
+
+
+@pytest.mark.parametrize("command", ["train", "export", "deploy-sim", "evaluate", "tasks", "runs"])
+def test_help_shows_a_working_example(command: str, tmp_path: Path) -> None:
+    result = agentmixer(command, "--help", cwd=tmp_path)
+    assert result.returncode == 0
+    assert f"Example: agentmixer {command}" in result.stdout
+
+
+def test_listing_tasks_needs_no_simulator(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['jax'] = sys.modules['torch'] = None; from agentmixer_cli.main import main; sys.argv = ['agentmixer', 'tasks']; main()"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_device_installation_says_what_training_needs(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['torch'] = None; from agentmixer_cli.main import main; sys.argv = ['agentmixer', 'train', 'smacv2', 'protoss_5v5']; main()"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 2
+    assert "needs 'torch'" in result.stderr
+    assert "pip install 'agentmixer[train]'" in result.stderr

@@ -1,0 +1,134 @@
+"""The verdict: it holds for what was exported, and it fails when something was lost on the way."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agentmixer import statistics
+from agentmixer.contract.manifest import Tolerances
+from agentmixer.errors import AgentMixerError
+from agentmixer.export.bundle import Exported
+from agentmixer.runtime.bundle import read_bundle
+from agentmixer.train.run import Run
+from agentmixer.validate import deploy_sim as rehearsal
+from agentmixer.validate.arms import Played
+from agentmixer.validate.deploy_sim import Verdict, compare, deploy_sim, quantiles
+
+
+@pytest.fixture(scope="module")
+def verdict(exported: Exported) -> Verdict:
+    return deploy_sim(read_bundle(exported.path), episodes=32, deadline_s=10)
+
+
+def test_deployed_actions_equal_the_actors_on_every_step(verdict: Verdict) -> None:
+    assert verdict.parity.episodes == 32
+    assert verdict.parity.steps > 32 * 10
+    assert verdict.parity.actions == 5 * verdict.parity.steps
+    assert verdict.parity.different == verdict.parity.near_ties == 0
+    assert verdict.passed
+    assert verdict.arms["deployed"] == verdict.arms["actors"]
+
+
+def test_every_agent_is_accounted_for(verdict: Verdict) -> None:
+    assert list(verdict.agents) == [f"agent_{i}" for i in range(5)]
+    for agent in verdict.agents.values():
+        assert 0 < agent.resident_mb <= agent.peak_mb <= 80
+        assert 0 < agent.deciding_us["p50"] <= agent.deciding_us["p99"] <= agent.deciding_us["max"]
+        # A header of 48 bytes, 97 floats and 10 mask bytes a step; a header alone an episode.
+        assert agent.bytes_to_agent == verdict.parity.steps * (48 + 97 * 4 + 10) + 32 * 48
+        assert agent.bytes_from_agent == verdict.parity.steps * (48 + 16)
+
+
+def test_the_report_is_json_with_the_verdict(verdict: Verdict, tmp_path: Path) -> None:
+    file = rehearsal.write(verdict, tmp_path / "deep" / "report.json")
+    data = json.loads(file.read_text())
+    assert data["passed"] is True
+    assert data["parity"]["passed"] is True
+    assert data["arms"]["joint"]["win_rate"]["low"] >= 0
+
+
+def test_a_lost_action_is_found_and_fails(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One decision is changed on its way back, at one step of one episode."""
+    from agentmixer.validate.arms import DeployedArm
+
+    real = DeployedArm.act
+
+    def changed(self: DeployedArm, step: object) -> np.ndarray:
+        action = real(self, step)  # type: ignore[arg-type]
+        if (self._episode, self._step) == (1, 3):
+            action[0] = (action[0] + 1) % 4
+        return action
+
+    monkeypatch.setattr(DeployedArm, "act", changed)
+    verdict = deploy_sim(read_bundle(exported.path), episodes=2, deadline_s=10)
+    assert not verdict.passed
+    assert verdict.parity.first is not None
+    assert (verdict.parity.first["episode"], verdict.parity.first["step"]) == (1, 2)
+    assert verdict.parity.first["agent"] == "agent_0"
+
+
+def test_a_deadline_nobody_can_meet_fails(exported: Exported) -> None:
+    verdict = deploy_sim(read_bundle(exported.path), episodes=1, deadline_s=1e-6)
+    assert verdict.missed_deadlines > 0
+    assert not verdict.passed
+
+
+def played(*episodes: list[list[int]]) -> Played:
+    count = len(episodes)
+    return Played(np.zeros(count), np.zeros(count, bool), [np.array(e, np.int32) for e in episodes])
+
+
+def test_near_ties_are_counted_and_end_the_comparison_of_their_episode() -> None:
+    logits = [[np.array([[1.0, 1.0 - 5e-6, 0.0]])] * 3]
+    result = compare(played([[0], [0], [0]]), played([[0], [1], [2]]), logits, ("a",), Tolerances())
+    assert (result.steps, result.different, result.near_ties, result.first) == (2, 1, 1, None)
+    assert result.passed
+    result = compare(played([[0], [0], [0]]), played([[0], [2], [2]]), logits, ("a",), Tolerances())
+    assert (result.different, result.near_ties) == (1, 0)
+    assert result.first == {"episode": 0, "step": 1, "agent": "a", "actors": 0, "deployed": 2}
+    assert not result.passed
+
+
+def test_episodes_of_different_length_do_not_pass() -> None:
+    logits = [[np.zeros((1, 2))] * 3]
+    assert not compare(played([[0], [0]]), played([[0], [0], [0]]), logits, ("a",), Tolerances()).passed
+
+
+def test_quantiles_by_hand() -> None:
+    # 0 .. 1000 microseconds: the quantiles are their own names.
+    assert quantiles([i * 1000 for i in range(1001)]) == {"p50": 500.0, "p99": 990.0, "p99.9": 999.0, "max": 1000.0}
+
+
+def test_the_run_it_came_from_must_be_there_unchanged(exported: Exported, trained: Run, tmp_path: Path) -> None:
+    source = read_bundle(exported.path).team.source
+    with pytest.raises(AgentMixerError, match="--run DIR"):
+        rehearsal.source_run(source, tmp_path / "gone")
+    moved = Path(shutil.copytree(trained.path, tmp_path / "moved"))
+    assert rehearsal.source_run(source, moved).path == moved
+    file = moved / "checkpoints" / source.checkpoint
+    file.write_bytes(file.read_bytes() + b" ")
+    with pytest.raises(AgentMixerError, match="is not the checkpoint"):
+        rehearsal.source_run(source, moved)
+    file.unlink()
+    with pytest.raises(AgentMixerError, match="no longer has"):
+        rehearsal.source_run(source, moved)
+
+
+def test_wilson_interval_against_published_figures() -> None:
+    # Newcombe (1998), table I, method 3: 81 of 263 -> .2553 to .3662; 0 of 20 -> 0 to .1611.
+    found = statistics.rate(np.arange(263) < 81)
+    assert (round(found.low, 4), round(found.high, 4)) == (0.2553, 0.3662)
+    found = statistics.rate(np.zeros(20, bool))
+    assert (round(found.low, 4), round(found.high, 4)) == (0.0, 0.1611)
+
+
+def test_students_interval_by_hand() -> None:
+    # mean 2, s = 1, n = 3: t(.975, 2) = 4.3027, half width 4.3027 / sqrt(3) = 2.4841
+    found = statistics.mean(np.array([1.0, 2.0, 3.0]))
+    assert (found.value, round(found.low, 4), round(found.high, 4)) == (2.0, -0.4841, 4.4841)
+    assert statistics.mean(np.array([5.0])) == (5.0, 5.0, 5.0)
