@@ -33,6 +33,7 @@ learn: $(READY)
 # Speed, as ratios against something measured in the same run. Needs a bundle (make demo leaves one).
 bench: $(READY)
 	$(BIN)/python benchmarks/agent_latency.py
+	$(BIN)/python benchmarks/lock_step.py
 	$(BIN)/python benchmarks/training.py
 
 clean:

@@ -1,8 +1,8 @@
 """`Agent.act` against the bare ONNX Runtime session it wraps, same observations, same process.
 
-    python benchmarks/agent_latency.py bundles/<bundle>/agents/agent_0
+    python benchmarks/agent_latency.py [bundles/<bundle>/agents/agent_0]
 
-Prints medians in microseconds and their ratio. The two are timed in turn, call by call, so that whatever
+The newest bundle's first agent unless one is named. Prints medians in microseconds and their ratio. The two are timed in turn, call by call, so that whatever
 else the machine does falls on both.
 """
 
@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from agentmixer.contract.manifest import AGENTS_FOLDER
 from agentmixer.runtime.agent import Agent, make_session
-from agentmixer.runtime.bundle import read_agent
+from agentmixer.runtime.bundle import newest, read_agent
 from agentmixer.runtime.golden import parse
 
 
@@ -43,10 +44,11 @@ def measure(folder: Path, calls: int) -> tuple[np.ndarray, np.ndarray]:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--calls", type=int, default=20_000)
     arguments = parser.parse_args()
-    act, bare = (times[len(times) // 10 :] / 1e3 for times in measure(arguments.folder, arguments.calls))
+    folder = arguments.folder or sorted((newest() / AGENTS_FOLDER).iterdir())[0]
+    act, bare = (times[len(times) // 10 :] / 1e3 for times in measure(folder, arguments.calls))
     for name, times in (("Agent.act", act), ("bare session", bare)):
         print(f"{name:<14} p50 {np.median(times):7.1f} µs   p99 {np.quantile(times, 0.99):7.1f} µs")
     print(f"ratio of p50   {np.median(act) / np.median(bare):.2f}")
