@@ -14,7 +14,7 @@ $(READY): pyproject.toml constraints.txt
 
 # Train protoss_5v5 briefly, export, deploy, print the verdict.
 demo: $(READY)
-	$(BIN)/agentmixer train smacv2 protoss_5v5 --steps 200000
+	$(BIN)/agentmixer train smacv2 protoss_5v5 --steps 300000
 	$(BIN)/agentmixer export --per-agent onnx
 	$(BIN)/agentmixer deploy-sim
 

@@ -46,6 +46,9 @@ def main() -> None:
     except AgentMixerError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
+    except OSError as error:
+        typer.echo(f"error: {error.filename or 'input or output'}: {error.strerror or error}", err=True)
+        sys.exit(2)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in {"agentmixer", "agentmixer_cli"}:
             raise
