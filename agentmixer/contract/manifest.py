@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
-from agentmixer.contract.spec import ActionSpace, TaskSpec
+from agentmixer.contract.spec import ActionSpace, Name, TaskSpec
 from agentmixer.errors import AgentMixerError
 
 SCHEMA_VERSION = 1
-OPSET = 18
+OPSET: Literal[18] = 18
 
 TEAM_FILE = "team.json"
 AGENT_FILE = "agent.json"
@@ -23,13 +23,19 @@ AGENTS_FOLDER = "agents"
 REPORTS_FOLDER = "reports"
 
 
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Size = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
+#: Small enough that no manifest can talk a difference away.
+Tolerance = Annotated[float, msgspec.Meta(ge=0, le=1e-3)]
+
+
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One graph input or output. shape without the leading batch; elements name the last axis, in order;
     low and high bound every element (None: unbounded)."""
 
     name: str
     dtype: Literal["float32", "bool", "int64"]
-    shape: tuple[int, ...]
+    shape: tuple[Size, ...]
     elements: tuple[str, ...] = ()
     low: float | None = None
     high: float | None = None
@@ -40,7 +46,7 @@ class StateSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     input: str
     output: str
-    size: int
+    size: Size
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,8 +66,8 @@ class AgentManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """agent.json: all that one device needs to know. `files` maps each file of the folder to its SHA-256."""
 
     schema_version: int
-    agent: str
-    index: int
+    agent: Name
+    index: Count
     task: str
     scenario: str
     inputs: tuple[TensorSpec, ...]
@@ -72,10 +78,10 @@ class AgentManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     action_space: ActionSpace
     #: Where bounds and scaling live. "none" for discrete actions; "graph": outputs are in the task's units.
     action_scaling: Literal["none", "graph"]
-    control_period_s: float
+    control_period_s: Annotated[float, msgspec.Meta(gt=0)]
     #: What to do when no decision arrives in time.
-    fallback_action: int
-    opset: int
+    fallback_action: Count
+    opset: Literal[18]
     files: dict[str, str]
     source: Source
 
@@ -98,9 +104,9 @@ class Tolerances(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What parity means: outputs may differ by this much between torch and ONNX; two actions whose logits
     are closer than near_tie may swap, and are counted."""
 
-    absolute: float = 1e-5
-    relative: float = 1e-5
-    near_tie: float = 1e-5
+    absolute: Tolerance = 1e-5
+    relative: Tolerance = 1e-5
+    near_tie: Tolerance = 1e-5
 
 
 class TeamManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -136,7 +142,7 @@ def decode(data: bytes, kind: type[Manifest], path: Path) -> Manifest:
                 + ("upgrade agentmixer" if version > SCHEMA_VERSION else "export the bundle again")
             )
         return msgspec.json.decode(data, type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise AgentMixerError(f"{path} is not a valid manifest ({error}); export the bundle again") from error
 
 

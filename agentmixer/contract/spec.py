@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+
+#: Agents' names are folder names: nothing that could lead elsewhere.
+Name = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{1,64}$")]
 
 
 class Discrete(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="discrete"):
     """Actions 0 .. n-1."""
 
-    n: int
+    n: Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Box(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="box"):
@@ -38,13 +43,13 @@ class TaskSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     scenario: str
     backend: str
-    agents: tuple[str, ...]
+    agents: tuple[Name, ...]
     obs_names: tuple[tuple[str, ...], ...]
     state_size: int
     action_spaces: tuple[ActionSpace, ...]
     has_action_mask: bool
     episode_limit: int
-    control_period_s: float
+    control_period_s: Annotated[float, msgspec.Meta(gt=0)]
     fallback_action: int
     shared: str
 

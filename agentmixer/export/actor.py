@@ -26,7 +26,7 @@ class DeployedActor(nn.Module):
         self.norm = _layer_norm(body.norm, slot)
         linears = [_linear(layer, slot) for layer in body.linears]
         if body.agent_bias is not None:
-            linears[0].bias.data += body.agent_bias.data[index]
+            linears[0].bias.data += body.agent_bias.data[index].cpu()
         self.linears = nn.ModuleList(linears)
         self.norms = nn.ModuleList(_layer_norm(norm, slot) for norm in body.norms)
         assert body.gru is not None and body.gru_norm is not None

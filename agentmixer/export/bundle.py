@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -134,9 +133,10 @@ def _manifest(spec: TaskSpec, index: int, hidden: int, files: dict[str, str], so
     )
 
 
-def default_path(run: Run, step: int) -> Path:
-    """`bundles/<task>-<scenario>-<run>-step<step>`: the same checkpoint has the same place."""
-    return BUNDLES / f"{run.task}-{run.scenario}-{run.path.name}-step{step}"
+def default_path(source: Source, task: TaskSpec) -> Path:
+    """A place under `bundles/` that names task, scenario, run, step and the checkpoint's digest."""
+    name = f"{task.name}-{task.scenario}-{Path(source.run).name}-step{source.step}-{source.checkpoint_sha256[:8]}"
+    return BUNDLES / name
 
 
 def export(run: Run, out: Path | None = None, progress: Callable[[str], None] = lambda _: None) -> Exported:
@@ -145,16 +145,17 @@ def export(run: Run, out: Path | None = None, progress: Callable[[str], None] = 
     `out` must not exist; without it the bundle goes to `default_path`, where an earlier export of the same
     checkpoint is replaced. Nothing appears there before all agents have passed parity. Calls `progress`
     with each agent's name. Raises AgentMixerError if parity fails or `out` exists."""
+    run = run.on_cpu()
     task = run.make_task(1)
     spec = task.spec
     file = checkpoint.latest(run)
     algorithm, step = checkpoint.load_weights(run, task, file)
-    target = out or default_path(run, step)
     if out is not None and out.exists():
         raise AgentMixerError(f"{out} exists already; choose another --out or remove it first")
     source = Source(
         __version__, run.algorithm, run.preset, run.seed, step, str(run.path), file.name, sha256(file.read_bytes())
     )
+    target = out or default_path(source, spec)
     tolerances = Tolerances()
     parity: dict[str, dict[str, Parity]] = {}
     entries: dict[str, TeamAgent] = {}
@@ -194,6 +195,6 @@ def export(run: Run, out: Path | None = None, progress: Callable[[str], None] = 
         (draft / TEAM_FILE).write_bytes(encode(TeamManifest(SCHEMA_VERSION, spec, entries, source, tolerances)))
         read_bundle(draft)
         if target.exists():
-            shutil.rmtree(target)
+            target.rename(Path(scratch) / "replaced")
         draft.rename(target)
     return Exported(target, parity)

@@ -74,8 +74,8 @@ class Agent:
     def act(self, obs: np.ndarray, action_mask: np.ndarray | None = None) -> np.ndarray:
         """Decide. obs [D] float32; action_mask [A] bool, where the task masks. Returns the action, [] int64.
 
-        Raises AgentMixerError for a wrong shape or dtype, a value that is not finite, a missing mask, or
-        one that allows nothing; the recurrent state is then unchanged."""
+        Raises AgentMixerError for a wrong shape or dtype, a value that is not finite, a missing mask or
+        one that allows nothing, or an observation so large that the policy overflows; the recurrent state is then unchanged."""
         if type(obs) is not np.ndarray or obs.shape != self._obs_shape or obs.dtype != np.float32:
             self._refuse(obs, "obs", self._obs_shape, "float32")
         if not _all(np.isfinite(obs)):
@@ -97,7 +97,13 @@ class Agent:
             feed["action_mask"] = mask[None]
         elif action_mask is not None:
             raise AgentMixerError(f"agent {self.manifest.agent}: this task has no action mask; call act(obs)")
-        action, logits, feed[self._state_input] = self._session.run(self._outputs, feed)
+        action, logits, state = self._session.run(self._outputs, feed)
+        if not _all(np.isfinite(state)):
+            raise AgentMixerError(
+                f"agent {self.manifest.agent}: the observation is finite but so large that the policy overflowed; "
+                "send observations in the task's own units"
+            )
+        feed[self._state_input] = state
         self.logits = logits[0]
         return action[0]
 
@@ -110,6 +116,11 @@ class Agent:
     def _check_contract(self) -> None:
         """The graph's inputs and outputs are the manifest's, by name, order, type and shape."""
         types = {"tensor(float)": "float32", "tensor(bool)": "bool", "tensor(int64)": "int64"}
+        state = self.manifest.state
+        if not self.manifest.tensor(state.input).shape == self.manifest.tensor(state.output).shape == (state.size,):
+            raise AgentMixerError(
+                f"agent {self.manifest.agent}: the recurrent state is not of its declared size; export again"
+            )
         for kind, declared, actual in (
             ("inputs", self.manifest.inputs, self._session.get_inputs()),
             ("outputs", self.manifest.outputs, self._session.get_outputs()),

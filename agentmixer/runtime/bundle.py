@@ -17,6 +17,7 @@ from agentmixer.contract.manifest import (
     decode,
     sha256,
 )
+from agentmixer.contract.spec import Discrete, TaskSpec
 from agentmixer.errors import AgentMixerError
 
 #: Where bundles go and are looked for unless told otherwise.
@@ -61,7 +62,7 @@ def read_agent(folder: Path) -> AgentFiles:
     """Read and verify one agent's folder, bytes once.
 
     Raises AgentMixerError naming the file that is missing, changed, unlisted or of an unknown version."""
-    if not folder.is_dir():
+    if not folder.is_dir() or folder.is_symlink():
         raise AgentMixerError(
             f"{folder} is missing: no agent there; export one first: agentmixer export --per-agent onnx"
         )
@@ -71,6 +72,12 @@ def read_agent(folder: Path) -> AgentFiles:
         raise AgentMixerError(
             f"{folder / AGENT_FILE} must list {MODEL_FILE} and {GOLDEN_FILE}; export the bundle again"
         )
+    if isinstance(manifest.action_space, Discrete) and manifest.fallback_action >= manifest.action_space.n:
+        raise AgentMixerError(
+            f"{folder / AGENT_FILE} has a fallback action that does not exist; export the bundle again"
+        )
+    if manifest.tensor("obs").shape != (len(manifest.tensor("obs").elements),):
+        raise AgentMixerError(f"{folder / AGENT_FILE} does not name every element of obs; export the bundle again")
     _only(folder, {AGENT_FILE, *manifest.files})
     contents = {}
     for name, digest in manifest.files.items():
@@ -82,6 +89,24 @@ def read_agent(folder: Path) -> AgentFiles:
     return AgentFiles(manifest, contents[MODEL_FILE], contents[GOLDEN_FILE], sha256(data))
 
 
+def _belongs(manifest: AgentManifest, task: TaskSpec, index: int, folder: Path) -> None:
+    """Team and agent tell the same story. Raises AgentMixerError naming the first thing they differ in."""
+    told_and_wanted: dict[str, tuple[object, object]] = {
+        "agent": (manifest.agent, task.agents[index]),
+        "index": (manifest.index, index),
+        "task": ((manifest.task, manifest.scenario), (task.name, task.scenario)),
+        "action space": (manifest.action_space, task.action_spaces[index]),
+        "control period": (manifest.control_period_s, task.control_period_s),
+        "fallback action": (manifest.fallback_action, task.fallback_action),
+        "observation": (manifest.tensor("obs").elements, task.obs_names[index]),
+    }
+    for name, (told, wanted) in told_and_wanted.items():
+        if told != wanted:
+            raise AgentMixerError(
+                f"{folder} is not what {TEAM_FILE} describes (its {name} differs); export the bundle again"
+            )
+
+
 def read_bundle(path: Path) -> Bundle:
     """Read and verify a whole bundle.
 
@@ -91,7 +116,7 @@ def read_bundle(path: Path) -> Bundle:
             f"{path} holds no bundle (no {TEAM_FILE}); export one first: agentmixer export --per-agent onnx"
         )
     team = decode(_read(path / TEAM_FILE, "team manifest"), TeamManifest, path / TEAM_FILE)
-    if tuple(team.agents) != tuple(sorted(team.task.agents)):
+    if set(team.agents) != set(team.task.agents) or len(team.agents) != len(team.task.agents):
         raise AgentMixerError(f"{path / TEAM_FILE} lists other agents than its task has; export the bundle again")
     _only(path, {TEAM_FILE, AGENTS_FOLDER, REPORTS_FOLDER})
     agents = {}
@@ -106,10 +131,7 @@ def read_bundle(path: Path) -> Bundle:
             raise AgentMixerError(
                 f"{path / entry.folder / AGENT_FILE} is not what was exported (its SHA-256 differs); copy or export the bundle again"
             )
-        if (files.manifest.agent, files.manifest.index) != (name, index):
-            raise AgentMixerError(
-                f"{path / entry.folder} holds agent {files.manifest.agent}, not {name}; export the bundle again"
-            )
+        _belongs(files.manifest, team.task, index, path / entry.folder)
         agents[name] = files
     _only(path / AGENTS_FOLDER, set(team.task.agents))
     return Bundle(path, team, agents)

@@ -21,17 +21,18 @@ HEADER = struct.Struct("<4sHHIIIQIII8s")
 #: action, time spent deciding in ns.
 DECISION = struct.Struct("<qQ")
 MAX_FRAME = 1 << 20
+#: Bytes of text a refusal may carry.
+MAX_REASON = 4096
 
 
 class Kind(IntEnum):
     """What a frame is for."""
 
     READY = 1  # agent -> host: loaded and verified, payload: text
-    RESET = 2  # host -> agent: a new episode starts
-    OBSERVE = 3  # host -> agent: obs and mask
-    ACT = 4  # agent -> host: a decision, echoing episode and step
-    REFUSE = 5  # agent -> host: why not, payload: text
-    STOP = 6  # host -> agent: end
+    OBSERVE = 2  # host -> agent: obs and mask; another episode than the last one's resets the agent
+    ACT = 3  # agent -> host: a decision, echoing episode and step
+    REFUSE = 4  # agent -> host: why not, payload: text
+    STOP = 5  # host -> agent: end
 
 
 class Frame(NamedTuple):

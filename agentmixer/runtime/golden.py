@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -57,11 +58,11 @@ def parse(data: bytes, manifest: AgentManifest) -> Golden:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             golden = Golden(**{name: arrays[name] for name in Golden._fields})
-    except (ValueError, KeyError, OSError, TypeError) as error:
+    except (ValueError, KeyError, OSError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise AgentMixerError(
             f"agent {manifest.agent}: golden.npz cannot be read ({error}); export the bundle again"
         ) from error
-    steps = len(golden.reset)
+    steps = golden.reset.size
     obs, logits = manifest.tensor("obs").shape[0], manifest.tensor("logits").shape[0]
     wanted = Golden((steps, obs), (steps, logits), (steps,), (steps,), (steps, logits), (steps, manifest.state.size))  # type: ignore[arg-type]
     if any(array.shape != shape for array, shape in zip(golden, wanted, strict=True)):

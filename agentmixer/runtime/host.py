@@ -25,6 +25,10 @@ from agentmixer.runtime.frames import DECISION, MAX_FRAME, Kind, pack, unpack
 START_TIMEOUT_S = 30.0
 
 
+class AgentLost(AgentMixerError):
+    """An agent died, refused or broke the protocol while the team was running."""
+
+
 class Decision(NamedTuple):
     """What came back for one agent in one step."""
 
@@ -61,7 +65,12 @@ class AgentProcess:
             str(bundle.folder(name).resolve()),
         ]
         self.process = subprocess.Popen(
-            command, env={}, cwd=self._cwd.name, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL
+            command,
+            env={},
+            cwd=self._cwd.name,
+            pass_fds=(theirs.fileno(),),
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # the terminal's Ctrl-C is for the host, which then stops its agents
         )
         theirs.close()
 
@@ -73,48 +82,60 @@ class AgentProcess:
         try:
             data = self.link.recv(MAX_FRAME)
         except TimeoutError:
-            data = b""
+            raise AgentMixerError(f"agent {self.name} did not start within {START_TIMEOUT_S:.0f} s") from None
         if not data:
             raise AgentMixerError(
-                f"agent {self.name} did not start within {START_TIMEOUT_S:.0f} s (exit status {self.process.poll()})"
+                f"agent {self.name} did not start: its process ended with status {self.process.wait()}"
             )
+        self.link.setblocking(False)
         frame = unpack(data)
         if frame.kind != Kind.READY or frame.digest != self.digest:
             raise AgentMixerError(f"agent {self.name} did not start: {bytes(frame.payload).decode(errors='replace')}")
         return (time.monotonic_ns() - self._started) / 1e9
 
-    def send(self, data: bytes) -> None:
-        """One frame to the agent. Raises AgentMixerError if its process is gone."""
+    def send(self, data: bytes) -> bool:
+        """One frame to the agent. Returns False if it has stopped reading and its queue is full.
+
+        Raises AgentLost if its process is gone or the frame is too large for the link."""
         try:
             self.link.send(data)
+        except BlockingIOError:
+            return False
         except OSError as error:
-            raise AgentMixerError(f"agent {self.name}'s process is gone (exit status {self.process.poll()})") from error
+            raise self._lost(f"cannot be reached ({error.strerror})") from error
         self.sent_bytes += len(data)
+        return True
 
-    def receive(self, episode: int, step: int, sent_ns: int) -> Decision | None:
+    def _lost(self, what: str) -> AgentLost:
+        return AgentLost(f"agent {self.name} {what}; its process {_status(self.process)}")
+
+    def receive(self, episode: int, step: int, sent_ns: int, deadline_ns: int) -> Decision | None:
         """Take one frame that has arrived: the decision for this episode and step, or None.
 
-        Decisions that echo another episode or step are stale and dropped.
-        Raises AgentMixerError if the agent refuses the frame or its process is gone."""
+        Decisions that echo another episode or step are stale, those sent after the deadline late; both are
+        dropped. Host and agent share a machine, and so the monotonic clock.
+        Raises AgentLost if the agent refuses the frame, its process is gone or it breaks the protocol."""
         try:
-            data = self.link.recv(MAX_FRAME, socket.MSG_DONTWAIT)
+            data = self.link.recv(MAX_FRAME)
         except BlockingIOError:
             return None
         except OSError:
             data = b""
         now = time.monotonic_ns()
         if not data:
-            raise AgentMixerError(f"agent {self.name}'s process is gone (exit status {self.process.poll()})")
+            raise self._lost("hung up")
         self.received_bytes += len(data)
-        frame = unpack(data)
+        try:
+            frame = unpack(data)
+        except AgentMixerError as error:
+            raise self._lost(f"sent a broken frame ({error})") from error
         if frame.digest != self.digest or frame.agent != self.index:
-            raise AgentMixerError(f"a frame of agent {frame.agent} came over {self.name}'s link")
+            raise self._lost(f"speaks for agent {frame.agent}")
         if (frame.episode, frame.step) != (episode, step):
             return None
         if frame.kind == Kind.REFUSE:
-            reason = bytes(frame.payload).decode(errors="replace")
-            raise AgentMixerError(f"agent {self.name} refused step {step}: {reason}")
-        if frame.kind != Kind.ACT:
+            raise self._lost(f"refused step {step}: {bytes(frame.payload).decode(errors='replace')}")
+        if frame.kind != Kind.ACT or frame.sent_ns > deadline_ns:
             return None
         action, deciding = DECISION.unpack(frame.payload)
         return Decision(action, now - sent_ns, deciding, True)
@@ -141,6 +162,13 @@ class AgentProcess:
             self.process.kill()
             self.process.wait()
         self._cwd.cleanup()
+
+
+def _status(process: subprocess.Popen[bytes]) -> str:
+    """What became of a process, in words. One that has just hung up gets a moment to end."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return f"ended with status {process.wait(timeout=0.2)}"
+    return "still runs"
 
 
 class Host:
@@ -176,49 +204,36 @@ class Host:
         for agent in self.agents:
             agent.close()
 
-    def reset(self, episode: int) -> None:
-        """Announce a new episode: every agent forgets its recurrent state."""
-        for agent in self.agents:
-            agent.send(pack(Kind.RESET, agent.index, agent.digest, episode=episode))
-
     def step(self, episode: int, step: int, obs: list[np.ndarray], masks: list[np.ndarray] | None) -> list[Decision]:
-        """One lock-step. obs: one [D] float32 an agent; masks: one [A] bool an agent, if the task masks."""
+        """One lock-step. obs: one [D] float32 an agent; masks: one [A] bool an agent, if the task masks.
+
+        Another episode number than the last one's makes every agent forget its recurrent state first."""
         deadline_us = int(self.deadline_s * 1e6)
-        begin = time.monotonic_ns()
-        sent = []
+        deadline_ns = time.monotonic_ns() + deadline_us * 1000
+        sent: dict[int, int] = {}
         for i, agent in enumerate(self.agents):
             seen = obs[i].tobytes()
             mask = b"" if masks is None else masks[i].tobytes()
-            sent.append(time.monotonic_ns())
-            agent.send(
-                pack(
-                    Kind.OBSERVE,
-                    agent.index,
-                    agent.digest,
-                    seen + mask,
-                    episode,
-                    step,
-                    sent[i],
-                    deadline_us,
-                    len(seen),
-                    len(mask),
-                )
-            )
-        return self._await(episode, step, sent, begin + deadline_us * 1000)
+            now = time.monotonic_ns()
+            sizes = (len(seen), len(mask))
+            frame = pack(Kind.OBSERVE, i, agent.digest, seen + mask, episode, step, now, deadline_us, *sizes)
+            if agent.send(frame):
+                sent[i] = now
+        return self._await(episode, step, sent, deadline_ns)
 
-    def _await(self, episode: int, step: int, sent: list[int], deadline_ns: int) -> list[Decision]:
+    def _await(self, episode: int, step: int, sent: dict[int, int], deadline_ns: int) -> list[Decision]:
         """Decisions of all agents as they arrive; the fallback for those still out at the deadline.
 
         One agent's silence must not cost the others: what has arrived by then is taken."""
         decisions = [Decision(agent.fallback, 0, 0, False) for agent in self.agents]
-        missing = set(range(len(self.agents)))
+        missing = set(sent)
         expired = False
         while missing and not expired:
             left = deadline_ns - time.monotonic_ns()
             expired = left <= 0
             for descriptor, _ in self._poll.poll(max(left, 0) / 1e6):
                 index = self._index[descriptor]
-                decision = self.agents[index].receive(episode, step, sent[index])
+                decision = self.agents[index].receive(episode, step, sent.get(index, 0), deadline_ns)
                 if decision is not None and index in missing:
                     decisions[index] = decision
                     missing.remove(index)

@@ -15,20 +15,25 @@ from pathlib import Path
 from agentmixer.errors import AgentMixerError
 from agentmixer.runtime.agent import Agent
 from agentmixer.runtime.bundle import read_agent
-from agentmixer.runtime.frames import DECISION, MAX_FRAME, Kind, observation, pack, unpack
+from agentmixer.runtime.frames import DECISION, MAX_FRAME, MAX_REASON, Kind, observation, pack, unpack
 
 
 def serve(link: socket.socket, folder: Path) -> None:
-    """Load the agent in `folder`, announce READY, then answer until STOP or until the host is gone."""
+    """Load the agent in `folder`, announce READY, then answer until STOP or until the host is gone.
+
+    A frame of another episode than the last one's resets the agent first, so that no lost message can
+    leave it with the recurrent state of an episode that is over."""
+    index, digest = 0, bytes(8)
     try:
         files = read_agent(folder)
+        index, digest = files.manifest.index, bytes.fromhex(files.digest)[:8]
         agent = Agent(files)
-    except AgentMixerError as error:
-        link.send(pack(Kind.REFUSE, 0, bytes(8), str(error).encode()))
+    except Exception as error:  # whatever it is, the host must hear of it
+        link.send(pack(Kind.REFUSE, index, digest, str(error).encode()[:MAX_REASON]))
         return
-    index, digest = files.manifest.index, bytes.fromhex(files.digest)[:8]
     link.send(pack(Kind.READY, index, digest, files.manifest.agent.encode()))
     clock = time.monotonic_ns
+    current = None
     while data := link.recv(MAX_FRAME):
         begin = clock()
         episode = step = 0
@@ -37,18 +42,20 @@ def serve(link: socket.socket, folder: Path) -> None:
             episode, step = frame.episode, frame.step
             if frame.agent != index or frame.digest != digest:
                 raise AgentMixerError(f"frame for agent {frame.agent} with another contract reached agent {index}")
-            if frame.kind == Kind.OBSERVE:
-                action = int(agent.act(*observation(frame)))
-                now = clock()
-                link.send(pack(Kind.ACT, index, digest, DECISION.pack(action, now - begin), episode, step, now))
-            elif frame.kind == Kind.RESET:
-                agent.reset()
-            elif frame.kind == Kind.STOP:
+            if frame.kind == Kind.STOP:
                 return
-            else:
+            if frame.kind != Kind.OBSERVE:
                 raise AgentMixerError(f"an agent does not take frames of kind {frame.kind.name}")
-        except AgentMixerError as error:
-            link.send(pack(Kind.REFUSE, index, digest, str(error).encode(), episode, step))
+            if episode != current:
+                agent.reset()
+                current = episode
+            action = int(agent.act(*observation(frame)))
+            now = clock()
+            link.send(pack(Kind.ACT, index, digest, DECISION.pack(action, now - begin), episode, step, now))
+        except ConnectionError:
+            raise
+        except Exception as error:  # one bad frame must not end the agent
+            link.send(pack(Kind.REFUSE, index, digest, str(error).encode()[:MAX_REASON], episode, step))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from agentmixer.contract.spec import Discrete, TaskSpec
+from agentmixer.errors import AgentMixerError
 from agentmixer.tasks import smacv2
 from agentmixer.tasks.base import TaskStep
 
@@ -216,7 +217,10 @@ class SmaxTask:
             shared="reward",
         )
         platform = "cpu" if device == "cpu" else "gpu"
-        self._device = jax.devices(platform)[0]
+        try:
+            self._device = jax.devices(platform)[0]
+        except RuntimeError as error:
+            raise AgentMixerError(f"device {device}: JAX sees none here ({error}); use --device cpu") from error
         self._compiled = _compile(scenario)
         self._running: _Running | None = None
         self._last: TaskStep | None = None

@@ -94,7 +94,15 @@ def restore(algorithm: AgentMixerPPO, task: Task, file: Path) -> tuple[int, Stre
             index, field = key.split(".")
             state.setdefault(int(index), {})[field] = value
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-    algorithm.generator.set_state(tensors["rng"])
+    envs = tensors["stream.fresh"].shape[0]
+    if envs != task.num_envs:
+        raise AgentMixerError(
+            f"{file} holds {envs} environments, but config.toml says num_envs = {task.num_envs}; put that back"
+        )
+    try:
+        algorithm.generator.set_state(tensors["rng"])
+    except RuntimeError as error:
+        raise AgentMixerError(f"{file} was written on another kind of device; resume it there") from error
     device = algorithm.device
     return step, Stream(
         step=task.restore({key: value.numpy() for key, value in _below(tensors, "task.").items()}),
@@ -106,7 +114,7 @@ def restore(algorithm: AgentMixerPPO, task: Task, file: Path) -> tuple[int, Stre
 
 def build(run: Run, task: Task) -> AgentMixerPPO:
     """The run's algorithm with fresh weights, its random numbers started from the run's seed."""
-    generator = torch.Generator().manual_seed(run.seed)
+    generator = torch.Generator(device=run.device).manual_seed(run.seed)
     return ALGORITHMS[run.algorithm](task.spec, run.config, run.device, generator)
 
 

@@ -25,7 +25,7 @@ def gae(
     """
     ended = (terminated | truncated).to(value.dtype)
     next_value = torch.cat([value[:, 1:], last_value.unsqueeze(1)], 1) * (1.0 - ended)
-    next_value = torch.where(truncated, final_value, next_value)
+    next_value = torch.where(truncated & ~terminated, final_value, next_value)
     delta = reward + gamma * next_value - value
     advantage = torch.empty_like(value)
     carry = torch.zeros_like(last_value)

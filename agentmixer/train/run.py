@@ -34,6 +34,10 @@ class Run:
     device: str
     config: Any
 
+    def on_cpu(self) -> Run:
+        """The same run to be looked at, exported or deployed on this machine's processor."""
+        return replace(self, device="cpu")
+
     @property
     def checkpoints(self) -> Path:
         """Folder of checkpoints."""
@@ -43,7 +47,12 @@ class Run:
     def summary(self) -> dict[str, Any] | None:
         """summary.json, or None while the run is unfinished."""
         file = self.path / "summary.json"
-        return json.loads(file.read_text()) if file.is_file() else None
+        try:
+            return json.loads(file.read_text()) if file.is_file() else None
+        except ValueError as error:
+            raise AgentMixerError(
+                f"{file} is damaged ({error}); remove it and judge the run with: agentmixer evaluate {self.path}"
+            ) from error
 
     def make_task(self, num_envs: int) -> Task:
         """The run's task, `num_envs` at a time."""
@@ -77,12 +86,19 @@ def create(
     return run
 
 
+def write(file: Path, text: str) -> None:
+    """Replace a file's content; a crash leaves the old one."""
+    scratch = file.with_name(file.name + ".partial")
+    scratch.write_text(text)
+    scratch.rename(file)
+
+
 def write_config(run: Run) -> None:
     """config.toml: what was asked for and every setting as resolved."""
     head = {name: getattr(run, name) for name in IDENTITY}
     lines = [f"{key} = {json.dumps(value)}" for key, value in (head | {"agentmixer": __version__}).items()]
     lines += ["", "[settings]"] + [f"{key} = {json.dumps(value)}" for key, value in asdict(run.config).items()]
-    (run.path / "config.toml").write_text("\n".join(lines) + "\n")
+    write(run.path / "config.toml", "\n".join(lines) + "\n")
 
 
 def load(path: Path) -> Run:
@@ -92,18 +108,24 @@ def load(path: Path) -> Run:
         raise AgentMixerError(f"{path} holds no run (no config.toml); list runs with: agentmixer runs")
     try:
         data = tomllib.loads(file.read_text())
-        algorithm = data["algorithm"]
-        if algorithm not in ALGORITHMS:
-            raise AgentMixerError(f"{file} names the algorithm '{algorithm}'{nearest(algorithm, ALGORITHMS)}")
-        config = ALGORITHMS[algorithm].Config().replace(data["settings"])
-        return Run(path=path, config=config, **{name: data[name] for name in IDENTITY})
-    except (tomllib.TOMLDecodeError, KeyError) as error:
-        raise AgentMixerError(f"{file} is damaged ({error}); the run cannot be read") from error
+        head = {name: data[name] for name in IDENTITY}
+        if any(type(value) is not (int if name == "seed" else str) for name, value in head.items()):
+            raise ValueError("the run's task, algorithm, device or seed is not of its type")
+        if head["algorithm"] not in ALGORITHMS:
+            raise ValueError(f"unknown algorithm '{head['algorithm']}'{nearest(head['algorithm'], ALGORITHMS)}")
+        config = ALGORITHMS[head["algorithm"]].Config()
+        if missing := set(asdict(config)) - set(data["settings"]):
+            raise ValueError(f"settings lack {', '.join(sorted(missing))}")
+        config = config.replace(data["settings"])
+        config.check()
+    except (ValueError, KeyError, TypeError, AgentMixerError) as error:
+        raise AgentMixerError(f"{file} is damaged or of another version ({error}); the run cannot be read") from error
+    return Run(path=path, config=config, **head)
 
 
 def find_all(root: Path = RUNS) -> list[Path]:
     """Directories of all runs under `root`, oldest first."""
-    files = sorted(root.glob("*/*/*/*/config.toml"), key=lambda file: (file.stat().st_mtime_ns, str(file)))
+    files = sorted(root.rglob("config.toml"), key=lambda file: (file.stat().st_mtime_ns, str(file)))
     return [file.parent for file in files]
 
 
@@ -111,7 +133,7 @@ def newest(task: str | None = None, scenario: str | None = None, root: Path = RU
     """The newest run that has a checkpoint. Raises AgentMixerError saying what to type when there is none."""
     for path in reversed(find_all(root)):
         run = load(path)
-        if task in (None, run.task) and scenario in (None, run.scenario) and any(run.checkpoints.glob("*.safetensors")):
+        if task in (None, run.task) and scenario in (None, run.scenario) and has_checkpoint(run):
             return run
     wanted = f"run of {task} {scenario}" if task else "run"
     raise AgentMixerError(
@@ -119,14 +141,26 @@ def newest(task: str | None = None, scenario: str | None = None, root: Path = RU
     )
 
 
-def extend(run: Run, steps: str | None, device: str) -> Run:
-    """A run to be resumed: on `device`, and to another total if `steps` is given.
+def extend(run: Run, steps: str | None, device: str | None) -> Run:
+    """A run to be resumed: on `device` if given, and to another total if `steps` is given.
 
-    With lr_decay the step sizes follow the new total from where the run stands."""
+    With lr_decay the step sizes follow the new total from where the run stands. Raises AgentMixerError if
+    nothing would be left to do."""
     config = run.config if steps is None else run.config.replace({"total_steps": steps})
-    extended = replace(run, config=config, device=device)
+    done = steps_done(run)
+    if done >= config.total_steps:
+        raise AgentMixerError(
+            f"{run.path} stands at step {done:,} of {config.total_steps:,}; give more --steps to go on"
+        )
+    extended = replace(run, config=config, device=device or run.device)
     write_config(extended)
+    (run.path / "summary.json").unlink(missing_ok=True)  # it speaks of the run as it was
     return extended
+
+
+def has_checkpoint(run: Run) -> bool:
+    """Whether the run can be resumed, evaluated or exported."""
+    return any(run.checkpoints.glob("step_*.safetensors"))
 
 
 def steps_done(run: Run) -> int:

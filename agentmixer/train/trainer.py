@@ -17,10 +17,11 @@ from torch.utils.tensorboard import SummaryWriter
 from agentmixer import statistics
 from agentmixer.errors import AgentMixerError
 from agentmixer.train import checkpoint, rollout
+from agentmixer.train import run as runs
 from agentmixer.train.evaluate import Episodes, evaluate
 from agentmixer.train.run import Run
 
-#: Evaluation episodes come from this stream, never from a training seed's.
+#: Evaluation episodes come from this stream; the command line keeps training seeds below a million.
 EVALUATION_SEED = 1_000_003
 #: Episodes behind the figures shown while training.
 EVALUATION_EPISODES = 128
@@ -62,17 +63,18 @@ def train(run: Run, console: Console, resume: bool = False) -> bool:
     config = run.config
     task, judge = run.make_task(config.num_envs), run.make_task(config.num_envs)
     algorithm = checkpoint.build(run, task)
-    if resume:
+    if resume and runs.has_checkpoint(run):
         step, stream = checkpoint.restore(algorithm, task, checkpoint.latest(run))
-        console.print(f"continuing {run.path} at step {step:,}")
+        console.print(f"continuing {run.path} at step {step:,}", soft_wrap=True, markup=False)
     else:
         step, stream = 0, rollout.start(algorithm, task, run.seed)
+        checkpoint.save(run.checkpoints, step, algorithm, task, stream)  # from here on every run can be resumed
     metrics_file = run.path / "metrics.jsonl"
     _forget_after(metrics_file, step)
 
     a_rollout = config.num_envs * config.rollout_length
     interrupted, first_step, win_rate = False, step, float("nan")
-    writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=step)
+    writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=step + 1)
     started = time.monotonic()
     spent = {"collect": 0.0, "update": 0.0}
     progress = Progress(
@@ -131,7 +133,7 @@ def train(run: Run, console: Console, resume: bool = False) -> bool:
         "seconds_collecting": spent["collect"], "seconds_updating": spent["update"],
         "decentralised_greedy": report(final), "joint_greedy": report(joint),
     }  # fmt: skip
-    (run.path / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    runs.write(run.path / "summary.json", json.dumps(summary, indent=2) + "\n")
     return True
 
 
@@ -154,8 +156,14 @@ def _log(metrics: Any, writer: SummaryWriter, step: int, numbers: dict[str, Any]
 def _forget_after(metrics_file: Path, step: int) -> None:
     """Drop lines a killed run wrote after its last checkpoint; the resumed run writes them again."""
     if metrics_file.is_file():
-        lines = [line for line in metrics_file.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        metrics_file.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
+        kept = []
+        for line in metrics_file.read_text(errors="replace").splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except (ValueError, TypeError, KeyError):  # half a line, or not ours
+                continue
+        runs.write(metrics_file, "".join(kept))
 
 
 def summary_line(run: Run) -> str:

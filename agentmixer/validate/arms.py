@@ -72,7 +72,6 @@ class DeployedArm:
 
     def reset(self, episode: int) -> None:
         self._episode, self._step = episode, 0
-        self.host.reset(episode)
 
     def act(self, step: TaskStep) -> np.ndarray:
         obs, mask = np.asarray(step.obs)[:, 0], np.asarray(step.action_mask)[:, 0]

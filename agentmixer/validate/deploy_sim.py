@@ -51,7 +51,7 @@ class AgentFigures:
     start_s: float
     resident_mb: float
     peak_mb: float
-    deciding_us: dict[str, float]
+    deciding_us: dict[str, float | None]
     bytes_to_agent: int
     bytes_from_agent: int
     missed_deadlines: int
@@ -70,7 +70,7 @@ class Verdict:
     parity: ParityResult
     deadline_s: float
     control_period_s: float
-    step_us: dict[str, float]
+    step_us: dict[str, float | None]
     start_to_first_action_s: float
     agents: dict[str, AgentFigures]
 
@@ -88,7 +88,7 @@ class Verdict:
         """All figures and the verdict, as JSON."""
         data = dataclasses.asdict(self)
         data["parity"]["passed"] = self.parity.passed
-        return json.dumps({"passed": self.passed, **data}, indent=2) + "\n"
+        return json.dumps({"passed": self.passed, **data}, indent=2, allow_nan=False) + "\n"
 
 
 def compare(
@@ -130,10 +130,10 @@ def compare(
     return ParityResult(len(actors.actions), steps, steps * len(agents), different, ties, first)
 
 
-def quantiles(values_ns: list[int]) -> dict[str, float]:
-    """p50, p99, p99.9 and maximum in microseconds."""
+def quantiles(values_ns: list[int]) -> dict[str, float | None]:
+    """p50, p99, p99.9 and maximum in microseconds; None without any value."""
     if not values_ns:
-        return dict.fromkeys(("p50", "p99", "p99.9", "max"), float("nan"))
+        return dict.fromkeys(("p50", "p99", "p99.9", "max"))
     p50, p99, p999, top = np.quantile(np.array(values_ns) / 1e3, [0.5, 0.99, 0.999, 1.0])
     return {"p50": float(p50), "p99": float(p99), "p99.9": float(p999), "max": float(top)}
 
@@ -166,7 +166,7 @@ def deploy_sim(
 
     deadline_s: how long a step waits for decisions; the control period unless given. Calls `progress` with
     each arm's name. Raises AgentMixerError if the run is gone or an agent cannot be started."""
-    run = source_run(bundle.team.source, run_path)
+    run = source_run(bundle.team.source, run_path).on_cpu()
     task = run.make_task(1)
     if task.spec != bundle.team.task:
         raise AgentMixerError(
@@ -217,9 +217,15 @@ def _figures(host: Host, index: int, decisions: list[list[Decision]]) -> AgentFi
     )
 
 
-def write(verdict: Verdict, file: Path | None) -> Path:
-    """Keep the verdict: at `file`, or in the bundle's reports folder."""
-    target = file or Path(verdict.bundle) / REPORTS_FOLDER / "deploy_sim.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(verdict.to_json())
+def report_file(bundle: Path, asked: Path | None) -> Path:
+    """Where the verdict will be kept: `asked`, or in the bundle's reports folder. Made ready before anything
+    is played. Raises AgentMixerError if nothing can be written there."""
+    target = asked or bundle / REPORTS_FOLDER / "deploy_sim.json"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.open("a").close()
+    except OSError as error:
+        raise AgentMixerError(
+            f"no report can be written to {target} ({error.strerror}); choose another --report FILE"
+        ) from error
     return target

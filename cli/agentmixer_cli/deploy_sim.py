@@ -25,7 +25,7 @@ def deploy_sim(
     run: Annotated[Path | None, typer.Option(help="The run it was exported from; where it was unless given.")] = None,
     deadline_ms: Annotated[
         float | None,
-        typer.Option(help="How long a step waits for decisions; the control period unless given.", min=0.01),
+        typer.Option(help="How long a step waits for decisions; the control period unless given.", min=0.01, max=4e6),
     ] = None,
     report: Annotated[
         Path | None, typer.Option(help="Where to write the JSON; the bundle's reports/ unless given.")
@@ -36,26 +36,38 @@ def deploy_sim(
     Exits 1 if an action differs or a deadline is missed. Example: agentmixer deploy-sim --episodes 100
     """
     from agentmixer.runtime.bundle import newest, read_bundle
+    from agentmixer.runtime.host import AgentLost
     from agentmixer.validate import deploy_sim as rehearsal
 
     console = Console()
     path = bundle or newest()
     opened = read_bundle(path)
-    console.print(f"bundle {path}", soft_wrap=True)
-    with console.status("starting") as status:
-        verdict = rehearsal.deploy_sim(
-            opened, episodes, rehearsal.DEPLOY_SEED if seed is None else seed, run,
-            None if deadline_ms is None else deadline_ms / 1e3, lambda arm: status.update(f"playing {episodes} episodes: {arm}"),
-        )  # fmt: skip
+    console.print(f"bundle {path}", soft_wrap=True, markup=False)
+    target = rehearsal.report_file(path, report)
+    arguments = (opened, episodes, rehearsal.DEPLOY_SEED if seed is None else seed, run)
+    try:
+        with console.status("starting") as status:
+            verdict = rehearsal.deploy_sim(
+                *arguments,
+                deadline_s=None if deadline_ms is None else deadline_ms / 1e3,
+                progress=lambda arm: status.update(f"playing {episodes} episodes: {arm}"),
+            )
+    except AgentLost as error:
+        console.print(f"FAIL {error}", soft_wrap=True, markup=False)
+        _conclude(console, False)
+        return
     for table in (_arms(verdict), _agents(verdict)):
         console.print(table)
     for line in _sentences(verdict):
-        console.print(line, soft_wrap=True, highlight=False)
-    console.print(f"report {rehearsal.write(verdict, report)}", soft_wrap=True)
-    console.print(
-        "verdict: " + ("PASS" if verdict.passed else "FAIL"), style="bold green" if verdict.passed else "bold red"
-    )
-    if not verdict.passed:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    target.write_text(verdict.to_json())
+    console.print(f"report {target}", soft_wrap=True, markup=False)
+    _conclude(console, verdict.passed)
+
+
+def _conclude(console: Console, passed: bool) -> None:
+    console.print("verdict: " + ("PASS" if passed else "FAIL"), style="bold green" if passed else "bold red")
+    if not passed:
         raise typer.Exit(1)
 
 
@@ -82,7 +94,7 @@ def _agents(verdict: Verdict) -> Table:
         table.add_row(
             name,
             f"{agent.start_s:.2f}",
-            *(f"{agent.deciding_us[q]:.0f}" for q in ("p50", "p99", "p99.9", "max")),
+            *(_number(agent.deciding_us[q]) for q in ("p50", "p99", "p99.9", "max")),
             str(agent.missed_deadlines),
             f"{agent.peak_mb:.0f}",
             f"{agent.bytes_to_agent / 1e3:,.0f}",
@@ -99,6 +111,10 @@ def _sentences(verdict: Verdict) -> list[str]:
         f"{parity.steps:,} steps, {parity.near_ties} near ties{first}",
         f"{'ok  ' if verdict.missed_deadlines == 0 else 'FAIL'} deadline: {verdict.missed_deadlines} decisions later than "
         f"{verdict.deadline_s * 1e3:g} ms (control period {verdict.control_period_s * 1e3:g} ms)",
-        f"     lock-step round trip of {len(verdict.agents)} agents: p50 {step['p50']:.0f}, p99 {step['p99']:.0f}, p99.9 {step['p99.9']:.0f}, "
-        f"max {step['max']:.0f} µs; start to first action {verdict.start_to_first_action_s:.2f} s",
+        f"     lock-step round trip of {len(verdict.agents)} agents: p50 {_number(step['p50'])}, p99 {_number(step['p99'])}, p99.9 {_number(step['p99.9'])}, "
+        f"max {_number(step['max'])} µs; start to first action {verdict.start_to_first_action_s:.2f} s",
     ]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"

@@ -35,7 +35,7 @@ def evaluate(
     kinds = ("decentralised", "joint")
     if policy not in kinds:
         raise AgentMixerError(f"unknown policy '{policy}'{nearest(policy, kinds)}")
-    chosen = runs.load(run) if run else runs.newest()
+    chosen = (runs.load(run) if run else runs.newest()).on_cpu()
     task = chosen.make_task(min(episodes, chosen.config.num_envs))
     algorithm, step = checkpoint.load_weights(chosen, task, checkpoint.latest(chosen))
     stream = trainer.EVALUATION_SEED if seed is None else seed

@@ -32,7 +32,7 @@ def export(
         raise AgentMixerError(f"unknown export format '{per_agent}'{nearest(per_agent, ['onnx'])}")
     console = Console()
     source = runs.load(run) if run else runs.newest()
-    console.print(f"exporting {source.path}")
+    console.print(f"exporting {source.path}", soft_wrap=True, markup=False)
     with console.status("exporting") as status:
         result = bundle.export(source, out, lambda agent: status.update(f"exporting {agent}"))
     table = Table(title="parity with the trained network, golden steps", box=box.SIMPLE)
@@ -49,5 +49,5 @@ def export(
             f"{size / 1024:.0f} KiB",
         )
     console.print(table)
-    console.print(f"bundle {result.path}", soft_wrap=True)
-    console.print("next: agentmixer deploy-sim" + (f" {out}" if out else ""), soft_wrap=True)
+    console.print(f"bundle {result.path}", soft_wrap=True, markup=False)
+    console.print("next: agentmixer deploy-sim" + (f" {out}" if out else ""), soft_wrap=True, markup=False)

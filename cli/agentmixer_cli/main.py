@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import typer
+from typer.exceptions import TyperException
 
 from agentmixer import __version__
 from agentmixer.errors import AgentMixerError
@@ -13,7 +14,6 @@ from agentmixer_cli import deploy_sim, evaluate, export, runs, tasks, train
 app = typer.Typer(
     help="Train a team with everything you can see, ship each member with only what it will see, and prove that nothing was lost.",
     epilog="Start with: agentmixer train smacv2 protoss_5v5",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -42,7 +42,12 @@ def _root(
 def main() -> None:
     """Run the command line. Exit codes: 0 as promised, 1 a failed verdict, 2 bad input, 130 interrupted."""
     try:
-        app()
+        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False) or 0)
+    except TyperException as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "agentmixer"
+        typer.echo(f"error: {error.format_message().strip().rstrip('.')}; see {command} --help", err=True)
+        sys.exit(2)
     except AgentMixerError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
@@ -57,7 +62,7 @@ def main() -> None:
             err=True,
         )
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         typer.echo("interrupted", err=True)
         sys.exit(130)
 

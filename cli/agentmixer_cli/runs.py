@@ -24,8 +24,14 @@ def runs(root: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path
     table = Table()
     for column in ("run", "preset", "steps", "win rate [95 %]", "state"):
         table.add_column(column, overflow="fold")
-    for run in map(records.load, found):
-        summary, steps = run.summary, records.steps_done(run)
+    damaged = []
+    for path in found:
+        try:
+            run = records.load(path)
+            summary, steps = run.summary, records.steps_done(run)
+        except AgentMixerError as error:
+            damaged.append(str(error))
+            continue
         win = summary["decentralised_greedy"] if summary else None
         rate = f"{win['win_rate']:.3f} [{win['win_rate_low']:.3f}, {win['win_rate_high']:.3f}]" if win else "-"
         table.add_row(
@@ -35,4 +41,7 @@ def runs(root: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path
             rate,
             "finished" if summary else "unfinished",
         )
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    for sentence in damaged:
+        console.print(f"note: {sentence}", soft_wrap=True, markup=False)

@@ -15,14 +15,14 @@ def train(
     steps: Annotated[
         str | None, typer.Option(help="Environment steps, also as 1e6; the preset's unless given.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same run.", min=0, max=2**31 - 1)] = 0,
+    seed: Annotated[int, typer.Option(help="Same seed, same run.", min=0, max=999_999)] = 0,
     preset: Annotated[
         str, typer.Option(help="default: results per minute on a small machine. paper: the paper's tables.")
     ] = "default",
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be repeated.")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str | None, typer.Option(help="cpu (the default) or cuda.")] = None,
     backend: Annotated[str | None, typer.Option(help="The task's backend; its first unless given.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Run directory; runs/<task>/<scenario>/<algorithm>/<time>-s<seed> unless given.")
@@ -44,7 +44,7 @@ def train(
 
     console = Console()
     chosen = tasks.check(task, scenario, backend)
-    trainer.check_device(device)
+    trainer.check_device(device or "cpu")
     if resume:
         if assignments or preset != "default" or seed or backend:
             raise AgentMixerError(
@@ -62,11 +62,12 @@ def train(
         config = ALGORITHMS[algorithm].Config().replace(presets[preset]).replace(parse_assignments(assignments or []))
         if steps is not None:
             config = config.replace({"total_steps": steps})
-        run = runs.create(task, scenario, chosen, algorithm, preset, seed, device, config, out)
-    console.print(f"run {run.path}")
-    again = f"agentmixer train {task} {scenario} --resume --out {run.path}"
+        run = runs.create(task, scenario, chosen, algorithm, preset, seed, device or "cpu", config, out)
+    console.print(f"run {run.path}", soft_wrap=True, markup=False)
     if not trainer.train(run, console, resume):
-        console.print(f"interrupted; continue with: {again}", soft_wrap=True)
+        again = f"agentmixer train {task} {scenario} --resume --out {run.path}"
+        console.print(f"interrupted; continue with: {again}", soft_wrap=True, markup=False)
         raise typer.Exit(130)
     console.print(trainer.summary_line(run), soft_wrap=True)
-    console.print("next: agentmixer export --per-agent onnx")
+    which = f" {run.path}" if out else ""
+    console.print(f"next: agentmixer export{which} --per-agent onnx", soft_wrap=True, markup=False)

@@ -133,6 +133,11 @@ def test_ctrl_c_and_resume(tmp_path: Path) -> None:
         (["evaluate"], "no run with a checkpoint found"),
         (["runs"], "no run found under runs/"),
         (["tasks", "chess"], "unknown task 'chess'"),
+        (["train", "smacv2"], "Missing argument 'scenario'; see agentmixer train --help"),
+        (["deploy-sim", "--episodes", "0"], "Invalid value for '--episodes'"),
+        (["deploy-sim", "--deadline-ms", "inf"], "Invalid value for '--deadline-ms'"),
+        (["frobnicate"], "No such command 'frobnicate'"),
+        (["train", "smacv2", "protoss_5v5", "--out", "/dev/null/run"], "/dev/null/run: Not a directory"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_2(arguments: list[str], words: str, tmp_path: Path) -> None:

@@ -90,8 +90,17 @@ def test_bad_input_is_refused_and_changes_nothing(agent: Agent, golden: Golden, 
     np.testing.assert_array_equal(agent.logits, want[1])  # type: ignore[arg-type]
 
 
-def test_large_but_finite_observations_are_accepted(agent: Agent, golden: Golden) -> None:
-    agent.act(np.full(97, 1e30, np.float32), golden.action_mask[0])
+def test_an_observation_that_overflows_the_policy_is_refused_and_changes_nothing(agent: Agent, golden: Golden) -> None:
+    obs, mask = golden.obs[0], golden.action_mask[0]
+    huge = np.where(np.arange(97) % 2, 3.4e38, -3.4e38).astype(np.float32)
+    agent.act(obs, mask)
+    with pytest.raises(AgentMixerError, match="finite but so large that the policy overflowed"):
+        agent.act(huge, mask)
+    after = agent.act(obs, mask), agent.logits
+    agent.reset()
+    agent.act(obs, mask)
+    assert agent.act(obs, mask) == after[0]
+    np.testing.assert_array_equal(agent.logits, after[1])  # type: ignore[arg-type]
 
 
 def test_the_device_side_imports_no_training_library(exported: Exported) -> None:

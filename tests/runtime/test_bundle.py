@@ -13,6 +13,7 @@ from agentmixer.contract.manifest import TeamManifest, decode, encode
 from agentmixer.errors import AgentMixerError
 from agentmixer.export.bundle import Exported
 from agentmixer.runtime.bundle import newest, read_agent, read_bundle
+from agentmixer.runtime.golden import parse
 
 
 @pytest.fixture
@@ -65,6 +66,22 @@ def swap(bundle: Path) -> None:
             "is not what was exported",
         ),
         (swap, "agent_0/agent.json is not what was exported"),
+        (lambda b: (b / "team.json").write_bytes(b'{"schema_version": 1, "\xff": 0}'), "not a valid manifest"),
+        (lambda b: (b / "team.json").write_text("[" * 200_000), "not a valid manifest"),
+        (lambda b: edit(b / "team.json", lambda d: d["tolerances"].update(near_tie=1e300)), "not a valid manifest"),
+        (lambda b: edit(b / "team.json", lambda d: d["task"].update(fallback_action=2)), "its fallback action differs"),
+        (lambda b: edit(b / "team.json", lambda d: d["task"].update(scenario="x")), "its task differs"),
+        (
+            lambda b: edit(b / "team.json", lambda d: d["task"]["agents"].__setitem__(0, "../../outside")),
+            "not a valid manifest",
+        ),
+        (
+            lambda b: (
+                (b / "agents/agent_0").rename(b.parent / "x"),
+                (b / "agents/agent_0").symlink_to(b.parent / "x"),
+            ),
+            "agent_0 is missing",
+        ),
         (
             lambda b: edit(b / "team.json", lambda d: d["agents"]["agent_0"].update(folder="../elsewhere")),
             "outside agents/",
@@ -83,6 +100,32 @@ def test_damage_is_named(copy: Path, damage: Callable[[Path], object], words: st
     damage(copy)
     with pytest.raises(AgentMixerError, match=words):
         read_bundle(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda d: d.update(fallback_action=10), "fallback action that does not exist"),
+        (lambda d: d.update(fallback_action=-1), "not a valid manifest"),
+        (lambda d: d["action_space"].update(n=-1), "not a valid manifest"),
+        (lambda d: d["state"].update(size=-4), "not a valid manifest"),
+        (lambda d: d["inputs"][0].update(elements=["x"]), "does not name every element of obs"),
+        (lambda d: d["inputs"].pop(0), "declares no tensor 'obs'"),
+        (lambda d: d.update(opset=17), "not a valid manifest"),
+        (lambda d: d["files"].update({"../x": "0"}), "must list policy.onnx and golden.npz"),
+    ],
+)
+def test_a_manifest_that_makes_no_sense_is_refused(copy: Path, change: Callable[..., object], words: str) -> None:
+    edit(copy / "agents/agent_0/agent.json", change)
+    with pytest.raises(AgentMixerError, match=words):
+        read_agent(copy / "agents/agent_0")
+
+
+@pytest.mark.parametrize("data", [b"", b"PK\x03\x04", b"PK" + bytes(100), b"\x93NUMPY"])
+def test_a_golden_trace_that_is_none_is_refused(exported: Exported, data: bytes) -> None:
+    manifest = read_agent(exported.path / "agents/agent_0").manifest
+    with pytest.raises(AgentMixerError, match=r"golden\.npz cannot be read"):
+        parse(data, manifest)
 
 
 def test_reports_may_lie_in_a_bundle(copy: Path) -> None:

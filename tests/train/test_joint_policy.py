@@ -150,6 +150,19 @@ def test_dead_agents_do_not_matter_to_the_losses() -> None:
         torch.testing.assert_close(losses[0], losses[1])
 
 
+def test_an_agent_dead_all_along_a_rollout_does_no_harm() -> None:
+    algorithm = tiny_algorithm(share_parameters=False, chunk_length=1, num_envs=2, rollout_length=3, minibatches=1)
+    batch = {k: v[:, 0].unsqueeze(1) for k, v in _batch(algorithm, size=6).items()}
+    rollout = {k: v.reshape(v.shape[0], 3, 2, *v.shape[3:]) for k, v in batch.items()}
+    rollout |= {k: rollout[k][0] for k in ("state", "fresh")}
+    zeros = torch.zeros(3, 2)
+    rollout |= {"reward": zeros + 1, "terminated": zeros.bool(), "truncated": zeros.bool()}
+    rollout |= {"last_value": rollout["value"][:, 0], "final_value": torch.zeros_like(rollout["value"])}
+    rollout["active"][1] = False
+    numbers = algorithm.update(rollout, 0.0)
+    assert all(np.isfinite(list(numbers.values())))
+
+
 def _batch(algorithm: object, size: int) -> dict[str, torch.Tensor]:
     """A random update batch with chunks of one step."""
     from agentmixer.train.algorithms import AgentMixerPPO

@@ -37,8 +37,10 @@ def test_a_killed_run_resumes_to_the_numbers_of_an_unbroken_one(settings: dict[s
         nonlocal updates
         real(*arguments)  # type: ignore[arg-type]
         updates += 1
+        if updates == 1:  # the one before the first update
+            return
         with (killed.path / "metrics.jsonl").open("a") as file:  # what a later, lost update had written
-            file.write('{"step": 384, "entropy": 0.0}\n{"step": 51')
+            file.write('{"step": 384, "entropy": 0.0}\n\n[]\n\0\n{"step": 51')
         raise SystemError("killed")
 
     with pytest.MonkeyPatch.context() as patch:
@@ -80,6 +82,50 @@ def test_ctrl_c_leaves_a_checkpoint_to_resume_from(tmp_path: Path, monkeypatch: 
     assert trainer.train(run, quiet(), resume=True)
     assert runs.steps_done(run) == 512
     assert run.summary is not None
+
+
+def test_a_run_killed_before_its_first_update_can_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path / "run", total_steps=128)
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.rollout, "collect", lambda *_: (_ for _ in ()).throw(SystemError("killed")))
+        with pytest.raises(SystemError):
+            trainer.train(run, quiet())
+    assert runs.steps_done(run) == 0
+    assert trainer.train(runs.extend(run, None, None), quiet(), resume=True)
+
+
+def test_resuming_a_finished_run_asks_for_more_steps_and_loses_nothing(trained: Run, tmp_path: Path) -> None:
+    run = runs.load(Path(shutil.copytree(trained.path, tmp_path / "run")))
+    for steps in (None, "10"):
+        with pytest.raises(AgentMixerError, match="give more --steps"):
+            runs.extend(run, steps, None)
+    assert runs.load(run.path).config == trained.config
+    assert run.summary == trained.summary
+    longer = runs.extend(run, "640", None)
+    assert longer.summary is None
+    assert trainer.train(longer, quiet(), resume=True)
+    assert runs.steps_done(longer) == 640
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('task = "smacv2"', "task = 3"),
+        ("seed = 3", 'seed = "x"'),
+        ("gamma = 0.99", "gamma = [0.99]"),
+        ("gamma = 0.99\n", ""),
+        ("[settings]", "[settinks]"),
+        ('algorithm = "agentmixer_ppo"', 'algorithm = "agentmixer_pqo"'),
+        ("chunk_length = 4", "chunk_length = 5"),
+        ("task", "\xff"),
+    ],
+)
+def test_a_damaged_config_is_named(trained: Run, tmp_path: Path, old: str, new: str) -> None:
+    text = (trained.path / "config.toml").read_text()
+    assert old in text
+    (tmp_path / "config.toml").write_bytes(text.replace(old, new).encode("latin-1"))
+    with pytest.raises(AgentMixerError, match=r"config\.toml is damaged or of another version"):
+        runs.load(tmp_path)
 
 
 def test_a_finished_run_says_how_well_it_plays(trained: Run) -> None:

@@ -38,15 +38,19 @@ def test_every_agent_is_accounted_for(verdict: Verdict) -> None:
     assert list(verdict.agents) == [f"agent_{i}" for i in range(5)]
     for agent in verdict.agents.values():
         assert 0 < agent.resident_mb <= agent.peak_mb <= 80
-        assert 0 < agent.deciding_us["p50"] <= agent.deciding_us["p99"] <= agent.deciding_us["max"]
-        # A header of 48 bytes, 97 floats and 10 mask bytes a step; a header alone an episode.
-        assert agent.bytes_to_agent == verdict.parity.steps * (48 + 97 * 4 + 10) + 32 * 48
+        assert list(agent.deciding_us) == ["p50", "p99", "p99.9", "max"]
+        times = [value or 0.0 for value in agent.deciding_us.values()]
+        assert times == sorted(times)
+        assert times[0] > 0
+        # A header of 48 bytes, 97 floats and 10 mask bytes a step.
+        assert agent.bytes_to_agent == verdict.parity.steps * (48 + 97 * 4 + 10)
         assert agent.bytes_from_agent == verdict.parity.steps * (48 + 16)
 
 
 def test_the_report_is_json_with_the_verdict(verdict: Verdict, tmp_path: Path) -> None:
-    file = rehearsal.write(verdict, tmp_path / "deep" / "report.json")
-    data = json.loads(file.read_text())
+    file = rehearsal.report_file(tmp_path, tmp_path / "deep" / "report.json")
+    file.write_text(verdict.to_json())
+    data = json.loads(file.read_text(), parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
     assert data["passed"] is True
     assert data["parity"]["passed"] is True
     assert data["arms"]["joint"]["win_rate"]["low"] >= 0
@@ -76,6 +80,12 @@ def test_a_deadline_nobody_can_meet_fails(exported: Exported) -> None:
     verdict = deploy_sim(read_bundle(exported.path), episodes=1, deadline_s=1e-6)
     assert verdict.missed_deadlines > 0
     assert not verdict.passed
+    json.loads(verdict.to_json(), parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+
+
+def test_a_report_that_cannot_be_written_is_said_before_anything_is_played(tmp_path: Path) -> None:
+    with pytest.raises(AgentMixerError, match="no report can be written to"):
+        rehearsal.report_file(tmp_path, tmp_path)
 
 
 def played(*episodes: list[list[int]]) -> Played:

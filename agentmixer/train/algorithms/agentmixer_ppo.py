@@ -30,9 +30,9 @@ from agentmixer.train.stack import clip_stack_grad_norm
 class AgentMixerPPOConfig(Config):
     """Defaults are the preset `default`: tuned for results per minute on a small machine."""
 
-    total_steps: int = setting(1_000_000, "environment steps to train for", 1)
-    num_envs: int = setting(128, "environments stepped together", 1)
-    rollout_length: int = setting(16, "steps of each environment between two updates", 1)
+    total_steps: int = setting(1_000_000, "environment steps to train for", 1, 10**12)
+    num_envs: int = setting(128, "environments stepped together", 1, 100_000)
+    rollout_length: int = setting(16, "steps of each environment between two updates", 1, 10_000)
     epochs: int = setting(4, "passes over each rollout", 1)
     minibatches: int = setting(4, "parts a pass is cut into", 1)
     chunk_length: int = setting(16, "steps that gradients flow back through the GRU; divides rollout_length", 1)
@@ -40,7 +40,7 @@ class AgentMixerPPOConfig(Config):
     critic_lr: float = setting(7e-4, "Adam's step size, critics", 0.0, 1.0)
     pm_lr: float = setting(5e-5, "Adam's step size, Policy Modifier", 0.0, 1.0)
     lr_decay: bool = setting(True, "let all step sizes fall linearly to zero over total_steps")
-    adam_eps: float = setting(1e-5, "Adam's epsilon", 0.0)
+    adam_eps: float = setting(1e-5, "Adam's epsilon", 0.0, 1.0)
     max_grad_norm: float = setting(10.0, "gradient norm of each network is clipped here", 0.0)
     clip: float = setting(0.2, "PPO's clipping of the probability ratio", 0.0, 10.0)
     ratio: str = setting(
@@ -49,15 +49,15 @@ class AgentMixerPPOConfig(Config):
     gamma: float = setting(0.99, "discount", 0.0, 1.0)
     gae_lambda: float = setting(0.95, "GAE's lambda", 0.0, 1.0)
     entropy_coef: float = setting(0.01, "weight of the joint policy's entropy", 0.0)
-    huber_delta: float = setting(10.0, "where the value loss turns from square to linear, in standard deviations", 0.0)
+    huber_delta: float = setting(10.0, "where the value loss turns from square to linear, in standard deviations", 1e-6)
     tau: float = setting(1.0, "temperature of the joint policy (eq. 12)", 1e-3)
     share_parameters: bool = setting(True, "one actor network for all agents, and one critic for the team")
     recurrent_critic: bool = setting(False, "give critics a GRU of their own")
-    hidden: int = setting(64, "width of actors and critics", 1)
-    layers: int = setting(1, "hidden layers after the first", 0)
-    pm_width: int = setting(32, "width of PM's state and policy features", 1)
-    pm_agent_hidden: int = setting(16, "hidden width of agent mixing", 1)
-    pm_channel_hidden: int = setting(64, "hidden width of channel mixing", 1)
+    hidden: int = setting(64, "width of actors and critics", 1, 4096)
+    layers: int = setting(1, "hidden layers after the first", 0, 16)
+    pm_width: int = setting(32, "width of PM's state and policy features", 1, 4096)
+    pm_agent_hidden: int = setting(16, "hidden width of agent mixing", 1, 4096)
+    pm_channel_hidden: int = setting(64, "hidden width of channel mixing", 1, 4096)
     eval_interval: int = setting(100_000, "steps between decentralised greedy evaluations; 0 for none", 0)
     checkpoint_interval: int = setting(100_000, "steps between checkpoints; 0 for one at the end", 0)
 
@@ -217,8 +217,9 @@ class AgentMixerPPO:
         self.value_norm.update(returns)
         active = rollout["active"]
         alive = active if advantage.shape[0] > 1 else active.any(0, keepdim=True)
-        mean = (advantage * alive).sum((1, 2), keepdim=True) / alive.sum((1, 2), keepdim=True)
-        variance = ((advantage - mean).square() * alive).sum((1, 2), keepdim=True) / alive.sum((1, 2), keepdim=True)
+        living = alive.sum((1, 2), keepdim=True).clamp_min(1)  # an agent may be dead all along a short rollout
+        mean = (advantage * alive).sum((1, 2), keepdim=True) / living
+        variance = ((advantage - mean).square() * alive).sum((1, 2), keepdim=True) / living
         advantage = (advantage - mean) / (variance.sqrt() + 1e-5)
 
         batch = {
@@ -232,7 +233,9 @@ class AgentMixerPPO:
         size = batch["state"].shape[2]
         totals: dict[str, Tensor] = {}
         for _ in range(config.epochs):
-            order = torch.randperm(size, generator=self.generator).to(self.device) if config.minibatches > 1 else None
+            order = (
+                torch.randperm(size, generator=self.generator, device=self.device) if config.minibatches > 1 else None
+            )
             for part in order.tensor_split(config.minibatches) if order is not None else [None]:
                 picked = batch if part is None else {name: array.index_select(2, part) for name, array in batch.items()}
                 for name, number in self._step(picked).items():
