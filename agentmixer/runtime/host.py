@@ -51,7 +51,7 @@ class AgentProcess:
         files = bundle.agents[name]
         self.name, self.index = name, files.manifest.index
         self.digest = bytes.fromhex(files.digest)[:8]
-        self.fallback = files.manifest.fallback_action
+        self.fallback, self.actions = files.manifest.fallback_action, files.manifest.action_space.n
         self.sent_bytes = self.received_bytes = 0
         self.link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._cwd = tempfile.TemporaryDirectory(prefix="agentmixer-")
@@ -138,6 +138,8 @@ class AgentProcess:
         if frame.kind != Kind.ACT or frame.sent_ns > deadline_ns:
             return None
         action, deciding = DECISION.unpack(frame.payload)
+        if not 0 <= action < self.actions:
+            raise self._lost(f"chose action {action}, which does not exist")
         return Decision(action, now - sent_ns, deciding, True)
 
     def resident_mb(self) -> tuple[float, float]:
