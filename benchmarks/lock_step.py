@@ -30,7 +30,6 @@ def main() -> None:
     goldens = [parse(files.golden, files.manifest) for files in bundle.agents.values()]
     times = np.zeros((2, arguments.steps))
     with Host(bundle) as host:
-        host.reset(0)
         for step in range(arguments.steps):
             row = step % len(goldens[0].obs)
             obs, masks = [g.obs[row] for g in goldens], [g.action_mask[row] for g in goldens]

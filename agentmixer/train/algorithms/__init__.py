@@ -2,4 +2,6 @@
 
 from agentmixer.train.algorithms.agentmixer_ppo import AgentMixerPPO
 
+__all__ = ["ALGORITHMS", "AgentMixerPPO"]
+
 ALGORITHMS = {"agentmixer_ppo": AgentMixerPPO}
