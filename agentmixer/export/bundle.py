@@ -61,7 +61,7 @@ class Exported(NamedTuple):
 def record(algorithm: AgentMixerPPO, task: Task, steps: int = GOLDEN_STEPS) -> list[Golden]:
     """Let the trained (stacked) actors play greedily for `steps` steps of one environment.
 
-    The last sixteenth meets observations of ten times the usual size, which play never shows."""
+    The last sixteenth meets noise of standard deviation 10, which play never shows."""
     generator = np.random.default_rng(GOLDEN_SEED)
     seen = task.reset(GOLDEN_SEED)
     agents = task.spec.num_agents

@@ -22,7 +22,7 @@ from agentmixer.train.run import Run
 KEEP = 2
 
 
-def save(path: Path, step: int, algorithm: AgentMixerPPO, task: Task, stream: Stream) -> None:
+def save(run: Run, step: int, algorithm: AgentMixerPPO, task: Task, stream: Stream) -> None:
     """Write everything that the next update depends on. Complete or absent: a crash leaves the old ones."""
     tensors: dict[str, Tensor] = {"rng": algorithm.generator.get_state()}
     for name, module in algorithm.modules.items():
@@ -33,8 +33,8 @@ def save(path: Path, step: int, algorithm: AgentMixerPPO, task: Task, stream: St
     tensors |= {f"stream.memory.{key}": value for key, value in stream.memory.items()}
     tensors |= {"stream.fresh": stream.fresh, "stream.episode_return": stream.episode_return}
     tensors |= {f"task.{key}": torch.from_numpy(np.array(value)) for key, value in task.snapshot().items()}
-    path.mkdir(parents=True, exist_ok=True)
-    target = path / f"step_{step:012d}.safetensors"
+    run.checkpoints.mkdir(parents=True, exist_ok=True)
+    target = run.checkpoints / f"step_{step:012d}.safetensors"
     scratch = target.with_suffix(".partial")
     save_file(
         {key: value.detach().cpu().contiguous() for key, value in tensors.items()},
@@ -44,13 +44,13 @@ def save(path: Path, step: int, algorithm: AgentMixerPPO, task: Task, stream: St
     with open(scratch, "rb") as file:
         os.fsync(file.fileno())
     scratch.rename(target)
-    for old in sorted(path.glob("step_*.safetensors"))[:-KEEP]:
+    for old in run.checkpoint_files[:-KEEP]:
         old.unlink()
 
 
 def latest(run: Run) -> Path:
     """The run's newest checkpoint. Raises AgentMixerError if it has none."""
-    files = sorted(run.checkpoints.glob("step_*.safetensors"))
+    files = run.checkpoint_files
     if not files:
         raise AgentMixerError(
             f"{run.path} has no checkpoint yet; train it further or choose another run (agentmixer runs)"

@@ -44,6 +44,11 @@ class Run:
         return self.path / "checkpoints"
 
     @property
+    def checkpoint_files(self) -> list[Path]:
+        """Complete checkpoints, oldest first. A run with at least one can be resumed, evaluated and exported."""
+        return sorted(self.checkpoints.glob("step_*.safetensors"))
+
+    @property
     def summary(self) -> dict[str, Any] | None:
         """summary.json, or None while the run is unfinished."""
         file = self.path / "summary.json"
@@ -133,7 +138,7 @@ def newest(task: str | None = None, scenario: str | None = None, root: Path = RU
     """The newest run that has a checkpoint. Raises AgentMixerError saying what to type when there is none."""
     for path in reversed(find_all(root)):
         run = load(path)
-        if task in (None, run.task) and scenario in (None, run.scenario) and has_checkpoint(run):
+        if task in (None, run.task) and scenario in (None, run.scenario) and run.checkpoint_files:
             return run
     wanted = f"run of {task} {scenario}" if task else "run"
     raise AgentMixerError(
@@ -158,12 +163,7 @@ def extend(run: Run, steps: str | None, device: str | None) -> Run:
     return extended
 
 
-def has_checkpoint(run: Run) -> bool:
-    """Whether the run can be resumed, evaluated or exported."""
-    return any(run.checkpoints.glob("step_*.safetensors"))
-
-
 def steps_done(run: Run) -> int:
     """Environment steps up to the newest checkpoint; 0 if there is none."""
-    files = sorted(run.checkpoints.glob("step_*.safetensors"))
+    files = run.checkpoint_files
     return int(files[-1].stem.removeprefix("step_")) if files else 0

@@ -63,12 +63,12 @@ def train(run: Run, console: Console, resume: bool = False) -> bool:
     config = run.config
     task, judge = run.make_task(config.num_envs), run.make_task(config.num_envs)
     algorithm = checkpoint.build(run, task)
-    if resume and runs.has_checkpoint(run):
+    if resume and run.checkpoint_files:
         step, stream = checkpoint.restore(algorithm, task, checkpoint.latest(run))
         console.print(f"continuing {run.path} at step {step:,}", soft_wrap=True, markup=False)
     else:
         step, stream = 0, rollout.start(algorithm, task, run.seed)
-        checkpoint.save(run.checkpoints, step, algorithm, task, stream)  # from here on every run can be resumed
+        checkpoint.save(run, step, algorithm, task, stream)  # from here on every run can be resumed
     metrics_file = run.path / "metrics.jsonl"
     _forget_after(metrics_file, step)
 
@@ -122,7 +122,7 @@ def train(run: Run, console: Console, resume: bool = False) -> bool:
                     f"win rate {numbers['eval_win_rate']:.2f}, return {numbers['eval_return']:.2f}"
                 )
             if _crossed(before, step, config.checkpoint_interval) or done or interrupted:
-                checkpoint.save(run.checkpoints, step, algorithm, task, stream)
+                checkpoint.save(run, step, algorithm, task, stream)
     writer.close()
     if step < config.total_steps:
         return False

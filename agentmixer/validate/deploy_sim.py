@@ -16,7 +16,7 @@ from agentmixer.contract.manifest import REPORTS_FOLDER, Source, Tolerances, sha
 from agentmixer.errors import AgentMixerError
 from agentmixer.runtime.bundle import Bundle
 from agentmixer.runtime.golden import is_near_tie
-from agentmixer.runtime.host import Decision, Host
+from agentmixer.runtime.host import AgentLost, Decision, Host
 from agentmixer.train import checkpoint
 from agentmixer.train import run as runs
 from agentmixer.train.run import Run
@@ -215,6 +215,11 @@ def _figures(host: Host, index: int, decisions: list[list[Decision]]) -> AgentFi
         bytes_from_agent=agent.received_bytes,
         missed_deadlines=sum(not decision.in_time for decision in mine),
     )
+
+
+def lost_report(error: AgentLost) -> str:
+    """The JSON of a rehearsal that an agent ended: no figures, and no older verdict left standing."""
+    return json.dumps({"passed": False, "agentmixer": __version__, "error": str(error)}, indent=2) + "\n"
 
 
 def report_file(bundle: Path, asked: Path | None) -> Path:

@@ -53,6 +53,7 @@ def deploy_sim(
                 progress=lambda arm: status.update(f"playing {episodes} episodes: {arm}"),
             )
     except AgentLost as error:
+        target.write_text(rehearsal.lost_report(error))
         console.print(f"FAIL {error}", soft_wrap=True, markup=False)
         _conclude(console, False)
         return

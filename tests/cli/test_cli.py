@@ -175,6 +175,28 @@ def test_a_damaged_bundle_is_refused_by_deploy_sim(exported: Exported, damage: s
     assert "Traceback" not in result.stderr
 
 
+def test_a_lost_agent_fails_and_leaves_no_older_pass_behind(exported: Exported, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(exported.path, tmp_path / "bundle"))
+    report = tmp_path / "report.json"
+    report.write_text('{"passed": true}')
+    code = """
+import sys
+from agentmixer.runtime.host import AgentLost, Host
+def lost(self, *_):
+    raise AgentLost("agent agent_3 hung up; its process ended with status -9")
+Host.step = lost
+from agentmixer_cli.main import main
+sys.argv = ["agentmixer", "deploy-sim", sys.argv[1], "--episodes", "1", "--report", sys.argv[2]]
+main()
+"""
+    command = [sys.executable, "-c", code, str(bundle), str(report)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 1, result.stderr
+    assert "FAIL agent agent_3 hung up" in result.stdout
+    assert result.stdout.splitlines()[-1] == "verdict: FAIL"
+    assert json.loads(report.read_text())["passed"] is False
+
+
 def test_tasks_lists_every_scenario_and_what_the_stand_in_lacks(tmp_path: Path) -> None:
     result = agentmixer("tasks", cwd=tmp_path)
     assert result.returncode == 0
