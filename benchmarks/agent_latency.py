@@ -27,7 +27,7 @@ def measure(folder: Path, calls: int) -> tuple[np.ndarray, np.ndarray]:
     agent, session = Agent(files), make_session(files.model)
     agent.reset()
     outputs = [spec.name for spec in files.manifest.outputs]
-    state = np.zeros((1, files.manifest.state.size), np.float32)
+    state = np.zeros((1, files.manifest.memory), np.float32)
     times = np.zeros((2, calls), np.int64)
     clock = time.perf_counter_ns
     for call in range(calls):

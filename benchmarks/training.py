@@ -17,6 +17,7 @@ from agentmixer.tasks import make
 from agentmixer.tasks.base import Task, to_torch
 from agentmixer.train import rollout
 from agentmixer.train.algorithms import AgentMixerPPO
+from agentmixer.train.presets import PRESETS, resolve
 
 
 def simulate(task: Task, steps: int) -> float:
@@ -38,23 +39,23 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenario", default="protoss_5v5")
-    parser.add_argument("--preset", default="default", choices=AgentMixerPPO.presets)
+    parser.add_argument("--preset", default="default", choices=PRESETS["agentmixer_ppo"])
     parser.add_argument("--updates", type=int, default=20)
     arguments = parser.parse_args()
-    config = AgentMixerPPO.Config().replace(AgentMixerPPO.presets[arguments.preset])
+    config = AgentMixerPPO.Config().replace(resolve("agentmixer_ppo", arguments.preset, "smacv2"))
     task = make("smacv2", arguments.scenario, config.num_envs)
     steps = arguments.updates * config.rollout_length
     bare = simulate(task, steps)
 
     algorithm = AgentMixerPPO(task.spec, config, "cpu", torch.Generator().manual_seed(0))
     stream = rollout.start(algorithm, task, 0)
-    algorithm.update(rollout.collect(algorithm, task, stream)[0], 0.0)
+    algorithm.update(rollout.collect(algorithm, task, stream)[0])
     collecting = updating = 0.0
     for _ in range(arguments.updates):
         begin = time.perf_counter()
         experience, _ = rollout.collect(algorithm, task, stream)
         middle = time.perf_counter()
-        algorithm.update(experience, 0.0)
+        algorithm.update(experience)
         collecting, updating = collecting + middle - begin, updating + time.perf_counter() - middle
 
     count, total = steps * config.num_envs, collecting + updating

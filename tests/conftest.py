@@ -9,7 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from agentmixer.contract.spec import Discrete, TaskSpec
+from agentmixer.contract.spec import Box, Discrete, TaskSpec
 from agentmixer.export import bundle as export
 from agentmixer.train import run as runs
 from agentmixer.train import trainer
@@ -29,7 +29,7 @@ def quiet() -> Console:
 
 def make_run(path: Path, seed: int = 3, **settings: object) -> Run:
     config = AgentMixerPPO.Config().replace({**TINY, "eval_interval": 0, "checkpoint_interval": 0, **settings})
-    return runs.create("smacv2", "protoss_5v5", "smax", "agentmixer_ppo", "default", seed, "cpu", config, path)
+    return runs.create("smacv2", "protoss_5v5", "smax", "agentmixer_ppo", "default", seed, "cpu", {}, config, path)
 
 
 def tiny_spec(agents: int = 3, obs: int = 7, state: int = 11, actions: int = 4) -> TaskSpec:
@@ -38,14 +38,36 @@ def tiny_spec(agents: int = 3, obs: int = 7, state: int = 11, actions: int = 4) 
         name="none",
         scenario="none",
         backend="none",
+        options={},
         agents=tuple(f"agent_{i}" for i in range(agents)),
         obs_names=(tuple(f"x{i}" for i in range(obs)),) * agents,
         state_size=state,
         action_spaces=(Discrete(actions),) * agents,
         has_action_mask=True,
+        reports_wins=True,
         episode_limit=10,
         control_period_s=0.1,
-        fallback_action=0,
+        fallback_actions=(0,) * agents,
+        shared="reward",
+    )
+
+
+def box_spec() -> TaskSpec:
+    """Two agents of different sizes with real-valued actions, state of 11: 5 in, 3 out; 3 in, 2 out."""
+    return TaskSpec(
+        name="none",
+        scenario="none",
+        backend="none",
+        options={},
+        agents=("big", "small"),
+        obs_names=(tuple("abcde"), tuple("abc")),
+        state_size=11,
+        action_spaces=(Box((-2.0,) * 3, (4.0,) * 3), Box((-0.5,) * 2, (0.5,) * 2)),
+        has_action_mask=False,
+        reports_wins=False,
+        episode_limit=10,
+        control_period_s=0.1,
+        fallback_actions=((0.0,) * 3, (0.0,) * 2),
         shared="reward",
     )
 

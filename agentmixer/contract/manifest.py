@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
-from agentmixer.contract.spec import ActionSpace, Name, TaskSpec
+from agentmixer.contract.spec import Action, ActionSpace, Discrete, Name, TaskSpec
 from agentmixer.errors import AgentMixerError
 
 SCHEMA_VERSION = 1
@@ -72,7 +72,8 @@ class AgentManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scenario: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    state: StateSpec
+    #: None: the policy has no memory.
+    state: StateSpec | None
     #: "forbid": True marks a legal action, illegal ones are never chosen; "none": the task does not mask.
     mask_rule: Literal["forbid", "none"]
     action_space: ActionSpace
@@ -80,10 +81,20 @@ class AgentManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     action_scaling: Literal["none", "graph"]
     control_period_s: Annotated[float, msgspec.Meta(gt=0)]
     #: What to do when no decision arrives in time.
-    fallback_action: Count
+    fallback_action: Action
     opset: Literal[18]
     files: dict[str, str]
     source: Source
+
+    @property
+    def policy(self) -> str:
+        """The output that the action is the mode of: `logits` (Discrete) or `mean` (Box)."""
+        return "logits" if isinstance(self.action_space, Discrete) else "mean"
+
+    @property
+    def memory(self) -> int:
+        """Length of the recurrent state; 0 without one."""
+        return self.state.size if self.state else 0
 
     def tensor(self, name: str) -> TensorSpec:
         """The input or output of that name. Raises AgentMixerError if the manifest declares none."""
@@ -101,8 +112,8 @@ class TeamAgent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Tolerances(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What parity means: outputs may differ by this much between torch and ONNX; two actions whose logits
-    are closer than near_tie may swap, and are counted."""
+    """What parity means: outputs may differ by this much between torch and ONNX, real-valued actions included;
+    two discrete actions whose logits are closer than near_tie may swap, and are counted."""
 
     absolute: Tolerance = 1e-5
     relative: Tolerance = 1e-5

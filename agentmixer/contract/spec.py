@@ -29,28 +29,35 @@ class Box(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="box"):
 
 
 ActionSpace = Discrete | Box
+#: One agent's action in the task's own terms: a number (Discrete), or one real value an element (Box).
+Action = int | tuple[float, ...]
+OptionValue = bool | int | float | str
 
 
 class TaskSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a task promises. `obs_names`, `action_spaces` hold one entry an agent, in `agents` order.
+    """What a task promises. `obs_names`, `action_spaces`, `fallback_actions` hold one entry an agent, in
+    `agents` order; agents may differ in all three, but a team's action spaces are all Discrete or all Box.
 
-    `control_period_s` is the time one environment step stands for, in seconds; `episode_limit` counts
-    environment steps; `state_size` is the length of the global state, which only training sees;
-    `fallback_action` is what a discrete agent does when no decision arrives in time, and must always be
-    legal; `shared` says in words what agents have in common by the task's own rules (reward, clock).
+    `options` are the task's own settings as resolved (`--env-arg`); `reports_wins` says whether an episode
+    can be won, beside having a return; `control_period_s` is the time one environment step stands for, in
+    seconds; `episode_limit` counts environment steps; `state_size` is the length of the global state, which
+    only training sees; a fallback action is what an agent does when no decision arrives in time, and must
+    always be legal; `shared` says in words what agents have in common by the task's own rules.
     """
 
     name: str
     scenario: str
     backend: str
+    options: dict[str, OptionValue]
     agents: tuple[Name, ...]
     obs_names: tuple[tuple[str, ...], ...]
     state_size: int
     action_spaces: tuple[ActionSpace, ...]
     has_action_mask: bool
+    reports_wins: bool
     episode_limit: int
     control_period_s: Annotated[float, msgspec.Meta(gt=0)]
-    fallback_action: int
+    fallback_actions: tuple[Action, ...]
     shared: str
 
     @property
@@ -62,3 +69,19 @@ class TaskSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def obs_sizes(self) -> tuple[int, ...]:
         """Observation length of each agent."""
         return tuple(len(names) for names in self.obs_names)
+
+    @property
+    def discrete(self) -> bool:
+        """Whether the team's actions are discrete."""
+        return isinstance(self.action_spaces[0], Discrete)
+
+
+def allows(space: ActionSpace, action: Action) -> bool:
+    """Whether `action` is one of `space`."""
+    if isinstance(space, Discrete):
+        return isinstance(action, int) and 0 <= action < space.n
+    return (
+        isinstance(action, tuple)
+        and len(action) == space.n
+        and all(low <= value <= high for low, value, high in zip(space.low, action, space.high, strict=True))
+    )

@@ -6,49 +6,102 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from agentmixer.contract.spec import Box, Discrete, TaskSpec
 from agentmixer.train.joint_policy import ILLEGAL
 from agentmixer.train.networks import Actor
-from agentmixer.train.stack import StackedLayerNorm, StackedLinear
+from agentmixer.train.stack import StackedLayerNorm, StackedLinear, StackedRunningNorm
 
 
 class DeployedActor(nn.Module):
-    """Agent `index` of a stacked Actor as a plain feed-forward step with its recurrent state outside.
+    """Agent `index` of a team's stacked actors as a plain feed-forward step with its recurrent state outside.
 
-    Only primitives are used (no nn.GRU), normalisation and masking are inside, and a shared network's
-    per-agent bias is folded into the first layer: nothing is left for the caller to remember.
+    Only primitives are used (no nn.GRU), and whatever a caller could forget is inside: normalisation, masking,
+    bounds and scaling of real-valued actions, a shared network's per-agent bias. Padding that the stack needs
+    for agents of different sizes is cut off.
+
+    Inputs in order: obs [B, D] float32; action_mask [B, A] bool if the task masks; state_in [B, H] float32 if
+    there is memory. Outputs: action, [B] int64 or [B, A] float32 in the task's units (the mode); logits (masked)
+    or mean (in units of half the action range, not clamped) [B, A]; state_out [B, H] if there is memory.
     """
 
-    def __init__(self, actor: Actor, index: int):
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, actor: Actor, spec: TaskSpec, index: int):
         super().__init__()
-        body = actor.body
+        body, space = actor.body, spec.action_spaces[index]
         slot = 0 if body.stack == 1 else index
-        self.hidden = body.hidden
-        self.norm = _layer_norm(body.norm, slot)
+        self.obs, self.actions, self.memory = spec.obs_sizes[index], space.n, body.memory
+        self.masked, self.discrete = spec.has_action_mask, isinstance(space, Discrete)
+        self.norm = _input_norm(body.norm, slot, self.obs)
         linears = [_linear(layer, slot) for layer in body.linears]
+        linears[0].weight.data = linears[0].weight.data[:, : self.obs].clone()
         if body.agent_bias is not None:
             linears[0].bias.data += body.agent_bias.data[index].cpu()
         self.linears = nn.ModuleList(linears)
         self.norms = nn.ModuleList(_layer_norm(norm, slot) for norm in body.norms)
-        assert body.gru is not None and body.gru_norm is not None
-        self.gru_input, self.gru_hidden = _linear(body.gru.input, slot), _linear(body.gru.hidden, slot)
-        self.gru_norm = _layer_norm(body.gru_norm, slot)
+        if body.gru is not None and body.gru_norm is not None:
+            self.gru_input, self.gru_hidden = _linear(body.gru.input, slot), _linear(body.gru.hidden, slot)
+            self.gru_norm = _layer_norm(body.gru_norm, slot)
         self.head = _linear(actor.head, slot)
+        self.head.weight.data = self.head.weight.data[: space.n].clone()
+        self.head.bias.data = self.head.bias.data[: space.n].clone()
+        if isinstance(space, Box):
+            self.register_buffer("low", torch.tensor(space.low))
+            self.register_buffer("high", torch.tensor(space.high))
 
-    def forward(self, obs: Tensor, action_mask: Tensor, state_in: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """obs [B, D] float32, action_mask [B, A] bool, state_in [B, H] float32 ->
-        action [B] int64 (the mode), masked logits [B, A], state_out [B, H]."""
+    @property
+    def inputs(self) -> list[str]:
+        """Names of the inputs, in order."""
+        return ["obs"] + ["action_mask"] * self.masked + ["state_in"] * (self.memory > 0)
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of the outputs, in order."""
+        return ["action", "logits" if self.discrete else "mean"] + ["state_out"] * (self.memory > 0)
+
+    def forward(self, obs: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         x = self.norm(obs)
         for linear, norm in zip(self.linears, self.norms, strict=True):
             x = norm(F.relu(linear(x)))
+        after: tuple[Tensor, ...] = ()
+        if self.memory:
+            state_out = self._recur(x, rest[-1])
+            x, after = self.gru_norm(state_out), (state_out,)
+        raw = self.head(x)
+        if self.discrete:
+            logits = torch.where(rest[0], raw, ILLEGAL) if self.masked else raw
+            return logits.argmax(-1), logits, *after
+        centre, half = (self.low + self.high) / 2, (self.high - self.low) / 2
+        return torch.minimum(torch.maximum(centre + half * raw, self.low), self.high), raw, *after
+
+    def _recur(self, x: Tensor, h: Tensor) -> Tensor:
         input_reset, input_update, input_new = self.gru_input(x).chunk(3, -1)
-        hidden_reset, hidden_update, hidden_new = self.gru_hidden(state_in).chunk(3, -1)
+        hidden_reset, hidden_update, hidden_new = self.gru_hidden(h).chunk(3, -1)
         reset = torch.sigmoid(input_reset + hidden_reset)
         update = torch.sigmoid(input_update + hidden_update)
         new = torch.tanh(input_new + reset * hidden_new)
-        state_out = new + update * (state_in - new)
-        logits = self.head(self.gru_norm(state_out))
-        logits = torch.where(action_mask, logits, ILLEGAL)
-        return logits.argmax(-1), logits, state_out
+        return new + update * (h - new)
+
+
+class _RunningNorm(nn.Module):
+    """One agent's part of a StackedRunningNorm, as constants."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, norm: StackedRunningNorm, slot: int, size: int):
+        super().__init__()
+        self.register_buffer("mean", norm.mean[slot, :size].clone())
+        self.register_buffer("scale", norm.scale()[slot, :size].clone())
+        self.limit = norm.LIMIT
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ((x - self.mean) * self.scale).clamp(-self.limit, self.limit)
+
+
+def _input_norm(norm: nn.Module, slot: int, size: int) -> nn.Module:
+    return _RunningNorm(norm, slot, size) if isinstance(norm, StackedRunningNorm) else _layer_norm(norm, slot, size)
 
 
 def _linear(layer: nn.Module, slot: int) -> nn.Linear:
@@ -60,9 +113,10 @@ def _linear(layer: nn.Module, slot: int) -> nn.Linear:
     return plain
 
 
-def _layer_norm(norm: nn.Module, slot: int) -> nn.LayerNorm:
+def _layer_norm(norm: nn.Module, slot: int, size: int | None = None) -> nn.LayerNorm:
     assert isinstance(norm, StackedLayerNorm)
-    plain = nn.LayerNorm(norm.weight.shape[1])
-    plain.weight.data.copy_(norm.weight.data[slot])
-    plain.bias.data.copy_(norm.bias.data[slot])
+    size = size or norm.weight.shape[1]
+    plain = nn.LayerNorm(size)
+    plain.weight.data.copy_(norm.weight.data[slot, :size])
+    plain.bias.data.copy_(norm.bias.data[slot, :size])
     return plain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -42,8 +43,7 @@ from agentmixer.tasks import Task
 from agentmixer.tasks.base import to_torch
 from agentmixer.train import checkpoint
 from agentmixer.train.algorithms.agentmixer_ppo import AgentMixerPPO
-from agentmixer.train.joint_policy import mask_logits
-from agentmixer.train.run import Run
+from agentmixer.train.run import Run, folder_name
 
 #: Golden traces come from episodes of their own, apart from training and evaluation.
 GOLDEN_SEED = 2_000_003
@@ -64,23 +64,33 @@ def record(algorithm: AgentMixerPPO, task: Task, steps: int = GOLDEN_STEPS) -> l
     The last sixteenth meets noise of standard deviation 10, which play never shows."""
     generator = np.random.default_rng(GOLDEN_SEED)
     seen = task.reset(GOLDEN_SEED)
-    agents = task.spec.num_agents
+    spec, device, kind = task.spec, algorithm.device, algorithm.joint_policy
     h = algorithm.initial_memory(1)["actor"]
-    rows: list[list[tuple[np.ndarray, ...]]] = [[] for _ in range(agents)]
+    rows: list[list[tuple[np.ndarray, ...]]] = [[] for _ in spec.agents]
     fresh = True
     for t in range(steps):
-        obs, mask = to_torch(seen.obs, algorithm.device), to_torch(seen.action_mask, algorithm.device)
+        obs, mask = to_torch(seen.obs, device), to_torch(seen.action_mask, device)
         if t >= steps - steps // 16:
-            obs = torch.from_numpy(generator.normal(0.0, 10.0, obs.shape).astype(np.float32)).to(obs.device)
+            noise = torch.from_numpy(generator.normal(0.0, 10.0, obs.shape).astype(np.float32)).to(device)
+            obs = torch.stack([torch.where(torch.arange(obs.shape[-1], device=device) < size, noise[i], 0.0)
+                               for i, size in enumerate(spec.obs_sizes)])  # fmt: skip
         if fresh:
             h = torch.zeros_like(h)
         raw, _, h = algorithm.actor(obs, h)
-        logits = mask_logits(raw, mask)
-        action = logits.argmax(-1)
-        for i in range(agents):
-            arrays = (obs[i, 0], mask[i, 0], torch.tensor(fresh), action[i, 0], logits[i, 0], h[i, 0])
+        policy = kind.policy(raw, mask)
+        action = algorithm.to_task(kind.actor_mode(policy))
+        for i, (size, space) in enumerate(zip(spec.obs_sizes, spec.action_spaces, strict=True)):
+            mine = action[i, 0].long() if spec.discrete else action[i, 0, : space.n]
+            arrays = (
+                obs[i, 0, :size],
+                mask[i, 0, : space.n],
+                torch.tensor(fresh),
+                mine,
+                policy[i, 0, : space.n],
+                h[i, 0],
+            )
             rows[i].append(tuple(array.cpu().numpy().copy() for array in arrays))
-        seen = task.step(action.int())
+        seen = task.step(action)
         fresh = bool(np.asarray(seen.terminated)[0] or np.asarray(seen.truncated)[0])
     return [Golden(*(np.stack(column) for column in zip(*agent, strict=True))) for agent in rows]
 
@@ -88,45 +98,53 @@ def record(algorithm: AgentMixerPPO, task: Task, steps: int = GOLDEN_STEPS) -> l
 def evaluators(actor: DeployedActor, model: onnx.ModelProto) -> dict[str, StepFunction]:
     """The three that must agree: torch's single actor, ONNX Runtime, and onnx's reference evaluator."""
 
-    def in_torch(obs: np.ndarray, mask: np.ndarray, state: np.ndarray) -> list[np.ndarray]:
-        with torch.no_grad():
-            return [out.numpy() for out in actor(*map(torch.from_numpy, (obs, mask, state)))]
+    def step_function(run: Callable[[dict[str, np.ndarray]], Any]) -> StepFunction:
+        def step(obs: np.ndarray, mask: np.ndarray, state: np.ndarray) -> list[np.ndarray]:
+            given = {"obs": obs, "action_mask": mask, "state_in": state}
+            out = list(run({name: given[name] for name in actor.inputs}))
+            return out if actor.memory else [*out, state]
 
-    def with_onnx(run: Callable[..., Any]) -> StepFunction:
-        outputs = ["action", "logits", "state_out"]
-        return lambda obs, mask, state: run(outputs, {"obs": obs, "action_mask": mask, "state_in": state})
+        return step
+
+    def in_torch(feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+        with torch.no_grad():
+            return [out.numpy() for out in actor(*map(torch.from_numpy, feed.values()))]
 
     session, reference = make_session(model.SerializeToString()), ReferenceEvaluator(model)
-    return {"torch": in_torch, "onnxruntime": with_onnx(session.run), "reference": with_onnx(reference.run)}
+    return {
+        "torch": step_function(in_torch),
+        "onnxruntime": step_function(lambda feed: session.run(actor.outputs, feed)),
+        "reference": step_function(lambda feed: reference.run(actor.outputs, feed)),
+    }
 
 
-def _manifest(spec: TaskSpec, index: int, hidden: int, files: dict[str, str], source: Source) -> AgentManifest:
-    space = spec.action_spaces[index]
-    assert isinstance(space, Discrete)
-    elements = spec.obs_names[index]
-    state = TensorSpec("state_in", "float32", (hidden,))
+def _manifest(spec: TaskSpec, index: int, actor: DeployedActor, files: dict[str, str], source: Source) -> AgentManifest:
+    space, elements = spec.action_spaces[index], spec.obs_names[index]
+    tensors = {
+        "obs": TensorSpec("obs", "float32", (len(elements),), elements),
+        "action_mask": TensorSpec("action_mask", "bool", (space.n,)),
+        "state_in": TensorSpec("state_in", "float32", (actor.memory,)),
+        "action": TensorSpec("action", "int64", (), low=0, high=space.n - 1)
+        if isinstance(space, Discrete)
+        else TensorSpec("action", "float32", (space.n,), low=min(space.low), high=max(space.high)),
+        "logits": TensorSpec("logits", "float32", (space.n,)),
+        "mean": TensorSpec("mean", "float32", (space.n,)),
+        "state_out": TensorSpec("state_out", "float32", (actor.memory,)),
+    }
     return AgentManifest(
         schema_version=SCHEMA_VERSION,
         agent=spec.agents[index],
         index=index,
         task=spec.name,
         scenario=spec.scenario,
-        inputs=(
-            TensorSpec("obs", "float32", (len(elements),), elements),
-            TensorSpec("action_mask", "bool", (space.n,)),
-            state,
-        ),
-        outputs=(
-            TensorSpec("action", "int64", (), low=0, high=space.n - 1),
-            TensorSpec("logits", "float32", (space.n,)),
-            TensorSpec("state_out", "float32", (hidden,)),
-        ),
-        state=StateSpec("state_in", "state_out", hidden),
-        mask_rule="forbid",
+        inputs=tuple(tensors[name] for name in actor.inputs),
+        outputs=tuple(tensors[name] for name in actor.outputs),
+        state=StateSpec("state_in", "state_out", actor.memory) if actor.memory else None,
+        mask_rule="forbid" if actor.masked else "none",
         action_space=space,
-        action_scaling="none",
+        action_scaling="none" if actor.discrete else "graph",
         control_period_s=spec.control_period_s,
-        fallback_action=spec.fallback_action,
+        fallback_action=spec.fallback_actions[index],
         opset=OPSET,
         files=files,
         source=source,
@@ -135,7 +153,7 @@ def _manifest(spec: TaskSpec, index: int, hidden: int, files: dict[str, str], so
 
 def default_path(source: Source, task: TaskSpec) -> Path:
     """A place under `bundles/` that names task, scenario, run, step and the checkpoint's digest."""
-    name = f"{task.name}-{task.scenario}-{Path(source.run).name}-step{source.step}-{source.checkpoint_sha256[:8]}"
+    name = f"{task.name}-{folder_name(task.scenario)}-{Path(source.run).name}-step{source.step}-{source.checkpoint_sha256[:8]}"
     return BUNDLES / name
 
 
@@ -146,12 +164,13 @@ def export(run: Run, out: Path | None = None, progress: Callable[[str], None] = 
     checkpoint is replaced. Nothing appears there before all agents have passed parity. Calls `progress`
     with each agent's name. Raises AgentMixerError if parity fails or `out` exists."""
     run = run.on_cpu()
-    task = run.make_task(1)
-    spec = task.spec
     file = checkpoint.latest(run)
-    algorithm, step = checkpoint.load_weights(run, task, file)
     if out is not None and out.exists():
         raise AgentMixerError(f"{out} exists already; choose another --out or remove it first")
+    with contextlib.closing(run.make_task(1)) as task:
+        spec = task.spec
+        algorithm, step = checkpoint.load_weights(run, task, file)
+        goldens = record(algorithm, task)
     source = Source(
         __version__, run.algorithm, run.preset, run.seed, step, str(run.path), file.name, sha256(file.read_bytes())
     )
@@ -159,21 +178,19 @@ def export(run: Run, out: Path | None = None, progress: Callable[[str], None] = 
     tolerances = Tolerances()
     parity: dict[str, dict[str, Parity]] = {}
     entries: dict[str, TeamAgent] = {}
-    goldens = record(algorithm, task)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=target.parent) as scratch:
         draft = Path(scratch) / "bundle"
         for index, name in enumerate(spec.agents):
             progress(name)
-            actor = DeployedActor(algorithm.actor, index).cpu()
-            space = spec.action_spaces[index]
+            actor = DeployedActor(algorithm.actor, spec, index).cpu()
             metadata = {
                 "agent": name,
                 "task": spec.name,
                 "scenario": spec.scenario,
                 "checkpoint_sha256": source.checkpoint_sha256,
             }
-            model = export_graph(actor, spec.obs_sizes[index], space.n, metadata)
+            model = export_graph(actor, metadata)
             parity[name] = {
                 kind: replay(goldens[index], run_step, tolerances)
                 for kind, run_step in evaluators(actor, model).items()
@@ -182,11 +199,11 @@ def export(run: Run, out: Path | None = None, progress: Callable[[str], None] = 
                 if not result.passed:
                     raise AgentMixerError(
                         f"agent {name}: {kind} departs from the trained network at golden step {result.first_failure} "
-                        f"(logits by up to {result.logits_error:.1e}); nothing was exported"
+                        f"(by up to {result.policy_error:.1e}); nothing was exported"
                     )
             contents = {MODEL_FILE: model.SerializeToString(deterministic=True), GOLDEN_FILE: dump(goldens[index])}
             digests = {file_name: sha256(data) for file_name, data in contents.items()}
-            manifest = encode(_manifest(spec, index, actor.hidden, digests, source))
+            manifest = encode(_manifest(spec, index, actor, digests, source))
             folder = draft / AGENTS_FOLDER / name
             folder.mkdir(parents=True)
             for file_name, data in {**contents, AGENT_FILE: manifest}.items():

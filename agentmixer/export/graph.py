@@ -14,21 +14,43 @@ from agentmixer.export.actor import DeployedActor
 
 #: Operators a policy may use: deterministic, stateless, no control flow, no subgraphs.
 ALLOWED_OPERATORS = frozenset(
-    {"Add", "Sub", "Mul", "Div", "Neg", "Exp", "Sqrt", "Relu", "Sigmoid", "Tanh", "Clip", "MatMul", "Gemm"}
+    {
+        "Add",
+        "Sub",
+        "Mul",
+        "Div",
+        "Neg",
+        "Exp",
+        "Sqrt",
+        "Relu",
+        "Sigmoid",
+        "Tanh",
+        "Clip",
+        "Min",
+        "Max",
+        "MatMul",
+        "Gemm",
+    }
     | {"LayerNormalization", "Concat", "Split", "Slice", "Reshape", "Transpose", "Unsqueeze", "Squeeze"}
     | {"Identity", "Cast", "Where", "ArgMax"}
 )
 
 
-def export_graph(actor: DeployedActor, obs: int, actions: int, metadata: dict[str, str]) -> onnx.ModelProto:
-    """Trace `actor` into a graph: inputs obs, action_mask, state_in; outputs action, logits, state_out.
+def export_graph(actor: DeployedActor, metadata: dict[str, str]) -> onnx.ModelProto:
+    """Trace `actor` into a graph with its inputs and outputs. metadata ends up in the model's metadata_props.
 
-    obs, actions: sizes of one observation and one mask. metadata ends up in the model's metadata_props.
     Raises AgentMixerError if the graph breaks the conventions (see docs/bundle-format.md)."""
     batch = torch.export.Dim("batch")
     # Two rows, so that the tracer cannot take the batch for a constant one.
-    example = (torch.zeros(2, obs), torch.ones(2, actions, dtype=torch.bool), torch.zeros(2, actor.hidden))
-    names = ["obs", "action_mask", "state_in"]
+    examples = {
+        "obs": torch.zeros(2, actor.obs),
+        "action_mask": torch.ones(2, actor.actions, dtype=torch.bool),
+        "state_in": torch.zeros(2, actor.memory),
+    }
+    names = actor.inputs
+    # As forward(obs, *rest) takes them: what follows the observation is one tuple, absent if empty.
+    rest = tuple({0: batch} for _ in names[1:])
+    shapes = ({0: batch}, rest) if rest else ({0: batch},)
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)  # it warns about operators of packages that are not installed
@@ -36,9 +58,9 @@ def export_graph(actor: DeployedActor, obs: int, actions: int, metadata: dict[st
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                actor.eval(), example, dynamo=True, opset_version=OPSET, verbose=False,
-                input_names=names, output_names=["action", "logits", "state_out"],
-                dynamic_shapes={name: {0: batch} for name in names},
+                actor.eval(), tuple(examples[name] for name in names), dynamo=True, opset_version=OPSET, verbose=False,
+                input_names=names, output_names=actor.outputs,
+                dynamic_shapes=shapes,
             )  # fmt: skip
     finally:
         logger.setLevel(level)

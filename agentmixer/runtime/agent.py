@@ -52,15 +52,17 @@ class Agent:
             ) from error
         self._check_contract()
         state = self.manifest.state
-        self._outputs = ["action", "logits", state.output]
+        self._outputs = ["action", self.manifest.policy] + ([state.output] if state else [])
         self._obs_shape = self.manifest.tensor("obs").shape
         self._masked = self.manifest.mask_rule == "forbid"
         self._mask_shape = self.manifest.tensor("action_mask").shape if self._masked else ()
-        self._zeros = np.zeros((1, state.size), np.float32)
-        self._state_input = state.input
-        self._feed: dict[str, np.ndarray] = {state.input: self._zeros}
-        #: Logits of the last decision, [A]; illegal actions hold the most negative value.
-        self.logits: np.ndarray | None = None
+        self._zeros = np.zeros((1, self.manifest.memory), np.float32)
+        self._state_input = state.input if state else None
+        self._feed: dict[str, np.ndarray] = {}
+        self.reset()
+        #: What the last decision was the mode of, [A]: logits (an illegal action has a very negative one) or
+        #: means in units of half the action range.
+        self.policy: np.ndarray | None = None
 
     @classmethod
     def load(cls, folder: str | Path) -> Agent:
@@ -69,10 +71,13 @@ class Agent:
 
     def reset(self) -> None:
         """A new episode: forget the recurrent state."""
-        self._feed[self._state_input] = self._zeros
+        if self._state_input:
+            self._feed[self._state_input] = self._zeros
 
     def act(self, obs: np.ndarray, action_mask: np.ndarray | None = None) -> np.ndarray:
-        """Decide. obs [D] float32; action_mask [A] bool, where the task masks. Returns the action, [] int64.
+        """Decide. obs [D] float32; action_mask [A] bool, where the task masks.
+
+        Returns the action: [] int64, or [A] float32 in the task's own units and within its bounds.
 
         Raises AgentMixerError for a wrong shape or dtype, a value that is not finite, a missing mask or
         one that allows nothing, or an observation so large that the policy overflows; the recurrent state is then unchanged."""
@@ -97,14 +102,15 @@ class Agent:
             feed["action_mask"] = mask[None]
         elif action_mask is not None:
             raise AgentMixerError(f"agent {self.manifest.agent}: this task has no action mask; call act(obs)")
-        action, logits, state = self._session.run(self._outputs, feed)
-        if not _all(np.isfinite(state)):
+        action, policy, *state = self._session.run(self._outputs, feed)
+        if not _all(np.isfinite(state[0] if state else policy)):
             raise AgentMixerError(
                 f"agent {self.manifest.agent}: the observation is finite but so large that the policy overflowed; "
                 "send observations in the task's own units"
             )
-        feed[self._state_input] = state
-        self.logits = logits[0]
+        if self._state_input:
+            feed[self._state_input] = state[0]
+        self.policy = policy[0]
         return action[0]
 
     def _refuse(self, array: object, name: str, shape: tuple[int, ...], dtype: str) -> NoReturn:
@@ -117,7 +123,9 @@ class Agent:
         """The graph's inputs and outputs are the manifest's, by name, order, type and shape."""
         types = {"tensor(float)": "float32", "tensor(bool)": "bool", "tensor(int64)": "int64"}
         state = self.manifest.state
-        if not self.manifest.tensor(state.input).shape == self.manifest.tensor(state.output).shape == (state.size,):
+        if state and not (
+            self.manifest.tensor(state.input).shape == self.manifest.tensor(state.output).shape == (state.size,)
+        ):
             raise AgentMixerError(
                 f"agent {self.manifest.agent}: the recurrent state is not of its declared size; export again"
             )

@@ -17,7 +17,7 @@ from agentmixer.contract.manifest import (
     decode,
     sha256,
 )
-from agentmixer.contract.spec import Discrete, TaskSpec
+from agentmixer.contract.spec import TaskSpec, allows
 from agentmixer.errors import AgentMixerError
 
 #: Where bundles go and are looked for unless told otherwise.
@@ -72,7 +72,7 @@ def read_agent(folder: Path) -> AgentFiles:
         raise AgentMixerError(
             f"{folder / AGENT_FILE} must list {MODEL_FILE} and {GOLDEN_FILE}; export the bundle again"
         )
-    if isinstance(manifest.action_space, Discrete) and manifest.fallback_action >= manifest.action_space.n:
+    if not allows(manifest.action_space, manifest.fallback_action):
         raise AgentMixerError(
             f"{folder / AGENT_FILE} has a fallback action that does not exist; export the bundle again"
         )
@@ -97,7 +97,7 @@ def _belongs(manifest: AgentManifest, task: TaskSpec, index: int, folder: Path) 
         "task": ((manifest.task, manifest.scenario), (task.name, task.scenario)),
         "action space": (manifest.action_space, task.action_spaces[index]),
         "control period": (manifest.control_period_s, task.control_period_s),
-        "fallback action": (manifest.fallback_action, task.fallback_action),
+        "fallback action": (manifest.fallback_action, task.fallback_actions[index]),
         "observation": (manifest.tensor("obs").elements, task.obs_names[index]),
     }
     for name, (told, wanted) in told_and_wanted.items():

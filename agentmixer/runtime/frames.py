@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from agentmixer.contract.spec import ActionSpace, Discrete
 from agentmixer.errors import AgentMixerError
 
 MAGIC = b"AMXR"
@@ -18,8 +19,8 @@ VERSION = 1
 #: magic, version, kind, agent, episode, step, send time ns (sender's monotonic clock), deadline us after
 #: it, observation bytes, mask bytes, first 8 bytes of the agent.json SHA-256.
 HEADER = struct.Struct("<4sHHIIIQIII8s")
-#: action, time spent deciding in ns.
-DECISION = struct.Struct("<qQ")
+#: Before the action in a decision: time spent deciding in ns.
+DECIDING = struct.Struct("<Q")
 MAX_FRAME = 1 << 20
 #: Bytes of text a refusal may carry.
 MAX_REASON = 4096
@@ -75,7 +76,7 @@ def unpack(data: bytes) -> Frame:
         raise AgentMixerError(f"frame has the unknown kind {kind}")
     payload = memoryview(data)[HEADER.size :]
     if (kind == Kind.OBSERVE and len(payload) != obs_bytes + mask_bytes) or (
-        kind == Kind.ACT and len(payload) != DECISION.size
+        kind == Kind.ACT and len(payload) <= DECIDING.size
     ):
         raise AgentMixerError(f"frame of kind {Kind(kind).name} carries {len(payload)} bytes, not what its header says")
     return Frame(Kind(kind), agent, episode, step, sent, deadline, obs_bytes, mask_bytes, digest, payload)
@@ -93,3 +94,30 @@ def observation(frame: Frame) -> tuple[np.ndarray, np.ndarray | None]:
     if mask.max() > 1:
         raise AgentMixerError("mask bytes must be 0 or 1")
     return obs, mask.view(np.bool_)
+
+
+def decision(action: np.ndarray, deciding_ns: int) -> bytes:
+    """The payload of an ACT frame. action: [] int64 or [A] float32."""
+    return DECIDING.pack(deciding_ns) + action.astype(action.dtype.newbyteorder("<"), copy=False).tobytes()
+
+
+def action_of(frame: Frame, space: ActionSpace) -> tuple[np.ndarray, int]:
+    """The action of an ACT frame, as `Agent.act` returned it, and the time spent deciding in ns.
+
+    Raises AgentMixerError if it is not an action of `space`."""
+    data = frame.payload[DECIDING.size :]
+    (deciding,) = DECIDING.unpack_from(frame.payload)
+    kind, count = ("<i8", 1) if isinstance(space, Discrete) else ("<f4", space.n)
+    if len(data) != np.dtype(kind).itemsize * count:
+        raise AgentMixerError(f"an action of {len(data)} bytes is none of this agent's")
+    action = np.frombuffer(data, kind)
+    if isinstance(space, Discrete):
+        action = action[0]
+        fits = bool(0 <= action < space.n)
+    else:
+        # The graph clamps in float32, so bounds are compared there. A NaN compares as outside.
+        low, high = np.asarray(space.low, np.float32), np.asarray(space.high, np.float32)
+        fits = bool(((low <= action) & (action <= high)).all())
+    if not fits:
+        raise AgentMixerError(f"action {action} does not exist or is out of bounds")
+    return action, deciding

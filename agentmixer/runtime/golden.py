@@ -14,22 +14,23 @@ from agentmixer.errors import AgentMixerError
 
 
 class Golden(NamedTuple):
-    """T consecutive steps of one agent. obs [T, D]; action_mask [T, A]; reset [T], True where the recurrent
-    state starts from zero; action [T]; logits [T, A]; state_out [T, H]."""
+    """T consecutive steps of one agent. obs [T, D]; action_mask [T, A], all True where nothing is masked; reset [T],
+    True where the recurrent state starts from zero; action [T] int64 or [T, A] float32; policy [T, A], the logits
+    or means; state_out [T, H], H = 0 without memory."""
 
     obs: np.ndarray
     action_mask: np.ndarray
     reset: np.ndarray
     action: np.ndarray
-    logits: np.ndarray
+    policy: np.ndarray
     state_out: np.ndarray
 
 
 class Parity(NamedTuple):
-    """How a replay compared. Errors are absolute maxima over legal logits and the recurrent state."""
+    """How a replay compared. Errors are absolute maxima over legal logits (or means and actions) and the state."""
 
     steps: int
-    logits_error: float
+    policy_error: float
     state_error: float
     different_actions: int
     near_ties: int
@@ -42,7 +43,8 @@ class Parity(NamedTuple):
         return self.first_failure is None
 
 
-#: One step of a policy: obs [1, D], action_mask [1, A], state [1, H] -> [action [1], logits [1, A], state [1, H]].
+#: One step of a policy: obs [1, D], action_mask [1, A], state [1, H] -> [action, logits or mean [1, A], state [1, H]].
+#: A policy without a mask or memory ignores them.
 StepFunction = Callable[[np.ndarray, np.ndarray, np.ndarray], list[np.ndarray]]
 
 
@@ -63,8 +65,9 @@ def parse(data: bytes, manifest: AgentManifest) -> Golden:
             f"agent {manifest.agent}: golden.npz cannot be read ({error}); export the bundle again"
         ) from error
     steps = golden.reset.size
-    obs, logits = manifest.tensor("obs").shape[0], manifest.tensor("logits").shape[0]
-    wanted = Golden((steps, obs), (steps, logits), (steps,), (steps,), (steps, logits), (steps, manifest.state.size))  # type: ignore[arg-type]
+    obs, policy = manifest.tensor("obs").shape[0], manifest.tensor(manifest.policy).shape[0]
+    action = (steps, *manifest.tensor("action").shape)
+    wanted = Golden((steps, obs), (steps, policy), (steps,), action, (steps, policy), (steps, manifest.memory))  # type: ignore[arg-type]
     if any(array.shape != shape for array, shape in zip(golden, wanted, strict=True)):
         raise AgentMixerError(
             f"agent {manifest.agent}: golden.npz has other shapes than agent.json; export the bundle again"
@@ -74,28 +77,35 @@ def parse(data: bytes, manifest: AgentManifest) -> Golden:
 
 def replay(golden: Golden, step: StepFunction, tolerances: Tolerances) -> Parity:
     """Run `step` freely along the trace: its own recurrent state is fed back, so errors may add up."""
+    discrete = golden.action.ndim == 1
     state = np.zeros((1, golden.state_out.shape[1]), np.float32)
-    logits_error = state_error = 0.0
+    policy_error = state_error = 0.0
     different = ties = 0
     first: int | None = None
     for t in range(len(golden.reset)):
         if golden.reset[t]:
             state = np.zeros_like(state)
-        action, logits, state = step(golden.obs[t : t + 1], golden.action_mask[t : t + 1], state)
+        action, policy, state = step(golden.obs[t : t + 1], golden.action_mask[t : t + 1], state)
         legal = golden.action_mask[t]
-        gaps = np.abs(logits[0] - golden.logits[t])[legal], np.abs(state[0] - golden.state_out[t])
-        logits_error, state_error = max(logits_error, float(gaps[0].max())), max(state_error, float(gaps[1].max()))
-        close = np.allclose(
-            logits[0][legal], golden.logits[t][legal], tolerances.relative, tolerances.absolute
-        ) and np.allclose(state[0], golden.state_out[t], tolerances.relative, tolerances.absolute)
-        if action[0] != golden.action[t]:
+        pairs = [(policy[0][legal], golden.policy[t][legal])]
+        if not discrete:
+            pairs.append((action[0], golden.action[t]))
+        policy_error = max(policy_error, *(float(np.abs(a - b).max()) for a, b in pairs))
+        state_error = max(state_error, float(np.abs(state[0] - golden.state_out[t]).max(initial=0.0)))
+        close = all(is_close(a, b, tolerances) for a, b in (*pairs, (state[0], golden.state_out[t])))
+        if discrete and action[0] != golden.action[t]:
             different += 1
-            tie = is_near_tie(golden.logits[t], int(action[0]), tolerances)
+            tie = is_near_tie(golden.policy[t], int(action[0]), tolerances)
             ties += tie
             close = close and tie
         if not close and first is None:
             first = t
-    return Parity(len(golden.reset), logits_error, state_error, different, ties, first)
+    return Parity(len(golden.reset), policy_error, state_error, different, ties, first)
+
+
+def is_close(ours: np.ndarray, theirs: np.ndarray, tolerances: Tolerances) -> bool:
+    """Whether two arrays differ by no more than the tolerances; a NaN is never close."""
+    return np.allclose(ours, theirs, tolerances.relative, tolerances.absolute)
 
 
 def is_near_tie(logits: np.ndarray, action: int, tolerances: Tolerances) -> bool:

@@ -18,9 +18,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from agentmixer.contract.spec import Discrete
 from agentmixer.errors import AgentMixerError
 from agentmixer.runtime.bundle import Bundle
-from agentmixer.runtime.frames import DECISION, MAX_FRAME, Kind, pack, unpack
+from agentmixer.runtime.frames import MAX_FRAME, Kind, action_of, pack, unpack
 
 START_TIMEOUT_S = 30.0
 
@@ -32,7 +33,8 @@ class AgentLost(AgentMixerError):
 class Decision(NamedTuple):
     """What came back for one agent in one step."""
 
-    action: int
+    #: As `Agent.act` returned it: [] int64 or [A] float32.
+    action: np.ndarray
     #: Host's clock from sending the frame to holding the decision, ns; 0 if none came.
     round_trip_ns: int
     #: The agent's own clock for unpacking, deciding and packing, ns; 0 if none came.
@@ -51,7 +53,10 @@ class AgentProcess:
         files = bundle.agents[name]
         self.name, self.index = name, files.manifest.index
         self.digest = bytes.fromhex(files.digest)[:8]
-        self.fallback, self.actions = files.manifest.fallback_action, files.manifest.action_space.n
+        self.space = files.manifest.action_space
+        self.fallback = np.array(
+            files.manifest.fallback_action, np.int64 if isinstance(self.space, Discrete) else np.float32
+        )
         self.sent_bytes = self.received_bytes = 0
         self.link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._cwd = tempfile.TemporaryDirectory(prefix="agentmixer-")
@@ -137,9 +142,10 @@ class AgentProcess:
             raise self._lost(f"refused step {step}: {bytes(frame.payload).decode(errors='replace')}")
         if frame.kind != Kind.ACT or frame.sent_ns > deadline_ns:
             return None
-        action, deciding = DECISION.unpack(frame.payload)
-        if not 0 <= action < self.actions:
-            raise self._lost(f"chose action {action}, which does not exist")
+        try:
+            action, deciding = action_of(frame, self.space)
+        except AgentMixerError as error:
+            raise self._lost(f"sent a broken decision ({error})") from error
         return Decision(action, now - sent_ns, deciding, True)
 
     def resident_mb(self) -> tuple[float, float]:

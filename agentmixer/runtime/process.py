@@ -15,7 +15,7 @@ from pathlib import Path
 from agentmixer.errors import AgentMixerError
 from agentmixer.runtime.agent import Agent
 from agentmixer.runtime.bundle import read_agent
-from agentmixer.runtime.frames import DECISION, MAX_FRAME, MAX_REASON, Kind, observation, pack, unpack
+from agentmixer.runtime.frames import MAX_FRAME, MAX_REASON, Kind, decision, observation, pack, unpack
 
 
 def serve(link: socket.socket, folder: Path) -> None:
@@ -49,9 +49,9 @@ def serve(link: socket.socket, folder: Path) -> None:
             if episode != current:
                 agent.reset()
                 current = episode
-            action = int(agent.act(*observation(frame)))
+            action = agent.act(*observation(frame))
             now = clock()
-            link.send(pack(Kind.ACT, index, digest, DECISION.pack(action, now - begin), episode, step, now))
+            link.send(pack(Kind.ACT, index, digest, decision(action, now - begin), episode, step, now))
         except ConnectionError:
             raise
         except Exception as error:  # one bad frame must not end the agent

@@ -6,9 +6,12 @@ Arrays stay in the task's own library (anything that speaks dlpack); `to_torch` 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from agentmixer.config import Config
 from agentmixer.contract.spec import TaskSpec
+from agentmixer.errors import AgentMixerError, nearest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +27,11 @@ class TaskStep(NamedTuple):
 
     Shapes: obs [N, E, D] float32; state [E, S] float32; action_mask [N, E, A] bool; active [N, E] bool
     (the agent can still act); reward [E] float32, shared by the team; terminated, truncated [E] bool;
-    won [E] bool, meaningful where an episode ended.
+    won [E] bool, meaningful where an episode ended and the task reports wins.
+
+    D and A are the largest of the team; a smaller agent's own elements come first, then zeros (obs) or
+    False (mask). Discrete tasks always give a mask, all True where nothing is forbidden. For Box actions
+    the mask is True for each element the agent has.
     """
 
     obs: Array
@@ -42,8 +49,9 @@ class TaskStep(NamedTuple):
 class Task(Protocol):
     """E copies of one scenario, stepped together and reset by themselves.
 
-    The same seed gives the same episodes, bit for bit. `reset(seed, episodes)` starts environment e
-    in episode number `episodes[e]` of that seed, so that two policies can be judged on paired episodes.
+    The same seed gives the same episodes, bit for bit, whatever E is and however the copies are spread over
+    threads or processes. `reset(seed, episodes)` starts environment e in episode stream `episodes[e]` of that
+    seed, so that two policies can be judged on paired episodes.
     """
 
     spec: TaskSpec
@@ -52,7 +60,10 @@ class Task(Protocol):
     def reset(self, seed: int, episodes: np.ndarray | None = None) -> TaskStep: ...
 
     def step(self, actions: torch.Tensor) -> TaskStep:
-        """Advance by one step. actions: [N, E] int32 (discrete)."""
+        """Advance by one step. actions: [N, E] int32 (Discrete), or [N, E, A] float32 in the task's own
+        units and within its bounds (Box; elements an agent does not have are ignored).
+
+        Raises AgentMixerError naming the environment if it failed."""
         ...
 
     def snapshot(self) -> dict[str, np.ndarray]:
@@ -60,16 +71,24 @@ class Task(Protocol):
         ...
 
     def restore(self, arrays: dict[str, np.ndarray]) -> TaskStep:
-        """Continue from `snapshot()`; returns the step that was current then."""
+        """Continue from `snapshot()`; returns the step that was current then. A task that cannot put its
+        environments back (foreign code) starts new episodes instead and says so with `restarts` = True."""
+        ...
+
+    #: Whether `restore` starts new episodes instead of continuing the ones that were running.
+    restarts: bool
+
+    def close(self) -> None:
+        """Release processes and threads. Doing it twice is harmless."""
         ...
 
 
 class ScenarioInfo(NamedTuple):
-    """One row of `agentmixer tasks`, known without building the task."""
+    """One row of `agentmixer tasks`, known without building the task. obs_sizes: one an agent."""
 
     scenario: str
     agents: int
-    obs_size: int
+    obs_sizes: tuple[int, ...]
     state_size: int
     actions: str
     episode_limit: int
@@ -77,18 +96,36 @@ class ScenarioInfo(NamedTuple):
 
 
 class TaskFamily(Protocol):
-    """What an entry point of the group `agentmixer.tasks` names: a module or object with these."""
+    """What an entry point of the group `agentmixer.tasks` names: a module or object with these.
+
+    Importing it must be cheap: `agentmixer tasks` imports every family. Simulators are imported by `make`.
+    """
 
     backends: tuple[str, ...]
     notes: str
+    #: Settings of the task, given with --env-arg; a frozen dataclass whose fields are `config.setting`s.
+    Options: type[Config]
 
     def scenarios(self) -> list[ScenarioInfo]: ...
 
-    def check_backend(self, backend: str) -> None:
-        """Raise AgentMixerError if the backend cannot be used on this machine."""
+    def check(self, scenario: str, backend: str, options: Any) -> None:
+        """Raise AgentMixerError if there is no such scenario, options do not fit it, or the backend cannot
+        be used on this machine. `options` is an instance of `Options`. Builds nothing."""
         ...
 
-    def make(self, scenario: str, num_envs: int, backend: str, device: str = "cpu") -> Task: ...
+    def make(self, scenario: str, num_envs: int, backend: str, options: Any, device: str = "cpu") -> Task: ...
+
+
+@dataclass(frozen=True)
+class NoOptions(Config):
+    """For families without settings."""
+
+
+def check_known(family: TaskFamily, task: str, scenario: str) -> None:
+    """Raise AgentMixerError naming the nearest scenario if `scenario` is not one that the family lists."""
+    known = [info.scenario for info in family.scenarios()]
+    if scenario not in known:
+        raise AgentMixerError(f"task '{task}' has no scenario '{scenario}'{nearest(scenario, known)}")
 
 
 def to_torch(array: Array, device: str = "cpu") -> torch.Tensor:

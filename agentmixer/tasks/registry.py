@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import entry_points
-from typing import cast
+from typing import Any, cast
 
 from agentmixer.errors import AgentMixerError, nearest
 from agentmixer.tasks.base import Task, TaskFamily
@@ -31,26 +32,34 @@ def family(task: str) -> TaskFamily:
         ) from error
 
 
-def check(task: str, scenario: str, backend: str | None = None) -> str:
-    """Whether the task, scenario and backend exist, without building anything. Returns the backend's name.
+def check(
+    task: str, scenario: str, backend: str | None = None, options: Mapping[str, Any] | None = None
+) -> tuple[str, dict[str, Any]]:
+    """Whether the task, scenario, backend and options exist, without building anything.
 
-    Raises AgentMixerError naming the nearest known one."""
+    Returns the backend's name and all options, resolved. Raises AgentMixerError naming the nearest known one."""
     found = family(task)
-    known = [info.scenario for info in found.scenarios()]
-    if scenario not in known:
-        raise AgentMixerError(f"task '{task}' has no scenario '{scenario}'{nearest(scenario, known)}")
     chosen = backend or found.backends[0]
     if chosen not in found.backends:
         raise AgentMixerError(f"task '{task}' has no backend '{chosen}'{nearest(chosen, found.backends)}")
-    found.check_backend(chosen)
-    return chosen
+    resolved = found.Options().replace(dict(options or {}), kind="option")
+    found.check(scenario, chosen, resolved)
+    return chosen, dict(vars(resolved))
 
 
-def make(task: str, scenario: str, num_envs: int, backend: str | None = None, device: str = "cpu") -> Task:
+def make(
+    task: str,
+    scenario: str,
+    num_envs: int,
+    backend: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+) -> Task:
     """Build `num_envs` environments of `task`/`scenario`.
 
-    Raises AgentMixerError for an unknown task, scenario or backend, and for num_envs < 1."""
-    chosen = check(task, scenario, backend)
+    Raises AgentMixerError for an unknown task, scenario, backend or option, and for num_envs < 1."""
+    chosen, resolved = check(task, scenario, backend, options)
     if num_envs < 1:
         raise AgentMixerError(f"num_envs is {num_envs}; it must be at least 1")
-    return family(task).make(scenario, num_envs, chosen, device)
+    found = family(task)
+    return found.make(scenario, num_envs, chosen, found.Options(**resolved), device)

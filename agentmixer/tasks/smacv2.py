@@ -6,8 +6,10 @@ This file knows names and sizes only and imports no simulator.
 
 from __future__ import annotations
 
+import sys
+
 from agentmixer.errors import AgentMixerError
-from agentmixer.tasks.base import ScenarioInfo, Task
+from agentmixer.tasks.base import NoOptions, ScenarioInfo, Task, check_known
 
 #: Race -> unit types that SMAX can express, with their SMACv2 weights. The medivac (heals) and the
 #: baneling (explodes) cannot be expressed; their weight of .1 is shared by the other two.
@@ -31,6 +33,7 @@ EPISODE_LIMIT = 100
 #: 8 world steps of 1/16 s each.
 CONTROL_PERIOD_S = 0.5
 
+Options = NoOptions
 backends = ("smax", "sc2")
 notes = (
     "Backend smax is JaxMARL's SMAX with a scripted enemy, not StarCraft II. It does not model healing "
@@ -76,7 +79,7 @@ def scenarios() -> list[ScenarioInfo]:
                 ScenarioInfo(
                     scenario=name,
                     agents=allies,
-                    obs_size=len(obs_names(name)[0]),
+                    obs_sizes=tuple(map(len, obs_names(name))),
                     state_size=state_size(name),
                     actions=f"{len(MOVES) + enemies} discrete, masked",
                     episode_limit=EPISODE_LIMIT,
@@ -86,8 +89,9 @@ def scenarios() -> list[ScenarioInfo]:
     return rows
 
 
-def check_backend(backend: str) -> None:
-    """Raise AgentMixerError for backend sc2, which is not available yet."""
+def check(scenario: str, backend: str, options: NoOptions) -> None:
+    """Raise AgentMixerError for an unknown scenario, and for backend sc2, which is not available yet."""
+    check_known(sys.modules[__name__], "smacv2", scenario)
     if backend == "sc2":
         raise AgentMixerError(
             "backend 'sc2' needs StarCraft II 4.10 and the smacv2 package in a worker of its own and is not "
@@ -95,7 +99,7 @@ def check_backend(backend: str) -> None:
         )
 
 
-def make(scenario: str, num_envs: int, backend: str, device: str = "cpu") -> Task:
+def make(scenario: str, num_envs: int, backend: str, options: NoOptions, device: str = "cpu") -> Task:
     """Build the task with backend smax."""
     from agentmixer.tasks.smax import SmaxTask
 

@@ -1,6 +1,6 @@
 """SMACv2 scenarios played in SMAX (JaxMARL), batched and compiled.
 
-Everything between two actions (enemy, physics, auto-reset, observation, mask) is one jitted call.
+Units, teams and rewards stand here; batching, seeds, resets and saving are `jax_task`'s.
 """
 
 from __future__ import annotations
@@ -8,20 +8,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from agentmixer.contract.spec import Discrete, TaskSpec
-from agentmixer.errors import AgentMixerError
 from agentmixer.tasks import smacv2
-from agentmixer.tasks.base import TaskStep
+from agentmixer.tasks.jax_task import Game, JaxTask, Outcome, View
 
 
 @contextlib.contextmanager
@@ -81,18 +77,6 @@ class MirroredTeams(Distribution):
         return jnp.concatenate([drawn[: self.n_allies], drawn])
 
 
-class _Running(NamedTuple):
-    """What one environment carries from step to step."""
-
-    game: Any
-    key: jax.Array
-
-
-class _Compiled(NamedTuple):
-    reset: Any
-    step: Any
-
-
 @functools.cache
 def _game(scenario: str) -> HeuristicEnemySMAX:
     """The JaxMARL environment with this race's unit table and team distribution."""
@@ -121,127 +105,63 @@ def _game(scenario: str) -> HeuristicEnemySMAX:
 
 
 @functools.cache
-def _compile(scenario: str) -> _Compiled:
-    """Jitted batched functions, made once a process and scenario; JAX's disk cache serves the next process."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "agentmixer" / "jax"
-    jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-
-    game = _game(scenario)
+def _as_game(scenario: str) -> Game:
+    """JaxMARL's environment as pure functions. SMAX's own end of an episode is not used: it has no truncation."""
+    env = _game(scenario)
     race, allies, enemies = smacv2.split(scenario)
-    agents = game.agents
     kinds = len(smacv2.TEAMS[race])
     # SMAX's state has raw map positions and type numbers; the rest is of order one already.
     unit = [1.0, 1.0 / MAP_SIZE, 1.0 / MAP_SIZE, 1.0] + [1.0] * kinds
     units = allies + enemies
     scale = jnp.array(unit * units + [1.0] * units + [1.0 / kinds] * units, jnp.float32)
 
-    def pack(obs: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        return jnp.stack([obs[agent] for agent in agents]), obs["world_state"].astype(jnp.float32) * scale
+    def stacked(values: dict[str, jax.Array]) -> jax.Array:
+        return jnp.stack([values[agent] for agent in env.agents])
 
-    def look(running: _Running, obs: jax.Array, state: jax.Array) -> TaskStep:
-        masks = game.get_avail_actions(running.game)
-        mask = jnp.stack([masks[agent] for agent in agents]).astype(jnp.bool_)
-        no = jnp.zeros((), jnp.bool_)
-        active = running.game.state.unit_alive[:allies]
-        return TaskStep(obs, state, mask, active, jnp.zeros((), jnp.float32), no, no, no, obs, state)
-
-    def reset(key: jax.Array) -> tuple[_Running, TaskStep]:
-        key, now = jax.random.split(key)
-        obs, fresh = game.reset(now)
-        # JaxMARL starts some leaves weakly typed; fixing the type here saves compiling `step` twice.
-        fresh = jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), fresh)
-        running = _Running(fresh, key)
-        return running, look(running, *pack(obs))
-
-    def step(running: _Running, actions: jax.Array) -> tuple[_Running, TaskStep]:
-        key, step_key, reset_key = jax.random.split(running.key, 3)
-        chosen = {agent: actions[i] for i, agent in enumerate(agents)}
-        obs, after, reward, _, _ = game.step_env(step_key, running.game, chosen)
-        final_obs, final_state = pack(obs)
+    def step(key: jax.Array, state: Any, actions: jax.Array) -> Outcome:
+        chosen = {agent: actions[i] for i, agent in enumerate(env.agents)}
+        _, after, reward, _, _ = env.step_env(key, state, chosen)
         ours = jnp.any(after.state.unit_alive[:allies])
         theirs = jnp.any(after.state.unit_alive[allies:])
-        terminated = ~ours | ~theirs
-        truncated = ~terminated & (after.state.step >= smacv2.EPISODE_LIMIT)
-        ended = terminated | truncated
-        fresh_obs, fresh = game.reset(reset_key)
-        running = _Running(jax.tree.map(lambda a, b: jnp.where(ended, a, b), fresh, after), key)
-        obs_now, state_now = (
-            jnp.where(ended, a, b) for a, b in zip(pack(fresh_obs), (final_obs, final_state), strict=True)
-        )
-        seen = look(running, obs_now, state_now)
-        return running, seen._replace(
-            reward=reward[agents[0]].astype(jnp.float32),
-            terminated=terminated,
-            truncated=truncated,
-            won=ours & ~theirs,
-            final_obs=final_obs,
-            final_state=final_state,
+        return Outcome(after, reward[env.agents[0]].astype(jnp.float32), ~ours | ~theirs, ours & ~theirs)
+
+    def look(state: Any) -> View:
+        return View(
+            obs=stacked(env.get_obs(state)),
+            state=env.get_world_state(state).astype(jnp.float32) * scale,
+            action_mask=stacked(env.get_avail_actions(state)).astype(jnp.bool_),
+            active=state.state.unit_alive[:allies],
         )
 
-    # Agent-major outside: agents lead, environments follow.
-    axes = TaskStep(1, 0, 1, 1, 0, 0, 0, 0, 1, 0)
+    return Game(reset=lambda key: env.reset(key)[1], step=step, look=look)
 
-    def first(seed: jax.Array, episodes: jax.Array) -> tuple[_Running, TaskStep]:
-        root = jax.random.PRNGKey(seed)
-        return jax.vmap(lambda episode: reset(jax.random.fold_in(root, episode)), out_axes=(0, axes))(episodes)
 
-    return _Compiled(
-        reset=jax.jit(first),
-        step=jax.jit(jax.vmap(step, in_axes=(0, 1), out_axes=(0, axes))),
+def _spec(scenario: str) -> TaskSpec:
+    _race, allies, enemies = smacv2.split(scenario)
+    return TaskSpec(
+        name="smacv2",
+        scenario=scenario,
+        backend="smax",
+        options={},
+        agents=tuple(f"agent_{i}" for i in range(allies)),
+        obs_names=smacv2.obs_names(scenario),
+        state_size=smacv2.state_size(scenario),
+        action_spaces=(Discrete(len(smacv2.MOVES) + enemies),) * allies,
+        has_action_mask=True,
+        reports_wins=True,
+        episode_limit=smacv2.EPISODE_LIMIT,
+        control_period_s=smacv2.CONTROL_PERIOD_S,
+        fallback_actions=(smacv2.MOVES.index("stop"),) * allies,
+        shared="reward",
     )
 
 
-class SmaxTask:
-    """E environments of one SMACv2 scenario in SMAX. See `tasks.base.Task`.
+class SmaxTask(JaxTask):
+    """E environments of one SMACv2 scenario in SMAX.
 
     Reward, shared by the team: the share of enemy health removed this step, plus 1 for a won battle.
     Actions: 0-3 move north, east, south, west; 4 stop; 5+j attack enemy j. A dead agent may only stop.
     """
 
     def __init__(self, scenario: str, num_envs: int, device: str = "cpu"):
-        _race, allies, enemies = smacv2.split(scenario)
-        self.num_envs = num_envs
-        self.spec = TaskSpec(
-            name="smacv2",
-            scenario=scenario,
-            backend="smax",
-            agents=tuple(f"agent_{i}" for i in range(allies)),
-            obs_names=smacv2.obs_names(scenario),
-            state_size=smacv2.state_size(scenario),
-            action_spaces=(Discrete(len(smacv2.MOVES) + enemies),) * allies,
-            has_action_mask=True,
-            episode_limit=smacv2.EPISODE_LIMIT,
-            control_period_s=smacv2.CONTROL_PERIOD_S,
-            fallback_action=smacv2.MOVES.index("stop"),
-            shared="reward",
-        )
-        platform = "cpu" if device == "cpu" else "gpu"
-        try:
-            self._device = jax.devices(platform)[0]
-        except RuntimeError as error:
-            raise AgentMixerError(f"device {device}: JAX sees none here ({error}); use --device cpu") from error
-        self._compiled = _compile(scenario)
-        self._running: _Running | None = None
-        self._last: TaskStep | None = None
-
-    def reset(self, seed: int, episodes: np.ndarray | None = None) -> TaskStep:
-        numbers = np.arange(self.num_envs) if episodes is None else np.asarray(episodes)
-        with jax.default_device(self._device):
-            self._running, self._last = self._compiled.reset(np.uint32(seed), numbers.astype(np.uint32))
-        return self._last
-
-    def step(self, actions: Any) -> TaskStep:
-        self._running, self._last = self._compiled.step(self._running, jnp.from_dlpack(actions))
-        return self._last
-
-    def snapshot(self) -> dict[str, np.ndarray]:
-        leaves = jax.tree.leaves((self._running, self._last))
-        return {f"{i:03d}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
-
-    def restore(self, arrays: dict[str, np.ndarray]) -> TaskStep:
-        self.reset(0)  # for the shape of the tree
-        structure = jax.tree.structure((self._running, self._last))
-        leaves = [jax.device_put(arrays[name], self._device) for name in sorted(arrays)]
-        self._running, self._last = jax.tree.unflatten(structure, leaves)
-        return self._last
+        super().__init__(_spec(scenario), _as_game(scenario), num_envs, device)

@@ -104,11 +104,14 @@ def restore(algorithm: AgentMixerPPO, task: Task, file: Path) -> tuple[int, Stre
     except RuntimeError as error:
         raise AgentMixerError(f"{file} was written on another kind of device; resume it there") from error
     device = algorithm.device
+    current = task.restore({key: value.numpy() for key, value in _below(tensors, "task.").items()})
+    # A task that starts new episodes instead starts them with nothing remembered and nothing earned.
+    keep = 0.0 if task.restarts else 1.0
     return step, Stream(
-        step=task.restore({key: value.numpy() for key, value in _below(tensors, "task.").items()}),
-        memory={key: value.to(device) for key, value in _below(tensors, "stream.memory.").items()},
-        fresh=tensors["stream.fresh"].to(device),
-        episode_return=tensors["stream.episode_return"].to(device),
+        step=current,
+        memory={key: value.to(device) * keep for key, value in _below(tensors, "stream.memory.").items()},
+        fresh=torch.ones(envs, device=device) if task.restarts else tensors["stream.fresh"].to(device),
+        episode_return=tensors["stream.episode_return"].to(device) * keep,
     )
 
 
@@ -123,4 +126,5 @@ def load_weights(run: Run, task: Task, file: Path) -> tuple[AgentMixerPPO, int]:
     algorithm = build(run, task)
     step, tensors = read(file)
     restore_weights(algorithm, tensors, file)
+    algorithm.schedule(min(step / run.config.total_steps, 1.0))
     return algorithm, step

@@ -28,7 +28,8 @@ def evaluate(
     returns, won, lengths = np.zeros(episodes), np.zeros(episodes, bool), np.zeros(episodes, int)
     for begin in range(0, episodes, envs):
         step = task.reset(seed, np.arange(begin, begin + envs))
-        h = algorithm.initial_memory(envs)["actor"]
+        h, signal = (algorithm.initial_memory(envs)[name] for name in ("actor", "signal"))
+        fresh = torch.ones(envs, device=device)
         count = min(envs, episodes - begin)
         running = np.ones(envs, bool)
         total, length = np.zeros(envs), np.zeros(envs, int)
@@ -36,16 +37,18 @@ def evaluate(
         while running[:count].any():
             obs, state, mask = (to_torch(a, device) for a in (step.obs, step.state, step.action_mask))
             if joint:
-                action, _, h = algorithm.act_joint(obs, state, mask, h, greedy)
+                signal = algorithm.next_signal(signal, fresh)
+                action, _, h = algorithm.act_joint(obs, state, signal, mask, h, greedy)
             else:
                 action, h = algorithm.act_decentralised(obs, mask, h, greedy)
-            step = task.step(action.int())
+            step = task.step(algorithm.to_task(action))
             ended = np.asarray(step.terminated) | np.asarray(step.truncated)
             total += np.asarray(step.reward) * running
             length += running
             victory |= running & ended & np.asarray(step.won)
             running &= ~ended
-            h = h * torch.from_numpy(~ended).to(device).float().view(1, envs, 1)
+            fresh = torch.from_numpy(ended).to(device).float()
+            h = h * (1.0 - fresh).view(1, envs, 1)
         chosen = slice(begin, begin + count)
         returns[chosen], won[chosen], lengths[chosen] = total[:count], victory[:count], length[:count]
     return Episodes(returns, won, lengths)

@@ -1,6 +1,14 @@
-"""From the actors' policies and PM's output to the joint policy (paper, eq. 11-12), discrete actions."""
+"""From the actors' policies and PM's output to the joint policy (paper, Section 4.2), one class a kind.
+
+A kind says what an actor's output means, what PM reads of it, how both make the joint policy, and how that is
+sampled and scored. Everything is batched over agents: raw outputs, scores and masks are [N, B, A]. Where
+agents have fewer than A actions (or action elements) the rest is masked out and counts for nothing.
+"""
 
 from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -12,38 +20,185 @@ ILLEGAL = -1e10
 SCORE_LIMIT = 15.0
 
 
-def mask_logits(logits: Tensor, mask: Tensor | None) -> Tensor:
+class JointPolicy(Protocol):
+    """What every kind offers. `policy` is what the actors make of one step, `joint` what PM made of it."""
+
+    def policy(self, raw: Tensor, mask: Tensor) -> Tensor:
+        """The actors' policies [N, B, A] (masked logits, or means) from their raw outputs."""
+        ...
+
+    def features(self, policy: Tensor) -> Tensor:
+        """What PM reads of a policy, [N, B, A]."""
+        ...
+
+    def joint(self, policy: Tensor, score: Tensor, mask: Tensor) -> Any:
+        """The joint policy from the actors' policies and PM's output."""
+        ...
+
+    def actor_mode(self, policy: Tensor) -> Tensor:
+        """Each actor's most likely action: [N, B] int64, or [N, B, A] float32."""
+        ...
+
+    def actor_sample(self, policy: Tensor, generator: torch.Generator) -> Tensor:
+        """An action drawn from each actor's own policy (a Gaussian actor has no spread of its own)."""
+        ...
+
+    def mode(self, joint: Any) -> Tensor:
+        """The joint policy's most likely action."""
+        ...
+
+    def sample(self, joint: Any, generator: torch.Generator) -> Tensor:
+        """An action drawn from the joint policy."""
+        ...
+
+    def log_prob(self, joint: Any, action: Tensor) -> Tensor:
+        """Log-probability (density) of each agent's part of an action, [N, B]."""
+        ...
+
+    def entropy(self, joint: Any) -> Tensor:
+        """Entropy of each agent's part in nats, [N, B]."""
+        ...
+
+    def agree(self, joint: Any, policy: Tensor) -> Tensor:
+        """Whether joint policy and actor have the same mode (Definition 6), [N, B] bool."""
+        ...
+
+
+def mask_logits(logits: Tensor, mask: Tensor) -> Tensor:
     """Illegal actions (mask False) get ILLEGAL. Shapes equal."""
-    return logits if mask is None else logits.masked_fill(~mask, ILLEGAL)
+    return logits.masked_fill(~mask, ILLEGAL)
 
 
-def log_policy(logits: Tensor, mask: Tensor | None) -> Tensor:
-    """Log-probabilities of a masked categorical policy, [..., A]."""
-    return torch.log_softmax(mask_logits(logits, mask), -1)
+class Categorical(NamedTuple):
+    """A joint policy over discrete actions. scores [N, B, A], unnormalised; log_pi [N, B, A], log-probabilities.
+
+    The mode is read from the scores: normalising could round two different ones to the same number."""
+
+    scores: Tensor
+    log_pi: Tensor
 
 
-def gumbel_joint(actor_log_policy: Tensor, score: Tensor, mask: Tensor | None, tau: float) -> Tensor:
-    """Joint log-policy of eq. 12: softmax((log pi + g) / tau), g = -log(-log u), u = sigmoid(score).
+class _Discrete:
+    """What kinds for discrete actions share. A policy is the actor's masked logits [N, B, A]."""
 
-    -log sigmoid(x) = softplus(-x), so g = -log softplus(-x), which stays finite where u rounds to 1.
-    All shapes [..., A]. tau -> 0 makes the joint policy the actors' argmax only if g is flat: mode
-    agreement (Definition 6) is not guaranteed by this form and is measured.
+    def policy(self, raw: Tensor, mask: Tensor) -> Tensor:
+        return mask_logits(raw, mask)
+
+    def features(self, policy: Tensor) -> Tensor:
+        # Probabilities, because the logits of illegal actions would drown the others.
+        return policy.softmax(-1)
+
+    def joint(self, policy: Tensor, score: Tensor, mask: Tensor) -> Categorical:
+        scores = mask_logits(self.scores(policy, score), mask)
+        return Categorical(scores, scores.log_softmax(-1))
+
+    def scores(self, policy: Tensor, score: Tensor) -> Tensor:
+        """Joint logits [N, B, A] from the actors' masked logits and PM's output; illegal actions are masked after."""
+        raise NotImplementedError
+
+    def actor_mode(self, policy: Tensor) -> Tensor:
+        return policy.argmax(-1)
+
+    def actor_sample(self, policy: Tensor, generator: torch.Generator) -> Tensor:
+        return sample(policy, generator)
+
+    def mode(self, joint: Categorical) -> Tensor:
+        return joint.scores.argmax(-1)
+
+    def sample(self, joint: Categorical, generator: torch.Generator) -> Tensor:
+        return sample(joint.scores, generator)
+
+    def log_prob(self, joint: Categorical, action: Tensor) -> Tensor:
+        return joint.log_pi.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
+    def entropy(self, joint: Categorical) -> Tensor:
+        return -(joint.log_pi.exp() * joint.log_pi).sum(-1)
+
+    def agree(self, joint: Categorical, policy: Tensor) -> Tensor:
+        return self.mode(joint) == self.actor_mode(policy)
+
+
+def sample(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """One action a policy by the Gumbel-max trick; logits need not be normalised, [..., A] -> [...] int64."""
+    noise = torch.empty_like(logits).exponential_(generator=generator)
+    return (logits - noise.log()).argmax(-1)
+
+
+class GumbelJoint(_Discrete):
+    """Eq. 12 as published: softmax((log pi + g) / tau), g = -log(-log u), u = sigmoid(score).
+
+    -log sigmoid(x) = softplus(-x), so g = -log softplus(-x), which stays finite where u rounds to 1. What
+    normalises pi cancels. Mode agreement (Definition 6) is not guaranteed by this form: argmax(log pi + g) may
+    be another action than argmax(log pi), whatever tau is. It is measured."""
+
+    def __init__(self, tau: float):
+        self.tau = tau
+
+    def scores(self, policy: Tensor, score: Tensor) -> Tensor:
+        return (policy - torch.log(F.softplus(-score.clamp(-SCORE_LIMIT, SCORE_LIMIT)))) / self.tau
+
+
+class GapJoint(_Discrete):
+    """PM scales every action's distance from the actor's mode: joint logit_a = -(max_b l_b - l_a) * f_a, f_a > 0.
+
+    The mode has distance zero and all others less than none of it, so the joint policy's mode is the actor's for
+    every state, mask and weight (docs/method.md has the proof). f_a = exp(RANGE * tanh(score_a / RANGE)) lies
+    between 1/20 and 20: PM decides how much and where the team explores, from nearly evenly to hardly at all."""
+
+    RANGE = 3.0
+
+    def scores(self, policy: Tensor, score: Tensor) -> Tensor:
+        gap = policy.amax(-1, keepdim=True) - policy
+        return -gap * torch.exp(self.RANGE * torch.tanh(score / self.RANGE))
+
+
+class Gaussian(NamedTuple):
+    """Independent normal elements: mean, std [N, B, A], and which elements exist (float, 0 or 1)."""
+
+    mean: Tensor
+    std: Tensor
+    exists: Tensor
+
+
+class GaussianJoint:
+    """Real-valued actions: the joint policy is Normal(the actors' means, PM's std), so that the mode of both is
+    the mean by construction and PM shapes exploration alone. std = low + (high - low) * sigmoid(score).
+
+    A policy is its mean [N, B, A], in units of half the action range (-1 and 1 are the bounds; the environment
+    meets the clamped action). Actors have no std: none is executed and none would get a gradient.
     """
-    g = -torch.log(F.softplus(-score.clamp(-SCORE_LIMIT, SCORE_LIMIT)))
-    return log_policy((actor_log_policy + g) / tau, mask)
 
+    def __init__(self, std_low: float, std_high: float):
+        self.low, self.high = std_low, std_high
 
-def entropy(log_pi: Tensor) -> Tensor:
-    """Entropy of categorical policies, [..., A] -> [...], in nats."""
-    return -(log_pi.exp() * log_pi).sum(-1)
+    def policy(self, raw: Tensor, mask: Tensor) -> Tensor:
+        return raw * mask
 
+    def features(self, policy: Tensor) -> Tensor:
+        return policy
 
-def sample(log_pi: Tensor, generator: torch.Generator) -> Tensor:
-    """One action a policy by the Gumbel-max trick, [..., A] -> [...] int64."""
-    noise = torch.empty_like(log_pi).exponential_(generator=generator)
-    return (log_pi - noise.log()).argmax(-1)
+    def joint(self, policy: Tensor, score: Tensor, mask: Tensor) -> Gaussian:
+        return Gaussian(policy, self.low + (self.high - self.low) * torch.sigmoid(score), mask.to(policy.dtype))
 
+    def actor_mode(self, policy: Tensor) -> Tensor:
+        return policy
 
-def log_prob(log_pi: Tensor, action: Tensor) -> Tensor:
-    """log_pi [..., A], action [...] int64 -> [...]."""
-    return log_pi.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+    def actor_sample(self, policy: Tensor, generator: torch.Generator) -> Tensor:
+        return policy
+
+    def mode(self, joint: Gaussian) -> Tensor:
+        return joint.mean
+
+    def sample(self, joint: Gaussian, generator: torch.Generator) -> Tensor:
+        noise = torch.empty_like(joint.mean).normal_(generator=generator)
+        return joint.mean + joint.std * noise * joint.exists
+
+    def log_prob(self, joint: Gaussian, action: Tensor) -> Tensor:
+        z = (action - joint.mean) / joint.std
+        return ((-0.5 * z.square() - joint.std.log() - 0.5 * math.log(2 * math.pi)) * joint.exists).sum(-1)
+
+    def entropy(self, joint: Gaussian) -> Tensor:
+        return ((joint.std.log() + 0.5 * math.log(2 * math.pi * math.e)) * joint.exists).sum(-1)
+
+    def agree(self, joint: Gaussian, policy: Tensor) -> Tensor:
+        return (joint.mean == policy).all(-1)

@@ -1,4 +1,4 @@
-"""Actors and critics: LayerNorm on the input, an MLP, a GRU, a head (paper, Tables 5-11)."""
+"""Actors and critics: a normalised input, an MLP, a GRU unless left out, a head (paper, Tables 5-11)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from agentmixer.train.stack import StackedGRUCell, StackedLayerNorm, StackedLinear
+from agentmixer.train.stack import StackedGRUCell, StackedLayerNorm, StackedLinear, StackedRunningNorm
 
 
 class Body(nn.Module):
@@ -17,17 +17,32 @@ class Body(nn.Module):
     learned bias in the first layer (what a one-hot id appended to the normalised input would give),
     which export folds into each agent's own graph.
 
-    x [N, B, inputs], h [N, B, H] -> features [N, B, H], new h [N, B, H].
+    norm: how the input is normalised: `layer` (LayerNorm) or `running` (moments of what was seen).
+    sizes: each agent's own number of inputs, where they differ; the rest is zero padding.
+
+    x [N, B, inputs], h [N, B, M] -> features [N, B, H], new h [N, B, M]; the memory M is H, or 0 without a GRU.
     """
 
-    def __init__(self, agents: int, shared: bool, inputs: int, hidden: int, layers: int, recurrent: bool):
+    def __init__(
+        self,
+        agents: int,
+        shared: bool,
+        inputs: int,
+        hidden: int,
+        layers: int,
+        recurrent: bool,
+        norm: str = "layer",
+        sizes: tuple[int, ...] | None = None,
+    ):
         super().__init__()
         stack = 1 if shared else agents
-        self.agents, self.stack, self.hidden = agents, stack, hidden
-        self.norm = StackedLayerNorm(stack, inputs)
-        sizes = [inputs] + [hidden] * (layers + 1)
-        self.linears = nn.ModuleList(StackedLinear(stack, i, o) for i, o in itertools.pairwise(sizes))
-        self.norms = nn.ModuleList(StackedLayerNorm(stack, hidden) for _ in sizes[1:])
+        self.agents, self.stack, self.hidden, self.memory = agents, stack, hidden, hidden if recurrent else 0
+        self.norm: StackedLayerNorm | StackedRunningNorm = (
+            StackedRunningNorm(stack, inputs) if norm == "running" else StackedLayerNorm(stack, inputs, sizes)
+        )
+        widths = [inputs] + [hidden] * (layers + 1)
+        self.linears = nn.ModuleList(StackedLinear(stack, i, o) for i, o in itertools.pairwise(widths))
+        self.norms = nn.ModuleList(StackedLayerNorm(stack, hidden) for _ in widths[1:])
         self.agent_bias = nn.Parameter(torch.zeros(agents, hidden)) if shared and agents > 1 else None
         self.gru = StackedGRUCell(stack, hidden, hidden) if recurrent else None
         self.gru_norm = StackedLayerNorm(stack, hidden) if recurrent else None
@@ -46,8 +61,13 @@ class Body(nn.Module):
             y = norm(torch.relu(y))
         return y.view(self.agents, -1, self.hidden)
 
+    def observe(self, x: Tensor) -> None:
+        """Let a running normaliser take in x [N, ..., inputs]."""
+        if isinstance(self.norm, StackedRunningNorm):
+            self.norm.update(self.fold(x))
+
     def recur(self, y: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """One recurrent step. y, h [N, B, H] -> features, new h [N, B, H]."""
+        """One recurrent step. y [N, B, H], h [N, B, M] -> features [N, B, H], new h [N, B, M]."""
         if self.gru is None or self.gru_norm is None:
             return y, h
         new = self.gru(self.fold(y), self.fold(h))
@@ -59,7 +79,7 @@ class Body(nn.Module):
     def unroll(self, x: Tensor, h: Tensor, fresh: Tensor) -> Tensor:
         """Features along chunks of L steps.
 
-        x [N, L, B, inputs]; h [N, B, H] at the chunk's first step; fresh [L, B], 1 where a step is the
+        x [N, L, B, inputs]; h [N, B, M] at the chunk's first step; fresh [L, B], 1 where a step is the
         first of its episode (its recurrent state starts from zero) -> [N, L, B, H].
         """
         agents, length, batch, inputs = x.shape
@@ -76,28 +96,39 @@ class Body(nn.Module):
 class Actor(nn.Module):
     """N decentralised actors. Each sees its own observation and its own recurrent state alone."""
 
-    def __init__(self, agents: int, shared: bool, obs: int, actions: int, hidden: int, layers: int):
+    def __init__(
+        self,
+        agents: int,
+        shared: bool,
+        obs: int,
+        actions: int,
+        hidden: int,
+        layers: int,
+        recurrent: bool = True,
+        norm: str = "layer",
+        sizes: tuple[int, ...] | None = None,
+    ):
         super().__init__()
-        self.body = Body(agents, shared, obs, hidden, layers, recurrent=True)
+        self.body = Body(agents, shared, obs, hidden, layers, recurrent, norm, sizes)
         self.head = StackedLinear(self.body.stack, hidden, actions, gain=0.01)
 
-    def logits(self, features: Tensor) -> Tensor:
-        """features [N, B, H] -> unmasked logits [N, B, A]."""
+    def output(self, features: Tensor) -> Tensor:
+        """features [N, B, H] -> unmasked logits or means [N, B, A]."""
         return self.head(self.body.fold(features)).view(*features.shape[:2], -1)
 
     def forward(self, obs: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """obs [N, B, D], h [N, B, H] -> unmasked logits [N, B, A], features [N, B, H], new h [N, B, H]."""
+        """obs [N, B, D], h [N, B, M] -> unmasked logits or means [N, B, A], features [N, B, H], new h [N, B, M]."""
         features, h = self.body(obs, h)
-        return self.logits(features), features, h
+        return self.output(features), features, h
 
 
 class Critic(nn.Module):
     """K state-value functions over the global state: one an agent (paper), or one for the team (K = 1)."""
 
-    def __init__(self, critics: int, state: int, hidden: int, layers: int, recurrent: bool):
+    def __init__(self, critics: int, state: int, hidden: int, layers: int, recurrent: bool, norm: str = "layer"):
         super().__init__()
         self.critics = critics
-        self.body = Body(critics, False, state, hidden, layers, recurrent)
+        self.body = Body(critics, False, state, hidden, layers, recurrent, norm)
         self.head = StackedLinear(critics, hidden, 1, gain=1.0)
 
     def value(self, features: Tensor) -> Tensor:
@@ -105,6 +136,6 @@ class Critic(nn.Module):
         return self.head(features).squeeze(-1)
 
     def forward(self, state: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """state [B, S], h [K, B, H] -> normalised values [K, B], new h [K, B, H]."""
+        """state [B, S], h [K, B, M] -> normalised values [K, B], new h [K, B, M]."""
         features, h = self.body(state.expand(self.critics, *state.shape), h)
         return self.value(features), h

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 import tomllib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from agentmixer import __version__
+from agentmixer.config import Config
 from agentmixer.errors import AgentMixerError, nearest
 from agentmixer.tasks import Task, make
 from agentmixer.train.algorithms import ALGORITHMS
-from agentmixer.train.config import Config
 
 RUNS = Path("runs")
 #: What config.toml says of a run beside its settings.
@@ -32,6 +33,8 @@ class Run:
     preset: str
     seed: int
     device: str
+    #: The task's options as resolved (--env-arg).
+    options: dict[str, Any]
     config: Any
 
     def on_cpu(self) -> Run:
@@ -61,7 +64,7 @@ class Run:
 
     def make_task(self, num_envs: int) -> Task:
         """The run's task, `num_envs` at a time."""
-        return make(self.task, self.scenario, num_envs, self.backend, self.device)
+        return make(self.task, self.scenario, num_envs, self.backend, self.options, self.device)
 
 
 def create(
@@ -72,6 +75,7 @@ def create(
     preset: str,
     seed: int,
     device: str,
+    options: dict[str, Any],
     config: Config,
     out: Path | None,
 ) -> Run:
@@ -80,15 +84,20 @@ def create(
     Raises AgentMixerError if settings do not fit each other, and if `out` exists: nothing is overwritten."""
     config.check()
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    path = out or RUNS / task / scenario / algorithm / f"{stamp}-s{seed}"
+    path = out or RUNS / task / folder_name(scenario) / algorithm / f"{stamp}-s{seed}"
     if path.exists():
         raise AgentMixerError(
             f"{path} exists already; continue it with 'agentmixer train {task} {scenario} --resume --out {path}' or choose another --out"
         )
     path.mkdir(parents=True)
-    run = Run(path, task, scenario, backend, algorithm, preset, seed, device, config)
+    run = Run(path, task, scenario, backend, algorithm, preset, seed, device, options, config)
     write_config(run)
     return run
+
+
+def folder_name(scenario: str) -> str:
+    """A scenario as part of a path: module:function and files become names without separators."""
+    return re.sub(r"[^A-Za-z0-9_.|+-]+", "-", scenario).strip("-.") or "scenario"
 
 
 def write(file: Path, text: str) -> None:
@@ -102,6 +111,7 @@ def write_config(run: Run) -> None:
     """config.toml: what was asked for and every setting as resolved."""
     head = {name: getattr(run, name) for name in IDENTITY}
     lines = [f"{key} = {json.dumps(value)}" for key, value in (head | {"agentmixer": __version__}).items()]
+    lines += ["", "[options]"] + [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in run.options.items()]
     lines += ["", "[settings]"] + [f"{key} = {json.dumps(value)}" for key, value in asdict(run.config).items()]
     write(run.path / "config.toml", "\n".join(lines) + "\n")
 
@@ -116,6 +126,9 @@ def load(path: Path) -> Run:
         head = {name: data[name] for name in IDENTITY}
         if any(type(value) is not (int if name == "seed" else str) for name, value in head.items()):
             raise ValueError("the run's task, algorithm, device or seed is not of its type")
+        options = data.get("options", {})
+        if type(options) is not dict:
+            raise ValueError("options is not a table")
         if head["algorithm"] not in ALGORITHMS:
             raise ValueError(f"unknown algorithm '{head['algorithm']}'{nearest(head['algorithm'], ALGORITHMS)}")
         config = ALGORITHMS[head["algorithm"]].Config()
@@ -125,7 +138,7 @@ def load(path: Path) -> Run:
         config.check()
     except (ValueError, KeyError, TypeError, AgentMixerError) as error:
         raise AgentMixerError(f"{file} is damaged or of another version ({error}); the run cannot be read") from error
-    return Run(path=path, config=config, **head)
+    return Run(path=path, options=options, config=config, **head)
 
 
 def find_all(root: Path = RUNS) -> list[Path]:

@@ -30,18 +30,73 @@ class StackedLinear(nn.Module):
 
 
 class StackedLayerNorm(nn.Module):
-    """S layer normalisations over the last dimension. x [S, B, size] -> [S, B, size]."""
+    """S layer normalisations over the last dimension. x [S, B, size] -> [S, B, size].
 
-    def __init__(self, stack: int, size: int):
+    sizes: how many leading elements each network really has. The rest of x must be zero; it takes no part in the
+    moments and comes out as zero, so that a padded network computes what it would without padding."""
+
+    def __init__(self, stack: int, size: int, sizes: tuple[int, ...] | None = None):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(stack, size))
         self.bias = nn.Parameter(torch.zeros(stack, size))
+        self.exists = existing(stack, size, sizes)
 
     def forward(self, x: Tensor) -> Tensor:
         size = (x.shape[-1],)
+        if self.exists is not None:
+            exists = self.exists.to(x.device)
+            count = exists.sum(-1, keepdim=True)
+            centred = (x - x.sum(-1, keepdim=True) / count) * exists
+            variance = centred.square().sum(-1, keepdim=True) / count
+            y = centred * torch.rsqrt(variance + 1e-5) * self.weight.unsqueeze(1)
+            return y + (self.bias.unsqueeze(1) * exists)
         if self.weight.shape[0] == 1:
             return F.layer_norm(x, size, self.weight[0], self.bias[0])
         return torch.addcmul(self.bias.unsqueeze(1), F.layer_norm(x, size), self.weight.unsqueeze(1))
+
+
+def existing(stack: int, size: int, sizes: tuple[int, ...] | None) -> Tensor | None:
+    """[S, 1, size], 1 where a padded element exists; None where nothing is padded."""
+    if sizes is None or set(sizes) == {size}:
+        return None
+    assert len(sizes) == stack
+    return (torch.arange(size).expand(stack, size) < torch.tensor(sizes).unsqueeze(1)).float().unsqueeze(1)
+
+
+class StackedRunningNorm(nn.Module):
+    """S normalisers by the mean and standard deviation of everything seen so far. x [S, B, size] -> the same.
+
+    Results are clamped to ±10. An element that never varied, and so all padding, comes out as zero. What has
+    been seen changes in `update` only: acting and learning between two updates see one and the same function."""
+
+    LIMIT = 10.0
+
+    def __init__(self, stack: int, size: int):
+        super().__init__()
+        self.mean: Tensor
+        self.variance: Tensor
+        self.count: Tensor
+        self.register_buffer("mean", torch.zeros(stack, size))
+        self.register_buffer("variance", torch.ones(stack, size))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+
+    def scale(self) -> Tensor:
+        """What centred values are multiplied by, [S, size]."""
+        return torch.rsqrt(self.variance + 1e-8) * (self.variance > 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ((x - self.mean.unsqueeze(1)) * self.scale().unsqueeze(1)).clamp(-self.LIMIT, self.LIMIT)
+
+    @torch.no_grad()
+    def update(self, x: Tensor) -> None:
+        """Take in a batch [S, B, size] (moments merged as by Chan et al. 1979)."""
+        new = x.shape[1]
+        variance, mean = torch.var_mean(x, 1, correction=0)
+        share = float(new / (self.count + new))
+        gap = mean - self.mean
+        self.mean += gap * share
+        self.variance += (variance - self.variance) * share + gap.square() * share * (1 - share)
+        self.count += new
 
 
 class StackedGRUCell(nn.Module):

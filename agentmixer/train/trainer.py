@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import time
@@ -15,7 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.tensorboard import SummaryWriter
 
 from agentmixer import statistics
+from agentmixer.contract.spec import TaskSpec
 from agentmixer.errors import AgentMixerError
+from agentmixer.tasks import Task
 from agentmixer.train import checkpoint, rollout
 from agentmixer.train import run as runs
 from agentmixer.train.evaluate import Episodes, evaluate
@@ -23,19 +26,27 @@ from agentmixer.train.run import Run
 
 #: Evaluation episodes come from this stream; the command line keeps training seeds below a million.
 EVALUATION_SEED = 1_000_003
-#: Episodes behind the figures shown while training.
-EVALUATION_EPISODES = 128
-FINAL_EPISODES = 200
 
 
-def report(episodes: Episodes) -> dict[str, float]:
-    """Win rate and return of a set of episodes with their 95 % intervals."""
-    win, value = statistics.rate(episodes.won), statistics.mean(episodes.returns)
-    return {
-        "win_rate": win.value, "win_rate_low": win.low, "win_rate_high": win.high,
-        "return": value.value, "return_low": value.low, "return_high": value.high,
-        "length": float(episodes.lengths.mean()), "episodes": len(episodes.won),
-    }  # fmt: skip
+def report(episodes: Episodes, spec: TaskSpec) -> dict[str, float]:
+    """Return, and win rate where the task knows one, of a set of episodes with their 95 % intervals."""
+    value = statistics.mean(episodes.returns)
+    numbers = {"return": value.value, "return_low": value.low, "return_high": value.high}
+    if spec.reports_wins:
+        win = statistics.rate(episodes.won)
+        numbers |= {"win_rate": win.value, "win_rate_low": win.low, "win_rate_high": win.high}
+    return numbers | {"length": float(episodes.lengths.mean()), "episodes": len(episodes.returns)}
+
+
+def headline(numbers: dict[str, float], prefix: str = "") -> str:
+    """One line of `report`: the win rate where there is one, else the return, with its interval."""
+    parts = []
+    for name, digits in (("win_rate", 3), ("return", 2)):
+        if f"{prefix}{name}" in numbers:
+            low, high = numbers[f"{prefix}{name}_low"], numbers[f"{prefix}{name}_high"]
+            label = name.replace("_", " ")
+            parts.append(f"{label} {numbers[prefix + name]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]")
+    return ", ".join(parts)
 
 
 class _Interrupt:
@@ -59,9 +70,15 @@ class _Interrupt:
 def train(run: Run, console: Console, resume: bool = False) -> bool:
     """Train `run` to its total_steps. Returns False if it was interrupted (a checkpoint is left).
 
-    Raises AgentMixerError if training diverges (a loss is not finite)."""
-    config = run.config
-    task, judge = run.make_task(config.num_envs), run.make_task(config.num_envs)
+    Raises AgentMixerError if training diverges (a loss is not finite) or an environment fails; the last
+    checkpoint is good then."""
+    with contextlib.ExitStack() as stack:
+        task, judge = (stack.enter_context(contextlib.closing(run.make_task(run.config.num_envs))) for _ in range(2))
+        return _train(run, task, judge, console, resume)
+
+
+def _train(run: Run, task: Task, judge: Task, console: Console, resume: bool) -> bool:
+    config, spec = run.config, task.spec
     algorithm = checkpoint.build(run, task)
     if resume and run.checkpoint_files:
         step, stream = checkpoint.restore(algorithm, task, checkpoint.latest(run))
@@ -73,32 +90,42 @@ def train(run: Run, console: Console, resume: bool = False) -> bool:
     _forget_after(metrics_file, step)
 
     a_rollout = config.num_envs * config.rollout_length
-    interrupted, first_step, win_rate = False, step, float("nan")
+    interrupted, first_step, shown = False, step, "return"
+    if spec.reports_wins:
+        shown = "win_rate"
+    latest = float("nan")
     writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=step + 1)
     started = time.monotonic()
     spent = {"collect": 0.0, "update": 0.0}
     progress = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]:,.0f} steps/s"),
-        TimeRemainingColumn(), TextColumn("win rate {task.fields[win]:.2f}"), console=console, disable=not console.is_terminal,
+        TimeRemainingColumn(), TextColumn(shown.replace("_", " ") + " {task.fields[latest]:.2f}"), console=console, disable=not console.is_terminal,
     )  # fmt: skip
     with _Interrupt() as interrupt, progress, metrics_file.open("a") as metrics:
         bar = progress.add_task(
-            f"{run.task} {run.scenario}", total=config.total_steps, completed=step, rate=0.0, win=win_rate
+            f"{run.task} {run.scenario}", total=config.total_steps, completed=step, rate=0.0, latest=latest
         )
         while step < config.total_steps and not interrupted:
             begin = time.monotonic()
-            experience, finished = rollout.collect(algorithm, task, stream)
+            algorithm.schedule(step / config.total_steps)
+            try:
+                experience, finished = rollout.collect(algorithm, task, stream)
+            except AgentMixerError as error:
+                raise AgentMixerError(
+                    f"{error}; the checkpoint at step {runs.steps_done(run):,} of {run.path} is good and --resume goes on from it"
+                ) from error
             collected = time.monotonic()
-            numbers: dict[str, Any] = algorithm.update(experience, step / config.total_steps)
+            numbers: dict[str, Any] = algorithm.update(experience)
             spent["collect"] += collected - begin
             spent["update"] += time.monotonic() - collected
             before, step = step, step + a_rollout
 
             numbers["episodes"] = len(finished["won"])
             if len(finished["won"]):
-                numbers["train_win_rate"] = finished["won"].float().mean().item()
                 numbers["train_return"] = finished["return"].mean().item()
-                win_rate = numbers["train_win_rate"]
+                if spec.reports_wins:
+                    numbers["train_win_rate"] = finished["won"].float().mean().item()
+                latest = numbers[f"train_{shown}"]
             if not all(map(_finite, numbers.values())):
                 raise AgentMixerError(
                     f"training diverged at step {step:,}: {', '.join(k for k, v in numbers.items() if not _finite(v))} is not finite; "
@@ -108,30 +135,33 @@ def train(run: Run, console: Console, resume: bool = False) -> bool:
             if _crossed(before, step, config.eval_interval) or done:
                 numbers |= {
                     f"eval_{k}": v
-                    for k, v in report(evaluate(algorithm, judge, EVALUATION_EPISODES, EVALUATION_SEED)).items()
+                    for k, v in report(evaluate(algorithm, judge, config.eval_episodes, EVALUATION_SEED), spec).items()
                 }
             numbers["steps_per_second"] = (step - first_step) / (spent["collect"] + spent["update"])
             numbers["seconds"] = time.monotonic() - started
             _log(metrics, writer, step, numbers)
             progress.update(
-                bar, completed=min(step, config.total_steps), rate=numbers["steps_per_second"], win=win_rate
+                bar, completed=min(step, config.total_steps), rate=numbers["steps_per_second"], latest=latest
             )
-            if "eval_win_rate" in numbers:
+            if "eval_return" in numbers:
                 console.print(
                     f"step {step:>10,}  {numbers['steps_per_second']:>6,.0f} steps/s  decentralised greedy: "
-                    f"win rate {numbers['eval_win_rate']:.2f}, return {numbers['eval_return']:.2f}"
+                    f"{headline(numbers, 'eval_')}",
+                    soft_wrap=True,
+                    markup=False,
                 )
             if _crossed(before, step, config.checkpoint_interval) or done or interrupted:
                 checkpoint.save(run, step, algorithm, task, stream)
     writer.close()
     if step < config.total_steps:
         return False
-    final = evaluate(algorithm, judge, FINAL_EPISODES, EVALUATION_SEED)
-    joint = evaluate(algorithm, judge, FINAL_EPISODES, EVALUATION_SEED, joint=True)
+    algorithm.schedule(1.0)
+    final = evaluate(algorithm, judge, config.final_episodes, EVALUATION_SEED)
+    joint = evaluate(algorithm, judge, config.final_episodes, EVALUATION_SEED, joint=True)
     summary = {
         "steps": step, "steps_per_second": (step - first_step) / max(sum(spent.values()), 1e-9), "seconds": time.monotonic() - started,
         "seconds_collecting": spent["collect"], "seconds_updating": spent["update"],
-        "decentralised_greedy": report(final), "joint_greedy": report(joint),
+        "decentralised_greedy": report(final, spec), "joint_greedy": report(joint, spec),
     }  # fmt: skip
     runs.write(run.path / "summary.json", json.dumps(summary, indent=2) + "\n")
     return True
@@ -172,8 +202,8 @@ def summary_line(run: Run) -> str:
     assert summary is not None
     alone, joint = summary["decentralised_greedy"], summary["joint_greedy"]
     return (
-        f"{summary['steps']:,} steps at {summary['steps_per_second']:,.0f} steps/s; over {alone['episodes']} episodes, greedy: "
-        f"decentralised win rate {alone['win_rate']:.3f} [{alone['win_rate_low']:.3f}, {alone['win_rate_high']:.3f}], joint {joint['win_rate']:.3f}"
+        f"{summary['steps']:,} steps at {summary['steps_per_second']:,.0f} steps/s; over {alone['episodes']} episodes, "
+        f"greedy: decentralised {headline(alone)}; joint {headline(joint)}"
     )
 
 

@@ -8,11 +8,11 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
+from agentmixer.contract.spec import TaskSpec
 from agentmixer.runtime.host import Decision, Host
 from agentmixer.tasks import Task
 from agentmixer.tasks.base import TaskStep, to_torch
 from agentmixer.train.algorithms.agentmixer_ppo import AgentMixerPPO
-from agentmixer.train.joint_policy import mask_logits
 
 
 class Arm(Protocol):
@@ -21,24 +21,29 @@ class Arm(Protocol):
     def reset(self, episode: int) -> None: ...
 
     def act(self, step: TaskStep) -> np.ndarray:
-        """Actions [N] int32 for the current step of a task with one environment."""
+        """Actions for the current step of a task with one environment: [N] int32 or [N, A] float32."""
         ...
 
 
 class JointArm:
-    """The joint policy's mode, PM and global state in the loop."""
+    """The joint policy's mode, PM, global state and signal in the loop."""
 
     def __init__(self, algorithm: AgentMixerPPO):
         self.algorithm = algorithm
-        self.h = algorithm.initial_memory(1)["actor"]
+        self.reset(0)
 
     def reset(self, episode: int) -> None:
-        self.h = self.algorithm.initial_memory(1)["actor"]
+        self.memory, self.fresh = self.algorithm.initial_memory(1), torch.ones(1)
 
     def act(self, step: TaskStep) -> np.ndarray:
-        obs, state, mask = (to_torch(a, self.algorithm.device) for a in (step.obs, step.state, step.action_mask))
-        action, _, self.h = self.algorithm.act_joint(obs, state, mask, self.h, greedy=True)
-        return action[:, 0].int().cpu().numpy()
+        algorithm, memory = self.algorithm, self.memory
+        obs, state, mask = (to_torch(a, algorithm.device) for a in (step.obs, step.state, step.action_mask))
+        memory["signal"] = algorithm.next_signal(memory["signal"], self.fresh)
+        self.fresh = torch.zeros(1)
+        action, _, memory["actor"] = algorithm.act_joint(
+            obs, state, memory["signal"], mask, memory["actor"], greedy=True
+        )
+        return algorithm.to_task(action)[:, 0].cpu().numpy()
 
 
 class ActorsArm:
@@ -55,51 +60,71 @@ class ActorsArm:
 
     @torch.no_grad()
     def act(self, step: TaskStep) -> np.ndarray:
-        raw, _, self.h = self.algorithm.actor(to_torch(step.obs, self.algorithm.device), self.h)
-        logits = mask_logits(raw, to_torch(step.action_mask, self.algorithm.device))[:, 0].cpu().numpy()
-        self.logits[-1].append(logits)
-        return logits.argmax(-1).astype(np.int32)
+        algorithm, device = self.algorithm, self.algorithm.device
+        raw, _, self.h = algorithm.actor(to_torch(step.obs, device), self.h)
+        policy = algorithm.joint_policy.policy(raw, to_torch(step.action_mask, device))
+        if algorithm.spec.discrete:
+            self.logits[-1].append(policy[:, 0].cpu().numpy())
+        return algorithm.to_task(algorithm.joint_policy.actor_mode(policy))[:, 0].cpu().numpy()
 
 
 class DeployedArm:
     """The exported agents, one process each, over their links. Keeps every decision and step time."""
 
-    def __init__(self, host: Host):
-        self.host = host
+    def __init__(self, host: Host, spec: TaskSpec):
+        self.host, self.spec = host, spec
         self.decisions: list[list[Decision]] = []
         self.step_ns: list[int] = []
         self._episode = self._step = 0
+        self._room = (spec.num_agents, max(space.n for space in spec.action_spaces))
 
     def reset(self, episode: int) -> None:
         self._episode, self._step = episode, 0
 
     def act(self, step: TaskStep) -> np.ndarray:
-        obs, mask = np.asarray(step.obs)[:, 0], np.asarray(step.action_mask)[:, 0]
+        spec = self.spec
+        seen, masks = np.asarray(step.obs)[:, 0], np.asarray(step.action_mask)[:, 0]
+        obs = [row[:size] for row, size in zip(seen, spec.obs_sizes, strict=True)]
+        mine = [row[: space.n] for row, space in zip(masks, spec.action_spaces, strict=True)]
         begin = time.monotonic_ns()
-        decisions = self.host.step(self._episode, self._step, list(obs), list(mask))
+        decisions = self.host.step(self._episode, self._step, obs, mine if spec.has_action_mask else None)
         self.step_ns.append(time.monotonic_ns() - begin)
         self.decisions.append(decisions)
         self._step += 1
-        return np.array([decision.action for decision in decisions], np.int32)
+        if spec.discrete:
+            return np.array([decision.action for decision in decisions], np.int32)
+        actions = np.zeros(self._room, np.float32)
+        for row, decision in zip(actions, decisions, strict=True):
+            row[: decision.action.size] = decision.action
+        return actions
 
 
 class Played(NamedTuple):
-    """Episodes of one arm, in order. actions: one [T, N] array an episode."""
+    """Episodes of one arm, in order. actions: one [T, N] or [T, N, A] array an episode; shadow: what the shadow
+    would have done on the very same observations."""
 
     returns: np.ndarray
     won: np.ndarray
     actions: list[np.ndarray]
+    shadow: list[np.ndarray]
 
 
-def play(arm: Arm, task: Task, episodes: int, seed: int) -> Played:
+def play(arm: Arm, task: Task, episodes: int, seed: int, shadow: Arm | None = None) -> Played:
     """Play episodes 0 .. episodes-1 of `seed` one after the other. Two arms that act alike see, bit for
-    bit, the same episodes. task: one environment."""
-    returns, won, actions = [], [], []
+    bit, the same episodes. task: one environment.
+
+    shadow: another arm that sees every step and decides too, with its own memory, but moves nothing. Where
+    physics is chaotic, two arms that differ in the last bit soon live in different worlds; a shadow stays in one."""
+    returns, won, actions, shadows = [], [], [], []
     for episode in range(episodes):
         step = task.reset(seed, np.array([episode]))
         arm.reset(episode)
-        total, taken, ended = 0.0, [], False
+        if shadow:
+            shadow.reset(episode)
+        total, taken, beside, ended = 0.0, [], [], False
         while not ended:
+            if shadow:
+                beside.append(shadow.act(step))
             action = arm.act(step)
             taken.append(action)
             step = task.step(torch.from_numpy(action[:, None].copy()))
@@ -108,4 +133,5 @@ def play(arm: Arm, task: Task, episodes: int, seed: int) -> Played:
         returns.append(total)
         won.append(bool(np.asarray(step.won)[0]))
         actions.append(np.stack(taken))
-    return Played(np.array(returns), np.array(won), actions)
+        shadows.append(np.stack(beside) if shadow else np.empty(0))
+    return Played(np.array(returns), np.array(won), actions, shadows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from agentmixer.errors import AgentMixerError
 from agentmixer.runtime.bundle import Bundle
 from agentmixer.runtime.golden import is_near_tie
 from agentmixer.runtime.host import AgentLost, Decision, Host
+from agentmixer.tasks import Task
 from agentmixer.train import checkpoint
 from agentmixer.train import run as runs
 from agentmixer.train.run import Run
@@ -28,19 +30,21 @@ DEPLOY_SEED = 3_000_017
 
 @dataclass(frozen=True)
 class ParityResult:
-    """Deployed actions against the torch actors', step by step over whole closed-loop episodes."""
+    """Deployed actions against the torch actors' on the same observations, over whole closed-loop episodes."""
 
     episodes: int
     steps: int
     actions: int
     different: int
     near_ties: int
-    #: Where they first part beyond a near tie: episode, step, agent, both actions; None if never.
+    #: Largest difference of a real-valued action element, in the task's units; None for discrete actions.
+    largest_error: float | None
+    #: Where they first part beyond a near tie or the tolerance: episode, step, agent, both actions; None if never.
     first: dict[str, Any] | None
 
     @property
     def passed(self) -> bool:
-        """No action differs beyond a near tie."""
+        """No action differs beyond a near tie or the tolerance."""
         return self.first is None
 
 
@@ -92,42 +96,36 @@ class Verdict:
 
 
 def compare(
-    actors: Played, deployed: Played, logits: list[list[np.ndarray]], agents: tuple[str, ...], tolerances: Tolerances
+    played: Played, logits: list[list[np.ndarray]], agents: tuple[str, ...], tolerances: Tolerances
 ) -> ParityResult:
-    """Hold the deployed arm's actions against the actors'.
+    """Hold what the deployed arm did against what its shadow, the torch actors, would have done at every step.
 
-    After a near tie has swapped an action the two episodes are different worlds, so the rest of that
-    episode is not compared; after a real difference neither. logits[episode][step]: [N, A], the actors'."""
+    logits[episode][step]: [N, A], the actors' (discrete actions only). Real-valued actions are equal within
+    the tolerances, discrete ones exactly."""
     steps = different = ties = 0
+    largest: float | None = None
     first: dict[str, Any] | None = None
-    for episode, (ours, theirs) in enumerate(zip(actors.actions, deployed.actions, strict=True)):
-        parted = False
-        for t in range(min(len(ours), len(theirs))):
-            steps += 1
-            for agent in np.flatnonzero(ours[t] != theirs[t]):
-                parted = True
-                different += 1
-                if is_near_tie(logits[episode][t][agent], int(theirs[t, agent]), tolerances):
-                    ties += 1
-                elif first is None:
-                    first = {
-                        "episode": episode,
-                        "step": t,
-                        "agent": agents[agent],
-                        "actors": int(ours[t, agent]),
-                        "deployed": int(theirs[t, agent]),
-                    }
-            if parted:
-                break
-        if not parted and len(ours) != len(theirs) and first is None:
-            first = {
-                "episode": episode,
-                "step": min(len(ours), len(theirs)),
-                "agent": "all",
-                "actors": len(ours),
-                "deployed": len(theirs),
-            }
-    return ParityResult(len(actors.actions), steps, steps * len(agents), different, ties, first)
+    for episode, (deployed, actors) in enumerate(zip(played.actions, played.shadow, strict=True)):
+        steps += len(deployed)
+        discrete = deployed.ndim == 2
+        if discrete:
+            parted = deployed != actors
+        else:
+            largest = max(largest or 0.0, float(np.abs(deployed - actors).max()))
+            parted = ~np.isclose(deployed, actors, tolerances.relative, tolerances.absolute).all(-1)
+        different += int(parted.sum())
+        for t, agent in np.argwhere(parted):
+            if discrete and is_near_tie(logits[episode][t][agent], int(deployed[t, agent]), tolerances):
+                ties += 1
+            elif first is None:
+                first = {
+                    "episode": episode,
+                    "step": int(t),
+                    "agent": agents[agent],
+                    "actors": actors[t, agent].tolist(),
+                    "deployed": deployed[t, agent].tolist(),
+                }
+    return ParityResult(len(played.actions), steps, steps * len(agents), different, ties, largest, first)
 
 
 def quantiles(values_ns: list[int]) -> dict[str, float | None]:
@@ -167,7 +165,14 @@ def deploy_sim(
     deadline_s: how long a step waits for decisions; the control period unless given. Calls `progress` with
     each arm's name. Raises AgentMixerError if the run is gone or an agent cannot be started."""
     run = source_run(bundle.team.source, run_path).on_cpu()
-    task = run.make_task(1)
+    with contextlib.closing(run.make_task(1)) as task:
+        return _deploy_sim(bundle, run, task, episodes, seed, deadline_s, progress)
+
+
+def _deploy_sim(
+    bundle: Bundle, run: Run, task: Task, episodes: int, seed: int, deadline_s: float | None,
+    progress: Callable[[str], None],
+) -> Verdict:  # fmt: skip
     if task.spec != bundle.team.task:
         raise AgentMixerError(
             f"the task of {run.path} is not the one in {bundle.path}; export again: agentmixer export"
@@ -176,12 +181,11 @@ def deploy_sim(
     progress("joint")
     played = {"joint": play(JointArm(algorithm), task, episodes, seed)}
     progress("actors")
-    actors = ActorsArm(algorithm)
-    played["actors"] = play(actors, task, episodes, seed)
+    played["actors"] = play(ActorsArm(algorithm), task, episodes, seed)
     progress("deployed")
     with Host(bundle, deadline_s) as host:
-        deployed = DeployedArm(host)
-        played["deployed"] = play(deployed, task, episodes, seed)
+        deployed, shadow = DeployedArm(host, task.spec), ActorsArm(algorithm)
+        played["deployed"] = play(deployed, task, episodes, seed, shadow)
         figures = {agent.name: _figures(host, i, deployed.decisions) for i, agent in enumerate(host.agents)}
         first_action = max(host.start_seconds) + deployed.step_ns[0] / 1e9
     return Verdict(
@@ -191,10 +195,11 @@ def deploy_sim(
         scenario=task.spec.scenario,
         seed=seed,
         arms={
-            name: {"return": statistics.mean(arm.returns)._asdict(), "win_rate": statistics.rate(arm.won)._asdict()}
+            name: {"return": statistics.mean(arm.returns)._asdict()}
+            | ({"win_rate": statistics.rate(arm.won)._asdict()} if task.spec.reports_wins else {})
             for name, arm in played.items()
         },
-        parity=compare(played["actors"], played["deployed"], actors.logits, task.spec.agents, bundle.team.tolerances),
+        parity=compare(played["deployed"], shadow.logits, task.spec.agents, bundle.team.tolerances),
         deadline_s=host.deadline_s,
         control_period_s=task.spec.control_period_s,
         step_us=quantiles(deployed.step_ns),

@@ -74,16 +74,13 @@ def _conclude(console: Console, passed: bool) -> None:
 
 def _arms(verdict: Verdict) -> Table:
     table = Table(title=f"{verdict.task} {verdict.scenario}, {verdict.parity.episodes} paired episodes", box=box.SIMPLE)
-    for column in ("arm", "win rate [95 %]", "return [95 %]"):
+    measures = [name for name in ("win_rate", "return") if name in verdict.arms["deployed"]]
+    for column in ("arm", *(f"{name.replace('_', ' ')} [95 %]" for name in measures)):
         table.add_column(column)
     names = {"joint": "joint (PM, state)", "actors": "actors (torch)", "deployed": "deployed (ONNX)"}
     for arm, figures in verdict.arms.items():
-        win, value = figures["win_rate"], figures["return"]
-        table.add_row(
-            names[arm],
-            f"{win['value']:.3f} [{win['low']:.3f}, {win['high']:.3f}]",
-            f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]",
-        )
+        cells = (figures[name] for name in measures)
+        table.add_row(names[arm], *(f"{c['value']:.3f} [{c['low']:.3f}, {c['high']:.3f}]" for c in cells))
     return table
 
 
@@ -107,9 +104,12 @@ def _agents(verdict: Verdict) -> Table:
 def _sentences(verdict: Verdict) -> list[str]:
     parity, step = verdict.parity, verdict.step_us
     first = f"; first: {parity.first}" if parity.first else ""
+    how = (
+        f"{parity.near_ties} near ties" if parity.largest_error is None else f"largest error {parity.largest_error:.1e}"
+    )
     return [
         f"{'ok  ' if parity.passed else 'FAIL'} parity: {parity.actions - parity.different:,} of {parity.actions:,} actions equal over "
-        f"{parity.steps:,} steps, {parity.near_ties} near ties{first}",
+        f"{parity.steps:,} steps, {how}{first}",
         f"{'ok  ' if verdict.missed_deadlines == 0 else 'FAIL'} deadline: {verdict.missed_deadlines} decisions later than "
         f"{verdict.deadline_s * 1e3:g} ms (control period {verdict.control_period_s * 1e3:g} ms)",
         f"     lock-step round trip of {len(verdict.agents)} agents: p50 {_number(step['p50'])}, p99 {_number(step['p99'])}, p99.9 {_number(step['p99.9'])}, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Annotated
@@ -36,13 +37,12 @@ def evaluate(
     if policy not in kinds:
         raise AgentMixerError(f"unknown policy '{policy}'{nearest(policy, kinds)}")
     chosen = (runs.load(run) if run else runs.newest()).on_cpu()
-    task = chosen.make_task(min(episodes, chosen.config.num_envs))
-    algorithm, step = checkpoint.load_weights(chosen, task, checkpoint.latest(chosen))
     stream = trainer.EVALUATION_SEED if seed is None else seed
-    algorithm.generator.manual_seed(stream)
-    found = trainer.report(
-        judge.evaluate(algorithm, task, episodes, stream, joint=policy == "joint", greedy=not sampled)
-    )
+    with contextlib.closing(chosen.make_task(min(episodes, chosen.config.num_envs))) as task:
+        algorithm, step = checkpoint.load_weights(chosen, task, checkpoint.latest(chosen))
+        algorithm.generator.manual_seed(stream)
+        played = judge.evaluate(algorithm, task, episodes, stream, joint=policy == "joint", greedy=not sampled)
+        found = trainer.report(played, task.spec)
     if as_json:
         typer.echo(
             json.dumps(
@@ -55,9 +55,4 @@ def evaluate(
         f"{chosen.path} at step {step:,}, {policy}, {'sampled' if sampled else 'greedy'}, {episodes} episodes",
         soft_wrap=True,
     )
-    console.print(
-        f"win rate {found['win_rate']:.3f} [{found['win_rate_low']:.3f}, {found['win_rate_high']:.3f}]", highlight=False
-    )
-    console.print(
-        f"return   {found['return']:.3f} [{found['return_low']:.3f}, {found['return_high']:.3f}]", highlight=False
-    )
+    console.print(trainer.headline(found), highlight=False)

@@ -40,7 +40,7 @@ def export(
         table.add_column(column, justify="left" if column == "agent" else "right")
     for agent, parity in result.parity.items():
         size = (result.path / "agents" / agent / "policy.onnx").stat().st_size
-        errors = [f"{parity[kind].logits_error:.1e}" for kind in ("torch", "onnxruntime", "reference")]
+        errors = [f"{parity[kind].policy_error:.1e}" for kind in ("torch", "onnxruntime", "reference")]
         table.add_row(
             agent,
             str(parity["torch"].steps),

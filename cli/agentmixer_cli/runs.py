@@ -17,12 +17,13 @@ def runs(root: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path
     """
     from agentmixer.errors import AgentMixerError
     from agentmixer.train import run as records
+    from agentmixer.train.trainer import headline
 
     found = records.find_all(root)
     if not found:
         raise AgentMixerError(f"no run found under {root}/; train one first: agentmixer train smacv2 protoss_5v5")
     table = Table()
-    for column in ("run", "preset", "steps", "win rate [95 %]", "state"):
+    for column in ("run", "preset", "steps", "decentralised greedy [95 %]", "state"):
         table.add_column(column, overflow="fold")
     damaged = []
     for path in found:
@@ -32,13 +33,12 @@ def runs(root: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path
         except AgentMixerError as error:
             damaged.append(str(error))
             continue
-        win = summary["decentralised_greedy"] if summary else None
-        rate = f"{win['win_rate']:.3f} [{win['win_rate_low']:.3f}, {win['win_rate_high']:.3f}]" if win else "-"
+        result = headline(summary["decentralised_greedy"]) if summary else "-"
         table.add_row(
             str(run.path),
             run.preset,
             f"{steps:,} of {run.config.total_steps:,}",
-            rate,
+            result,
             "finished" if summary else "unfinished",
         )
     console = Console()

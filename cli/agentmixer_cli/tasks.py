@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated
 
 import typer
@@ -20,10 +21,22 @@ def tasks(name: Annotated[str | None, typer.Argument(help="One task; all unless 
     for task in [name] if name else registry.names():
         family = registry.family(task)
         table = Table(title=f"{task} (backends: {', '.join(family.backends)})")
-        for column in ("scenario", "agents", "observation", "state", "actions", "limit", "source"):
-            table.add_column(column)
+        for column in ("scenario", "agents", "observation", "state", "actions", "limit"):
+            table.add_column(column, no_wrap=column != "observation")
+        sources: dict[str, list[str]] = {}
         for row in family.scenarios():
-            table.add_row(*(str(cell) for cell in row))
+            sizes = "/".join(str(size) for size in dict.fromkeys(row.obs_sizes)) or "its own"
+            cells = (row.agents, sizes, row.state_size, row.actions, row.episode_limit)
+            table.add_row(row.scenario, *(str(cell or "its own") for cell in cells))
+            sources.setdefault(row.source, []).append(row.scenario)
         console.print(table)
+        for source, scenarios in sources.items():
+            whose = f" ({', '.join(scenarios)})" if len(sources) > 1 else ""
+            console.print(f"source: {source}{whose}", markup=False, highlight=False)
+        for option in dataclasses.fields(family.Options):
+            if "doc" in option.metadata:
+                console.print(
+                    f"--env-arg {option.name}={option.default}  {option.metadata['doc']}", markup=False, soft_wrap=True
+                )
         console.print(family.notes)
     console.print("next: agentmixer train smacv2 protoss_5v5")

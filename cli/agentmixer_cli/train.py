@@ -22,6 +22,12 @@ def train(
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be repeated.")
     ] = None,
+    env_args: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--env-arg", metavar="KEY=VALUE", help="An option of the task (agentmixer tasks NAME lists them)."
+        ),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu (the default) or cuda.")] = None,
     backend: Annotated[str | None, typer.Option(help="The task's backend; its first unless given.")] = None,
     out: Annotated[
@@ -36,19 +42,20 @@ def train(
     Example: agentmixer train smacv2 protoss_5v5 --steps 1e6 --seed 1 --set actor_lr=1e-3
     """
     from agentmixer import tasks
-    from agentmixer.errors import AgentMixerError, nearest
+    from agentmixer.config import parse_assignments
+    from agentmixer.errors import AgentMixerError
+    from agentmixer.train import presets, trainer
     from agentmixer.train import run as runs
-    from agentmixer.train import trainer
     from agentmixer.train.algorithms import ALGORITHMS
-    from agentmixer.train.config import parse_assignments
 
     console = Console()
-    chosen = tasks.check(task, scenario, backend)
+    given = parse_assignments(env_args or [], "--env-arg", "penalty=-1")
+    chosen, options = tasks.check(task, scenario, backend, given)
     trainer.check_device(device or "cpu")
     if resume:
-        if assignments or preset != "default" or seed or backend:
+        if assignments or env_args or preset != "default" or seed or backend:
             raise AgentMixerError(
-                "--resume continues with the run's own settings; leave out --set, --preset, --seed and --backend"
+                "--resume continues with the run's own settings; leave out --set, --env-arg, --preset, --seed and --backend"
             )
         run = runs.load(out) if out else runs.newest(task, scenario)
         if (run.task, run.scenario) != (task, scenario):
@@ -56,13 +63,11 @@ def train(
         run = runs.extend(run, steps, device)
     else:
         algorithm = "agentmixer_ppo"
-        presets = ALGORITHMS[algorithm].presets
-        if preset not in presets:
-            raise AgentMixerError(f"unknown preset '{preset}'{nearest(preset, presets)}")
-        config = ALGORITHMS[algorithm].Config().replace(presets[preset]).replace(parse_assignments(assignments or []))
+        settings = presets.resolve(algorithm, preset, task)
+        config = ALGORITHMS[algorithm].Config().replace(settings).replace(parse_assignments(assignments or []))
         if steps is not None:
             config = config.replace({"total_steps": steps})
-        run = runs.create(task, scenario, chosen, algorithm, preset, seed, device or "cpu", config, out)
+        run = runs.create(task, scenario, chosen, algorithm, preset, seed, device or "cpu", options, config, out)
     console.print(f"run {run.path}", soft_wrap=True, markup=False)
     if not trainer.train(run, console, resume):
         again = f"agentmixer train {task} {scenario} --resume --out {run.path}"

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import tiny_spec
+from conftest import box_spec, tiny_algorithm, tiny_spec
 from onnx import TensorProto, helper
 from torch import nn
 
 from agentmixer.contract.manifest import MODEL_FILE, OPSET, Tolerances
+from agentmixer.contract.spec import Box, TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.export import bundle as exporting
 from agentmixer.export.actor import DeployedActor
@@ -88,7 +90,7 @@ def test_golden_traces_are_long_and_hold_resets_masks_and_extremes(exported: Exp
         assert (~golden.action_mask).any()
         assert np.abs(golden.obs[-16:]).max() > 10
         assert np.take_along_axis(golden.action_mask, golden.action[:, None], 1).all()
-        assert (golden.logits[~golden.action_mask] == np.float32(ILLEGAL)).all()
+        assert (golden.policy[~golden.action_mask] == np.float32(ILLEGAL)).all()
 
 
 def test_torch_onnxruntime_and_the_reference_evaluator_agree(exported: Exported) -> None:
@@ -97,7 +99,7 @@ def test_torch_onnxruntime_and_the_reference_evaluator_agree(exported: Exported)
         for kind, result in parity.items():
             assert result.passed, (agent, kind)
             assert result.steps >= 200
-            assert result.logits_error < 1e-5
+            assert result.policy_error < 1e-5
             assert result.different_actions == result.near_ties
 
 
@@ -115,8 +117,8 @@ def test_each_agents_graph_is_its_own_slice_of_the_stack(shared: bool) -> None:
         raw, _, after = actor(obs, h)
     want = mask_logits(raw, mask)
     for i in range(3):
-        single = DeployedActor(actor, i)
-        model = export_graph(single, spec.obs_sizes[i], 4, {"agent": spec.agents[i]})
+        single = DeployedActor(actor, spec, i)
+        model = export_graph(single, {"agent": spec.agents[i]})
         for kind, step in evaluators(single, model).items():
             action, logits, state = step(obs[i].numpy(), mask[i].numpy(), h[i].numpy())
             np.testing.assert_allclose(logits, want[i].numpy(), atol=1e-5, rtol=1e-5, err_msg=kind)
@@ -141,7 +143,8 @@ def test_a_broken_policy_does_not_pass_parity(exported: Exported) -> None:
     """The replay notices a frozen state, a dropped mask and swapped observation columns."""
     files = read_bundle(exported.path).agents["agent_0"]
     golden, model = parse(files.golden, files.manifest), onnx.load_from_string(files.model)
-    good = evaluators(nn.Module(), model)["onnxruntime"]  # type: ignore[arg-type]
+    actor = SimpleNamespace(inputs=["obs", "action_mask", "state_in"], outputs=None, memory=16)
+    good = evaluators(actor, model)["onnxruntime"]  # type: ignore[arg-type]
     swap = np.arange(97)
     swap[[90, 91]] = [91, 90]
     broken = {
@@ -168,8 +171,8 @@ def test_a_failed_export_leaves_nothing_behind(trained: Run, tmp_path: Path, mon
 
 
 def _with_a_wrong_bias(real: object) -> object:
-    def init(self: DeployedActor, actor: Actor, index: int) -> None:
-        real(self, actor, index)  # type: ignore[operator]
+    def init(self: DeployedActor, actor: Actor, spec: TaskSpec, index: int) -> None:
+        real(self, actor, spec, index)  # type: ignore[operator]
         self.head.bias.data += torch.linspace(0, 0.1, 10)
 
     return init
@@ -195,3 +198,38 @@ def test_a_graph_with_a_free_dimension_is_refused() -> None:
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "policy", value[:1], value[1:])
     with pytest.raises(AgentMixerError, match="not fixed"):
         check(helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)]))
+
+
+@pytest.mark.parametrize("norm", ["layer", "running"])
+@pytest.mark.parametrize("recurrent", [True, False])
+def test_ragged_real_valued_agents_are_exported_without_their_padding(recurrent: bool, norm: str) -> None:
+    """Padded in the stack, unpadded in the graph: same means, actions scaled and bounded inside."""
+    spec = box_spec()
+    algorithm = tiny_algorithm(spec, share_parameters=False, recurrent_actor=recurrent, input_norm=norm)
+    actor = algorithm.actor
+    for p in actor.parameters():
+        nn.init.normal_(p, std=0.7)
+    obs = torch.randn(2, 30, 5) * 2 + 1
+    obs[1, :, 3:] = 0
+    actor.body.observe(obs)
+    h = torch.randn(2, 30, actor.body.memory)
+    mask = torch.ones(2, 30, 3, dtype=torch.bool)
+    mask[1, :, 2:] = False
+    with torch.no_grad():
+        raw, _, after = actor(obs, h)
+        want = algorithm.to_task(algorithm.joint_policy.policy(raw, mask))
+    for i, (size, space) in enumerate(zip(spec.obs_sizes, spec.action_spaces, strict=True)):
+        assert isinstance(space, Box)
+        single = DeployedActor(actor, spec, i)
+        assert single.inputs == ["obs", "state_in"][: 1 + recurrent]
+        model = export_graph(single, {"agent": spec.agents[i]})
+        assert [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim][1:] == [size]
+        for kind, step in evaluators(single, model).items():
+            action, mean, state = step(obs[i, :, :size].numpy(), mask[i].numpy(), h[i].numpy())
+            np.testing.assert_allclose(action, want[i, :, : space.n], atol=1e-5, rtol=1e-5, err_msg=kind)
+            np.testing.assert_allclose(mean, raw[i, :, : space.n], atol=1e-5, rtol=1e-5, err_msg=kind)
+            assert (action >= np.float32(space.low)).all()
+            assert (action <= np.float32(space.high)).all()
+            assert ((action == np.float32(space.low)) | (action == np.float32(space.high))).any()
+            if recurrent:
+                np.testing.assert_allclose(state, after[i], atol=1e-5, rtol=1e-5, err_msg=kind)

@@ -31,20 +31,20 @@ def test_the_golden_trace_is_repeated_decision_by_decision(agent: Agent, golden:
         if golden.reset[t]:
             agent.reset()
         assert agent.act(golden.obs[t], golden.action_mask[t]) == golden.action[t]
-        assert agent.logits is not None
-        np.testing.assert_allclose(agent.logits, golden.logits[t], atol=1e-5)
+        assert agent.policy is not None
+        np.testing.assert_allclose(agent.policy, golden.policy[t], atol=1e-5)
 
 
 def test_reset_forgets(agent: Agent, golden: Golden) -> None:
     agent.act(golden.obs[0], golden.action_mask[0])
-    first = agent.logits
+    first = agent.policy
     agent.act(golden.obs[0], golden.action_mask[0])
-    assert agent.logits is not None
+    assert agent.policy is not None
     assert first is not None
-    assert not np.array_equal(agent.logits, first)
+    assert not np.array_equal(agent.policy, first)
     agent.reset()
     agent.act(golden.obs[0], golden.action_mask[0])
-    np.testing.assert_array_equal(agent.logits, first)
+    np.testing.assert_array_equal(agent.policy, first)
 
 
 def bad(obs: np.ndarray, mask: np.ndarray, case: str) -> tuple[object, object]:
@@ -81,13 +81,13 @@ def bad(obs: np.ndarray, mask: np.ndarray, case: str) -> tuple[object, object]:
 def test_bad_input_is_refused_and_changes_nothing(agent: Agent, golden: Golden, case: str, words: str) -> None:
     obs, mask = golden.obs[0], golden.action_mask[0]
     agent.act(obs, mask)
-    want = Agent.act(agent, obs, mask), agent.logits
+    want = Agent.act(agent, obs, mask), agent.policy
     agent.reset()
     agent.act(obs, mask)
     with pytest.raises(AgentMixerError, match=words):
         agent.act(*bad(obs, mask, case))  # type: ignore[arg-type]
     assert agent.act(obs, mask) == want[0]
-    np.testing.assert_array_equal(agent.logits, want[1])  # type: ignore[arg-type]
+    np.testing.assert_array_equal(agent.policy, want[1])  # type: ignore[arg-type]
 
 
 def test_an_observation_that_overflows_the_policy_is_refused_and_changes_nothing(agent: Agent, golden: Golden) -> None:
@@ -96,11 +96,11 @@ def test_an_observation_that_overflows_the_policy_is_refused_and_changes_nothing
     agent.act(obs, mask)
     with pytest.raises(AgentMixerError, match="finite but so large that the policy overflowed"):
         agent.act(huge, mask)
-    after = agent.act(obs, mask), agent.logits
+    after = agent.act(obs, mask), agent.policy
     agent.reset()
     agent.act(obs, mask)
     assert agent.act(obs, mask) == after[0]
-    np.testing.assert_array_equal(agent.logits, after[1])  # type: ignore[arg-type]
+    np.testing.assert_array_equal(agent.policy, after[1])  # type: ignore[arg-type]
 
 
 def test_the_device_side_imports_no_training_library(exported: Exported) -> None:

@@ -69,7 +69,10 @@ def swap(bundle: Path) -> None:
         (lambda b: (b / "team.json").write_bytes(b'{"schema_version": 1, "\xff": 0}'), "not a valid manifest"),
         (lambda b: (b / "team.json").write_text("[" * 200_000), "not a valid manifest"),
         (lambda b: edit(b / "team.json", lambda d: d["tolerances"].update(near_tie=1e300)), "not a valid manifest"),
-        (lambda b: edit(b / "team.json", lambda d: d["task"].update(fallback_action=2)), "its fallback action differs"),
+        (
+            lambda b: edit(b / "team.json", lambda d: d["task"].update(fallback_actions=[2] * 5)),
+            "its fallback action differs",
+        ),
         (lambda b: edit(b / "team.json", lambda d: d["task"].update(scenario="x")), "its task differs"),
         (
             lambda b: edit(b / "team.json", lambda d: d["task"]["agents"].__setitem__(0, "../../outside")),
@@ -106,7 +109,8 @@ def test_damage_is_named(copy: Path, damage: Callable[[Path], object], words: st
     ("change", "words"),
     [
         (lambda d: d.update(fallback_action=10), "fallback action that does not exist"),
-        (lambda d: d.update(fallback_action=-1), "not a valid manifest"),
+        (lambda d: d.update(fallback_action=-1), "fallback action that does not exist"),
+        (lambda d: d.update(fallback_action="stop"), "not a valid manifest"),
         (lambda d: d["action_space"].update(n=-1), "not a valid manifest"),
         (lambda d: d["state"].update(size=-4), "not a valid manifest"),
         (lambda d: d["inputs"][0].update(elements=["x"]), "does not name every element of obs"),

@@ -41,14 +41,14 @@ def test_published_sizes_of_the_stand_in() -> None:
     """protoss_5v5 with three unit types: observation 97, state 90, 10 actions."""
     info = {row.scenario: row for row in smacv2.scenarios()}
     assert len(info) == 15
-    assert (info["protoss_5v5"].obs_size, info["protoss_5v5"].state_size) == (97, 90)
+    assert (info["protoss_5v5"].obs_sizes, info["protoss_5v5"].state_size) == ((97,) * 5, 90)
     assert info["protoss_5v5"].actions.startswith("10 ")
 
 
 @pytest.mark.parametrize("scenario", [row.scenario for row in smacv2.scenarios()])
 def test_listed_sizes_are_the_simulators(scenario: str) -> None:
     game, info = _game(scenario), {row.scenario: row for row in smacv2.scenarios()}[scenario]
-    assert game.obs_size == info.obs_size
+    assert (game.obs_size,) * game.num_agents == info.obs_sizes
     assert game.num_agents == info.agents
     # SMAX's own state_size attribute counts a team and a type number a unit, as ours does.
     assert game.state_size == info.state_size

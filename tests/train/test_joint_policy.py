@@ -5,12 +5,22 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 import torch
 from conftest import random_masks, tiny_algorithm, tiny_spec
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from agentmixer.train.joint_policy import ILLEGAL, entropy, gumbel_joint, log_policy, log_prob, sample
-from agentmixer.train.policy_modifier import MixerPM
+from agentmixer.train.algorithms.agentmixer_ppo import temperature
+from agentmixer.train.joint_policy import ILLEGAL, Categorical, GapJoint, GumbelJoint, mask_logits, sample
+from agentmixer.train.policy_modifiers import MixerPM
+
+
+def joint(kind: GumbelJoint | GapJoint, logits: torch.Tensor, score: torch.Tensor, mask: object = None) -> Categorical:
+    mask = torch.ones_like(logits, dtype=torch.bool) if mask is None else mask
+    assert isinstance(mask, torch.Tensor)
+    return kind.joint(kind.policy(logits, mask), score, mask)
 
 
 def test_equation_12_by_hand() -> None:
@@ -21,31 +31,37 @@ def test_equation_12_by_hand() -> None:
         g = -math.log(-math.log(u))
         weights.append(math.exp((math.log(p) + g) / tau))
     want = torch.tensor([math.log(w / sum(weights)) for w in weights])
-    got = gumbel_joint(torch.tensor(pi).log(), torch.tensor(score), None, tau)
+    got = joint(GumbelJoint(tau), torch.tensor(pi).log(), torch.tensor(score)).log_pi
     torch.testing.assert_close(got, want)
 
 
 def test_a_flat_score_leaves_the_actors_policy_as_it_is() -> None:
-    log_pi = log_policy(torch.randn(4, 6), None)
-    torch.testing.assert_close(gumbel_joint(log_pi, torch.full((4, 6), 0.3), None, 1.0), log_pi)
+    logits = torch.randn(4, 6)
+    for kind, flat in ((GumbelJoint(1.0), 0.3), (GapJoint(), 0.0)):
+        torch.testing.assert_close(joint(kind, logits, torch.full((4, 6), flat)).log_pi, logits.log_softmax(-1))
 
 
 def test_extreme_scores_stay_finite_with_finite_gradients() -> None:
     score = torch.tensor([-1e4, 0.0, 1e4, 30.0], requires_grad=True)
-    out = gumbel_joint(log_policy(torch.zeros(4), None), score, None, 1.0)
-    out.sum().backward()
-    assert out.isfinite().all()
-    assert score.grad is not None
-    assert score.grad.isfinite().all()
+    for kind in (GumbelJoint(1.0), GapJoint()):
+        logits = torch.tensor([0.0, 50.0, -50.0, ILLEGAL], requires_grad=True)
+        mask = torch.tensor([True, True, True, False])
+        out = kind.joint(logits, score, mask)
+        (out.log_pi[:3].sum() + kind.entropy(out)).backward()
+        assert out.log_pi.isfinite().all()
+        for leaf in (score, logits):
+            assert leaf.grad is not None
+            assert leaf.grad.isfinite().all()
 
 
 def test_illegal_actions_have_no_probability_and_no_part_in_entropy() -> None:
     mask = torch.tensor([True, False, True, False])
-    log_pi = gumbel_joint(log_policy(torch.zeros(4), mask), torch.tensor([0.0, 9.0, 0.0, 9.0]), mask, 1.0)
-    assert log_pi.exp()[~mask].sum() == 0
-    torch.testing.assert_close(entropy(log_pi), torch.tensor(math.log(2)))
-    drawn = sample(log_pi.expand(500, 4), torch.Generator().manual_seed(0))
-    assert set(drawn.tolist()) == {0, 2}
+    for kind in (GumbelJoint(1.0), GapJoint()):
+        out = joint(kind, torch.zeros(4), torch.tensor([0.0, 9.0, 0.0, 9.0]), mask)
+        assert out.log_pi.exp()[~mask].sum() == 0
+        torch.testing.assert_close(kind.entropy(out), torch.tensor(math.log(2)))
+        many = Categorical(out.scores.expand(500, 4), out.log_pi.expand(500, 4))
+        assert set(kind.sample(many, torch.Generator().manual_seed(0)).tolist()) == {0, 2}
 
 
 def test_sampling_follows_the_probabilities() -> None:
@@ -59,14 +75,63 @@ def test_sampling_follows_the_probabilities() -> None:
 def test_equation_12_does_not_guarantee_the_mode() -> None:
     # Actor prefers 0; g of scores (-3, 3) is (-1.1, 3.0): the joint policy prefers 1. It must be measured.
     log_pi = torch.tensor([0.6, 0.4]).log()
-    joint = gumbel_joint(log_pi, torch.tensor([-3.0, 3.0]), None, 1.0)
-    assert (log_pi.argmax(), joint.argmax()) == (0, 1)
+    for tau in (1.0, 0.01):
+        out = joint(GumbelJoint(tau), log_pi, torch.tensor([-3.0, 3.0]))
+        assert (log_pi.argmax(), out.scores.argmax()) == (0, 1)
+
+
+@given(st.integers(0, 2**31), st.floats(-12, 4), st.floats(-3, 3))
+def test_the_gap_keeps_the_actors_mode_whatever_the_state_and_mask(seed: int, closeness: float, spread: float) -> None:
+    """Also where two logits differ in their last bits, or not at all, and where PM says the most extreme things."""
+    generator = np.random.default_rng(seed)
+    logits = generator.normal(size=(64, 9)) * 10**closeness + generator.normal() * 3
+    logits[::3] = np.round(logits[::3], 2)  # ties
+    score = generator.normal(size=(64, 9)) * 10**spread
+    mask = torch.from_numpy(random_masks(generator, 64, 9))
+    kind = GapJoint()
+    policy = kind.policy(torch.from_numpy(logits.astype(np.float32)), mask)
+    out = kind.joint(policy, torch.from_numpy(score.astype(np.float32)), mask)
+    assert torch.equal(kind.mode(out), policy.argmax(-1))
+    assert kind.agree(out, policy).all()
+    assert mask.gather(-1, kind.mode(out).unsqueeze(-1)).all()
+    torch.testing.assert_close(out.log_pi.exp().sum(-1), torch.ones(64))
+
+
+def test_the_gap_by_hand() -> None:
+    # Distances 0, 1, 2 from the mode; factors exp(3 tanh(score / 3)).
+    factors = [math.exp(3 * math.tanh(x / 3)) for x in (5.0, -1.0, 0.5)]
+    weights = [math.exp(-d * f) for d, f in zip((0, 1, 2), factors, strict=True)]
+    want = torch.tensor([math.log(w / sum(weights)) for w in weights])
+    got = joint(GapJoint(), torch.tensor([1.0, 0.0, -1.0]), torch.tensor([5.0, -1.0, 0.5]))
+    torch.testing.assert_close(got.log_pi, want)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "middle"), [("constant", 2.0), ("linear", 1.25), ("cosine", 1.25), ("exponential", 1.0)]
+)
+def test_temperature_schedules_by_hand(schedule: str, middle: float) -> None:
+    end = 2.0 if schedule == "constant" else 0.5
+    assert temperature(2.0, 0.5, schedule, 0.0) == pytest.approx(2.0)
+    assert temperature(2.0, 0.5, schedule, 0.5) == pytest.approx(middle)
+    assert temperature(2.0, 0.5, schedule, 1.0) == pytest.approx(end)
+
+
+def test_the_temperature_follows_the_run() -> None:
+    algorithm = tiny_algorithm(joint="gumbel", tau=2.0, tau_end=0.5, tau_schedule="linear")
+    algorithm.schedule(0.5)
+    assert isinstance(algorithm.joint_policy, GumbelJoint)
+    assert algorithm.joint_policy.tau == 1.25
 
 
 def test_mode_agreement_is_measured_over_living_agents() -> None:
     algorithm = tiny_algorithm(tiny_spec(agents=2, actions=2))
     batch = _batch(algorithm, size=4)
-    algorithm.joint_log_policy = lambda state, log_pi, features, mask: torch.stack([log_pi[0], log_pi[1].flip(-1)])  # type: ignore[method-assign]
+
+    def flipped(state: object, signal: object, policy: torch.Tensor, features: object, mask: object) -> Categorical:
+        scores = torch.stack([policy[0], policy[1].flip(-1)])
+        return Categorical(scores, scores.log_softmax(-1))
+
+    algorithm.joint = flipped  # type: ignore[assignment]
     batch["mask"][:] = True
     _, numbers = algorithm.policy_loss(batch)
     assert numbers["mode_agreement"] == 0.5
@@ -79,18 +144,24 @@ def test_given_the_state_the_joint_policy_is_a_product_without_hidden_noise() ->
     algorithm = tiny_algorithm()
     batch = _batch(algorithm, size=5)
     logits, features, _ = algorithm.actor(batch["obs"][:, 0], batch["h_actor"][:, 0])
-    arguments = (batch["state"][0, 0], log_policy(logits, batch["mask"][:, 0]), features, batch["mask"][:, 0])
-    assert torch.equal(algorithm.joint_log_policy(*arguments), algorithm.joint_log_policy(*arguments))
+    arguments = (
+        batch["state"][0, 0],
+        batch["signal"][0, 0],
+        mask_logits(logits, batch["mask"][:, 0]),
+        features,
+        batch["mask"][:, 0],
+    )
+    assert torch.equal(algorithm.joint(*arguments).scores, algorithm.joint(*arguments).scores)
 
 
 def test_pm_tells_policies_apart_beside_illegal_actions() -> None:
     """With -1e10 in its input the encodings of different policies come out bit-identical; with probabilities not."""
     pm = MixerPM(agents=1, state=3, policy=4, features=2, actions=4, width=8, agent_hidden=4, channel_hidden=8)
     mask = torch.tensor([True, True, False, False])
-    policies = [log_policy(torch.tensor([a, -a, 0.0, 0.0]), mask) for a in (0.5, 2.0)]
-    raw = [F.layer_norm(pm.policy_encoder(p.clamp_min(ILLEGAL)), (8,)) for p in policies]
+    policies = [mask_logits(torch.tensor([a, -a, 0.0, 0.0]), mask) for a in (0.5, 2.0)]
+    raw = [F.layer_norm(pm.policy_encoder(p), (8,)) for p in policies]
     assert torch.equal(raw[0], raw[1])
-    ours = [pm(torch.zeros(1, 3), p.exp().view(1, 1, 4), torch.zeros(1, 1, 2)) for p in policies]
+    ours = [pm(torch.zeros(1, 3), p.softmax(-1).view(1, 1, 4), torch.zeros(1, 1, 2)) for p in policies]
     assert not torch.equal(ours[0], ours[1])
 
 
@@ -115,7 +186,7 @@ def test_actors_learn_through_the_logit_sum_alone() -> None:
 def test_the_joint_ratio_does_not_make_the_step_grow_with_the_team() -> None:
     """Copies of one agent with one advantage: each copy's gradient is the single agent's, whatever N is."""
 
-    settings = {"ratio": "joint", "share_parameters": False, "entropy_coef": 0.0}
+    settings = {"ratio": "joint", "share_parameters": False, "team_critic": False, "entropy_coef": 0.0}
     team, single = (tiny_algorithm(tiny_spec(agents=n), **settings) for n in (4, 1))
     for ours, theirs in zip(team.actor.parameters(), single.actor.parameters(), strict=True):
         ours.data = theirs.data.expand_as(ours).clone()
@@ -125,8 +196,11 @@ def test_the_joint_ratio_does_not_make_the_step_grow_with_the_team() -> None:
     batch = _batch(single, size=6)
     with torch.no_grad():  # the behaviour policy is the current one: all ratios are 1
         logits, _, _ = single.actor(batch["obs"][:, 0], batch["h_actor"][:, 0])
-        batch["log_prob"][:, 0] = log_prob(log_policy(logits, batch["mask"][:, 0]), batch["action"][:, 0])
-    copies = {k: v if k in ("state", "fresh") else v.expand(4, *v.shape[1:]).clone() for k, v in batch.items()}
+        log_pi = mask_logits(logits, batch["mask"][:, 0]).log_softmax(-1)
+        batch["log_prob"][:, 0] = log_pi.gather(-1, batch["action"][:, 0].unsqueeze(-1)).squeeze(-1)
+    copies = {
+        k: v if k in ("state", "signal", "fresh") else v.expand(4, *v.shape[1:]).clone() for k, v in batch.items()
+    }
     team.policy_loss(copies)[0].backward()
     single.policy_loss(batch)[0].backward()
     assert team.actor.head.weight.grad is not None
@@ -135,7 +209,7 @@ def test_the_joint_ratio_does_not_make_the_step_grow_with_the_team() -> None:
 
 
 def test_dead_agents_do_not_matter_to_the_losses() -> None:
-    for settings in ({"ratio": "agent"}, {"ratio": "joint", "share_parameters": False}):
+    for settings in ({"ratio": "agent"}, {"ratio": "joint", "share_parameters": False, "team_critic": False}):
         algorithm = tiny_algorithm(**settings)
         batch = _batch(algorithm, size=6)
         batch["active"][0, :, ::2] = False
@@ -151,15 +225,17 @@ def test_dead_agents_do_not_matter_to_the_losses() -> None:
 
 
 def test_an_agent_dead_all_along_a_rollout_does_no_harm() -> None:
-    algorithm = tiny_algorithm(share_parameters=False, chunk_length=1, num_envs=2, rollout_length=3, minibatches=1)
+    algorithm = tiny_algorithm(
+        share_parameters=False, team_critic=False, chunk_length=1, num_envs=2, rollout_length=3, minibatches=1
+    )
     batch = {k: v[:, 0].unsqueeze(1) for k, v in _batch(algorithm, size=6).items()}
     rollout = {k: v.reshape(v.shape[0], 3, 2, *v.shape[3:]) for k, v in batch.items()}
-    rollout |= {k: rollout[k][0] for k in ("state", "fresh")}
+    rollout |= {k: rollout[k][0] for k in ("state", "signal", "fresh")}
     zeros = torch.zeros(3, 2)
     rollout |= {"reward": zeros + 1, "terminated": zeros.bool(), "truncated": zeros.bool()}
     rollout |= {"last_value": rollout["value"][:, 0], "final_value": torch.zeros_like(rollout["value"])}
     rollout["active"][1] = False
-    numbers = algorithm.update(rollout, 0.0)
+    numbers = algorithm.update(rollout)
     assert all(np.isfinite(list(numbers.values())))
 
 
@@ -183,10 +259,11 @@ def _batch(algorithm: object, size: int) -> dict[str, torch.Tensor]:
         "log_prob": -normal(agents, 1, size).abs(),
         "active": torch.ones(agents, 1, size, dtype=torch.bool),
         "h_actor": normal(agents, 1, size, config.hidden),
-        "h_critic": normal(critics, 1, size, config.hidden),
+        "h_critic": normal(critics, 1, size, algorithm.critic.body.memory),
         "value": normal(critics, 1, size),
         "returns": normal(critics, 1, size),
         "advantage": normal(critics, 1, size),
         "state": normal(1, 1, size, spec.state_size),
+        "signal": normal(1, 1, size, config.signal),
         "fresh": torch.zeros(1, 1, size),
     }

@@ -8,7 +8,6 @@ from torch import nn
 
 from agentmixer.train.algorithms.agentmixer_ppo import chunks
 from agentmixer.train.networks import Actor, Critic
-from agentmixer.train.policy_modifier import MixerPM
 
 
 def scrambled(module: nn.Module) -> nn.Module:
@@ -95,29 +94,3 @@ def test_critics_of_a_stack_are_independent() -> None:
     values, _ = critic(torch.randn(5, 6), torch.zeros(2, 5, 8))
     assert values.shape == (2, 5)
     assert not torch.equal(values[0], values[1])
-
-
-def test_pm_equals_the_mixer_written_out_per_sample() -> None:
-    """Eq. 5 written out for one sample: X + (W2 s(W1 LN(X)))  over agents, then X + W4 s(W3 LN(X)) over channels."""
-    agents, batch = 3, 4
-    pm = scrambled(MixerPM(agents, state=6, policy=4, features=5, actions=4, width=8, agent_hidden=7, channel_hidden=9))
-    state, policy, features = torch.randn(batch, 6), torch.rand(agents, batch, 4), torch.randn(agents, batch, 5)
-    got = pm(state, policy, features)
-    for b in range(batch):
-        encoded = torch.relu(pm.state_encoder(pm.state_norm(state[b])))
-        rows = [
-            torch.cat([encoded, torch.relu(pm.policy_encoder(policy[i, b])), features[i, b], torch.eye(agents)[i]])
-            for i in range(agents)
-        ]
-        x = torch.stack(rows)
-        x = x + pm.agent_out(nn.functional.gelu(pm.agent_in(pm.agent_norm(x).T))).T
-        x = x + pm.channel_out(nn.functional.gelu(pm.channel_in(pm.channel_norm(x))))
-        torch.testing.assert_close(got[:, b], pm.head(x), atol=1e-5, rtol=1e-5)
-
-
-def test_pm_correlates_agents_through_each_other_s_policies() -> None:
-    pm = scrambled(MixerPM(2, state=3, policy=4, features=5, actions=4, width=8, agent_hidden=7, channel_hidden=9))
-    state, policy, features = torch.randn(1, 3), torch.rand(2, 1, 4), torch.randn(2, 1, 5)
-    before = pm(state, policy, features)[0]
-    policy[1] = torch.rand(1, 4)
-    assert not torch.equal(before, pm(state, policy, features)[0])

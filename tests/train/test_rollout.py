@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from conftest import tiny_algorithm, tiny_spec
 
 from agentmixer.contract.spec import TaskSpec
+from agentmixer.errors import AgentMixerError
 from agentmixer.tasks.base import TaskStep
 from agentmixer.train import rollout
 
@@ -56,8 +58,12 @@ class Countdown:
     def snapshot(self) -> dict[str, np.ndarray]:
         return {}
 
+    restarts = False
+
     def restore(self, arrays: dict[str, np.ndarray]) -> TaskStep:
         raise NotImplementedError
+
+    def close(self) -> None: ...
 
 
 def test_what_is_stored_is_what_happened() -> None:
@@ -90,3 +96,23 @@ def test_a_cut_off_episode_is_valued_at_the_state_it_was_cut_off_at() -> None:
     assert not torch.equal(want, other)
     torch.testing.assert_close(out["final_value"][:, 2, 1], want[:, 0])
     torch.testing.assert_close(out["final_value"][:, 5, 1], want[:, 0])
+
+
+@pytest.mark.parametrize("name", ["obs", "state", "reward"])
+def test_a_number_that_is_not_finite_is_reported_with_its_environment_and_step(name: str) -> None:
+    class Broken(Countdown):
+        """Its sixth step returns a NaN in environment 2 (and agent 1)."""
+
+        steps = 0
+
+        def step(self, actions: torch.Tensor) -> TaskStep:
+            seen, self.steps = super().step(actions), self.steps + 1
+            if self.steps == 6:
+                getattr(seen, name)[(1, 2, 0) if name == "obs" else (2,)] = np.nan
+            return seen
+
+    task, algorithm = Broken(), tiny_algorithm(rollout_length=8, chunk_length=1)
+    # A reward belongs to the step that earned it, an observation to the one that follows.
+    step, what = (5, "reward") if name == "reward" else (6, "obs of agent_1" if name == "obs" else "state")
+    with pytest.raises(AgentMixerError, match=f"environment 2 returned a {what} that is not finite at step {step} "):
+        rollout.collect(algorithm, task, rollout.start(algorithm, task, 0))

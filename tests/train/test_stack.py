@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from agentmixer.train.stack import StackedGRUCell, StackedLayerNorm, StackedLinear, clip_stack_grad_norm
+from agentmixer.train.stack import (
+    StackedGRUCell,
+    StackedLayerNorm,
+    StackedLinear,
+    StackedRunningNorm,
+    clip_stack_grad_norm,
+)
 
 
 @pytest.mark.parametrize("stack", [1, 3])
@@ -58,3 +64,33 @@ def test_gradients_are_clipped_network_by_network() -> None:
     # The first network's norm of 5 becomes 1; the second's 0.5 stays.
     torch.testing.assert_close(parameters[0].grad, torch.tensor([[0.6, 0.0, 0.0], [0.3, 0.0, 0.0]]))
     torch.testing.assert_close(parameters[1].grad, torch.tensor([[0.8], [0.4]]))
+
+
+def test_a_padded_layer_norm_is_the_unpadded_one_network_by_network() -> None:
+    sizes, widest = (3, 5), 5
+    norm = StackedLayerNorm(2, widest, sizes)
+    for p in norm.parameters():
+        torch.nn.init.normal_(p)
+    x = torch.randn(2, 6, widest) * 3 + 1
+    x[0, :, 3:] = 0
+    x.requires_grad_()
+    y = norm(x)
+    for i, size in enumerate(sizes):
+        plain = torch.nn.functional.layer_norm(x[i, :, :size], (size,), norm.weight[i, :size], norm.bias[i, :size])
+        torch.testing.assert_close(y[i, :, :size], plain)
+        assert (y[i, :, size:] == 0).all()
+
+
+def test_the_running_norm_knows_the_moments_of_everything_seen() -> None:
+    norm = StackedRunningNorm(2, 3)
+    batches = [torch.randn(2, n, 3, generator=torch.Generator().manual_seed(n)) * 4 + 7 for n in (5, 50, 500)]
+    for batch in batches:
+        batch[1, :, 2] = 0.0  # padding
+        norm.update(batch)
+    everything = torch.cat(batches, 1)
+    torch.testing.assert_close(norm.mean, everything.mean(1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(norm.variance, everything.var(1, correction=0), rtol=1e-4, atol=1e-5)
+    y = norm(everything)
+    assert (y[1, :, 2] == 0).all()
+    torch.testing.assert_close(y[0].std(0, correction=0), torch.ones(3), rtol=1e-4, atol=0)
+    assert norm(torch.full((2, 1, 3), 1e9)).max() == 10

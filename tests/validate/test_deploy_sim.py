@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,25 +89,33 @@ def test_a_report_that_cannot_be_written_is_said_before_anything_is_played(tmp_p
         rehearsal.report_file(tmp_path, tmp_path)
 
 
-def played(*episodes: list[list[int]]) -> Played:
-    count = len(episodes)
-    return Played(np.zeros(count), np.zeros(count, bool), [np.array(e, np.int32) for e in episodes])
+def played(deployed: list[list[list[Any]]], shadow: list[list[list[Any]]], dtype: type = np.int32) -> Played:
+    count = len(deployed)
+    actions, beside = ([np.array(e, dtype) for e in arm] for arm in (deployed, shadow))
+    return Played(np.zeros(count), np.zeros(count, bool), actions, beside)
 
 
-def test_near_ties_are_counted_and_end_the_comparison_of_their_episode() -> None:
+def test_near_ties_are_counted_apart_from_differences() -> None:
     logits = [[np.array([[1.0, 1.0 - 5e-6, 0.0]])] * 3]
-    result = compare(played([[0], [0], [0]]), played([[0], [1], [2]]), logits, ("a",), Tolerances())
-    assert (result.steps, result.different, result.near_ties, result.first) == (2, 1, 1, None)
+    result = compare(played([[[0], [1], [1]]], [[[0], [0], [0]]]), logits, ("a",), Tolerances())
+    assert (result.steps, result.different, result.near_ties, result.first) == (3, 2, 2, None)
     assert result.passed
-    result = compare(played([[0], [0], [0]]), played([[0], [2], [2]]), logits, ("a",), Tolerances())
-    assert (result.different, result.near_ties) == (1, 0)
+    result = compare(played([[[0], [2], [1]]], [[[0], [0], [0]]]), logits, ("a",), Tolerances())
+    assert (result.different, result.near_ties) == (2, 1)
     assert result.first == {"episode": 0, "step": 1, "agent": "a", "actors": 0, "deployed": 2}
     assert not result.passed
 
 
-def test_episodes_of_different_length_do_not_pass() -> None:
-    logits = [[np.zeros((1, 2))] * 3]
-    assert not compare(played([[0], [0]]), played([[0], [0], [0]]), logits, ("a",), Tolerances()).passed
+def test_real_valued_actions_may_differ_by_the_tolerance_and_no_more() -> None:
+    ours, near, far = [[[1.0, -0.5]]], [[[1.0 + 1.5e-5, -0.5]]], [[[1.0, -0.50002]]]
+    result = compare(played([near], [ours], np.float64), [], ("a",), Tolerances())
+    assert result.passed
+    assert result.largest_error == pytest.approx(1.5e-5)
+    result = compare(played([ours, far], [ours, ours], np.float64), [], ("a",), Tolerances())
+    assert not result.passed
+    assert result.first == {"episode": 1, "step": 0, "agent": "a", "actors": [1.0, -0.5], "deployed": [1.0, -0.50002]}
+    nan = compare(played([[[[float("nan"), 0.0]]]], [ours], np.float64), [], ("a",), Tolerances())
+    assert not nan.passed
 
 
 def test_quantiles_by_hand() -> None:

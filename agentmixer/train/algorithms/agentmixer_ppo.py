@@ -1,14 +1,16 @@
-"""AgentMixer on PPO, discrete actions.
+"""AgentMixer on PPO, discrete and real-valued actions.
 
-Read top to bottom: the settings, the presets, what acts, what is stored, the loss, the update.
+Read top to bottom: the settings, what acts, what is stored, the loss, the update. Presets are in `presets`.
 
 The joint policy (actors + Policy Modifier) is treated as one agent and trained by PPO (eq. 13) with
-critics on the global state. The actors receive gradients only through the joint logits (eq. 12): what
-PM reads of them is detached. Execution needs the actors alone.
+critics on the global state. The actors receive gradients only through the joint logits (eq. 12) or the
+joint mean: what PM reads of them is detached. Execution needs the actors alone.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,19 +18,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from agentmixer.contract.spec import Discrete, TaskSpec
+from agentmixer.config import Config, setting
+from agentmixer.contract.spec import Box, TaskSpec
 from agentmixer.errors import AgentMixerError
-from agentmixer.train.config import Config, setting
-from agentmixer.train.joint_policy import entropy, gumbel_joint, log_policy, log_prob, sample
+from agentmixer.train.joint_policy import GapJoint, GaussianJoint, GumbelJoint, JointPolicy
 from agentmixer.train.networks import Actor, Critic
-from agentmixer.train.policy_modifier import MixerPM
+from agentmixer.train.policy_modifiers import POLICY_MODIFIERS
 from agentmixer.train.returns import ValueNorm, gae
 from agentmixer.train.stack import clip_stack_grad_norm
+
+#: Setting `joint` -> the kind of joint policy over discrete actions, made from the settings.
+DISCRETE_JOINTS: dict[str, Callable[[Any], JointPolicy]] = {
+    "gap": lambda config: GapJoint(),
+    "gumbel": lambda config: GumbelJoint(config.tau),
+}
 
 
 @dataclass(frozen=True)
 class AgentMixerPPOConfig(Config):
-    """Defaults are the preset `default`: tuned for results per minute on a small machine."""
+    """Defaults are the preset `default` as tuned on SMACv2: results per minute on a small machine."""
 
     total_steps: int = setting(1_000_000, "environment steps to train for", 1, 10**12)
     num_envs: int = setting(128, "environments stepped together", 1, 100_000)
@@ -50,15 +58,49 @@ class AgentMixerPPOConfig(Config):
     gae_lambda: float = setting(0.95, "GAE's lambda", 0.0, 1.0)
     entropy_coef: float = setting(0.01, "weight of the joint policy's entropy", 0.0)
     huber_delta: float = setting(10.0, "where the value loss turns from square to linear, in standard deviations", 1e-6)
-    tau: float = setting(1.0, "temperature of the joint policy (eq. 12)", 1e-3)
-    share_parameters: bool = setting(True, "one actor network for all agents, and one critic for the team")
+    joint: str = setting(
+        "gap",
+        "joint policy over discrete actions: gap keeps the actors' modes by construction, gumbel is eq. 12",
+        choices=tuple(DISCRETE_JOINTS),
+    )
+    tau: float = setting(1.0, "temperature of joint=gumbel, at the start", 1e-3)
+    tau_end: float = setting(1.0, "its temperature at the end", 1e-3)
+    tau_schedule: str = setting(
+        "constant", "how it gets there", choices=("constant", "linear", "cosine", "exponential")
+    )
+    signal: int = setting(
+        0,
+        "length of a random vector that PM sees beside the state, so that it can correlate agents; training only",
+        0,
+        64,
+    )
+    signal_per: str = setting("step", "how long a signal lasts", choices=("step", "episode"))
+    optimism: float = setting(
+        0.0,
+        "share of every negative advantage that is forgiven: 1 learns from what went better than expected only",
+        0.0,
+        1.0,
+    )
+    std_low: float = setting(0.05, "least standard deviation of the joint policy, real-valued actions", 1e-4, 10.0)
+    std_high: float = setting(1.0, "greatest one; both in units of half the action range", 1e-4, 10.0)
+    share_parameters: bool = setting(True, "one actor network for all agents, who must then be alike")
+    team_critic: bool = setting(True, "one critic for the team instead of one an agent")
+    recurrent_actor: bool = setting(True, "give actors a GRU: memory that is carried along when deployed")
     recurrent_critic: bool = setting(False, "give critics a GRU of their own")
+    input_norm: str = setting(
+        "layer",
+        "normalise observations and state by LayerNorm, or by running mean and deviation",
+        choices=("layer", "running"),
+    )
     hidden: int = setting(64, "width of actors and critics", 1, 4096)
     layers: int = setting(1, "hidden layers after the first", 0, 16)
+    pm: str = setting("mixer", "kind of Policy Modifier", choices=tuple(POLICY_MODIFIERS))
     pm_width: int = setting(32, "width of PM's state and policy features", 1, 4096)
     pm_agent_hidden: int = setting(16, "hidden width of agent mixing", 1, 4096)
     pm_channel_hidden: int = setting(64, "hidden width of channel mixing", 1, 4096)
     eval_interval: int = setting(100_000, "steps between decentralised greedy evaluations; 0 for none", 0)
+    eval_episodes: int = setting(128, "episodes of each such evaluation", 1)
+    final_episodes: int = setting(200, "episodes of the two evaluations at the end, decentralised and joint", 1)
     checkpoint_interval: int = setting(100_000, "steps between checkpoints; 0 for one at the end", 0)
 
     def check(self) -> None:
@@ -68,6 +110,8 @@ class AgentMixerPPOConfig(Config):
                 f"chunk_length {self.chunk_length} does not divide rollout_length {self.rollout_length}; "
                 "gradients flow through whole chunks only"
             )
+        if self.std_low >= self.std_high:
+            raise AgentMixerError(f"std_low is {self.std_low}; it must be below std_high, {self.std_high}")
         chunks_a_rollout = self.num_envs * self.rollout_length // self.chunk_length
         if self.minibatches > chunks_a_rollout:
             raise AgentMixerError(
@@ -75,69 +119,48 @@ class AgentMixerPPOConfig(Config):
             )
 
 
-#: Tables 5, 8 and 10 of the paper. What they leave open (width of PM's encoders: the actors' 64; Huber
-#: loss and value clipping) is as in MAPPO, on which the paper builds.
-PAPER: dict[str, Any] = {
-    "total_steps": 10_000_000,
-    "num_envs": 50,
-    "rollout_length": 200,
-    "epochs": 5,
-    "minibatches": 1,
-    "chunk_length": 1,
-    "actor_lr": 5e-4,
-    "critic_lr": 5e-4,
-    "pm_lr": 5e-5,
-    "lr_decay": False,
-    "adam_eps": 1e-5,
-    "max_grad_norm": 10.0,
-    "clip": 0.2,
-    "ratio": "joint",
-    "gamma": 0.99,
-    "gae_lambda": 0.95,
-    "entropy_coef": 0.01,
-    "tau": 1.0,
-    "share_parameters": False,
-    "recurrent_critic": True,
-    "hidden": 64,
-    "layers": 1,
-    "pm_width": 64,
-    "pm_agent_hidden": 32,
-    "pm_channel_hidden": 256,
-}
-
-
 class AgentMixerPPO:
     """Actors, Policy Modifier and critics of one team, and how they learn.
 
-    Shapes: N agents, E environments, T rollout steps, A actions, H hidden, K critics (N, or 1 when shared).
+    Shapes: N agents, E environments, T rollout steps, A actions or action elements, H hidden, M memory (H, or 0
+    without a GRU), K critics (N, or 1 for the team). An action is [N, E] int64 or [N, E, A] float32, the latter
+    in units of half the action range; `to_task` puts it into the task's own terms.
     """
 
     name = "agentmixer_ppo"
     Config = AgentMixerPPOConfig
-    presets: dict[str, dict[str, Any]] = {"default": {}, "paper": PAPER}  # noqa: RUF012
 
     def __init__(self, spec: TaskSpec, config: AgentMixerPPOConfig, device: str, generator: torch.Generator):
-        spaces = {space.n for space in spec.action_spaces if isinstance(space, Discrete)}
-        if (
-            len(spaces) != 1
-            or not all(isinstance(space, Discrete) for space in spec.action_spaces)
-            or len(set(spec.obs_sizes)) != 1
-        ):
+        if config.share_parameters and (len(set(spec.action_spaces)) > 1 or len(set(spec.obs_sizes)) > 1):
             raise AgentMixerError(
-                f"{self.name} needs one Discrete action space and one observation size for all agents of {spec.name}"
+                f"the agents of {spec.name} {spec.scenario} differ in observations or actions, so they cannot share "
+                "one network; add --set share_parameters=false"
             )
         self.spec, self.config, self.device, self.generator = spec, config, device, generator
-        agents, obs, actions, shared = spec.num_agents, spec.obs_sizes[0], spaces.pop(), config.share_parameters
+        agents, obs = spec.num_agents, max(spec.obs_sizes)
+        actions = max(space.n for space in spec.action_spaces)
+        self.joint_policy: JointPolicy = (
+            DISCRETE_JOINTS[config.joint](config) if spec.discrete else GaussianJoint(config.std_low, config.std_high)
+        )
+        self._bounds = _bounds(spec, device)
         # Weights come from the run's own seed, whatever was drawn before.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator.initial_seed())
-            self.actor = Actor(agents, shared, obs, actions, config.hidden, config.layers).to(device)
+            self.actor = Actor(
+                agents, config.share_parameters, obs, actions, config.hidden, config.layers, config.recurrent_actor,
+                config.input_norm, None if config.share_parameters else spec.obs_sizes,
+            ).to(device)  # fmt: skip
             self.critic = Critic(
-                1 if shared else agents, spec.state_size, config.hidden, config.layers, config.recurrent_critic
-            ).to(device)
-            self.pm = MixerPM(
-                agents,
+                1 if config.team_critic else agents,
                 spec.state_size,
+                config.hidden,
+                config.layers,
+                config.recurrent_critic,
+                config.input_norm,
+            ).to(device)
+            self.pm = POLICY_MODIFIERS[config.pm](
+                agents,
+                spec.state_size + config.signal,
                 actions,
                 config.hidden,
                 actions,
@@ -164,44 +187,66 @@ class AgentMixerPPO:
     # ---- what acts -------------------------------------------------------------------------------
 
     def initial_memory(self, num_envs: int) -> dict[str, Tensor]:
-        """Recurrent state before the first step: actor [N, E, H], critic [K, E, H]."""
-        hidden = self.config.hidden
+        """What is carried from step to step: actor [N, E, M], critic [K, E, M] and the signal [E, Z]."""
         return {
-            "actor": torch.zeros(self.spec.num_agents, num_envs, hidden, device=self.device),
-            "critic": torch.zeros(self.critic.critics, num_envs, hidden, device=self.device),
+            "signal": torch.zeros(num_envs, self.config.signal, device=self.device),
+            "actor": torch.zeros(self.spec.num_agents, num_envs, self.actor.body.memory, device=self.device),
+            "critic": torch.zeros(self.critic.critics, num_envs, self.critic.body.memory, device=self.device),
         }
 
-    def joint_log_policy(self, state: Tensor, actor_log_pi: Tensor, features: Tensor, mask: Tensor) -> Tensor:
-        """Joint policy of eq. 12. state [B, S], the rest [N, B, .] -> [N, B, A]. PM's inputs are detached."""
-        score = self.pm(state, actor_log_pi.detach().exp(), features.detach())
-        return gumbel_joint(actor_log_pi, score, mask, self.config.tau)
+    def next_signal(self, signal: Tensor, fresh: Tensor) -> Tensor:
+        """The shared random vector of the coming step, [E, Z]: standard normal, new at every step or where an
+        episode begins (fresh [E], 1 there)."""
+        new = torch.empty_like(signal).normal_(generator=self.generator) if signal.shape[1] else signal
+        return new if self.config.signal_per == "step" else torch.where(fresh.unsqueeze(1) > 0, new, signal)
+
+    def joint(self, state: Tensor, signal: Tensor, policy: Tensor, features: Tensor, mask: Tensor) -> Any:
+        """Joint policy from the actors' policies [N, B, A], state [B, S] and signal [B, Z].
+
+        What PM reads of the actors is detached."""
+        score = self.pm(torch.cat([state, signal], -1), self.joint_policy.features(policy).detach(), features.detach())
+        return self.joint_policy.joint(policy, score, mask)
 
     @torch.no_grad()
     def act_joint(
-        self, obs: Tensor, state: Tensor, mask: Tensor, h: Tensor, greedy: bool
+        self, obs: Tensor, state: Tensor, signal: Tensor, mask: Tensor, h: Tensor, greedy: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Actions [N, E], their joint log-probabilities [N, E] and the actors' next state."""
-        logits, features, h = self.actor(obs, h)
-        joint = self.joint_log_policy(state, log_policy(logits, mask), features, mask)
-        action = joint.argmax(-1) if greedy else sample(joint, self.generator)
-        return action, log_prob(joint, action), h
+        """Actions, their joint log-probabilities [N, E] and the actors' next memory."""
+        kind = self.joint_policy
+        raw, features, h = self.actor(obs, h)
+        joint = self.joint(state, signal, kind.policy(raw, mask), features, mask)
+        action = kind.mode(joint) if greedy else kind.sample(joint, self.generator)
+        return action, kind.log_prob(joint, action), h
 
     @torch.no_grad()
     def act_decentralised(self, obs: Tensor, mask: Tensor, h: Tensor, greedy: bool) -> tuple[Tensor, Tensor]:
-        """Actions [N, E] from the actors alone, and their next state."""
-        logits, _, h = self.actor(obs, h)
-        log_pi = log_policy(logits, mask)
-        return log_pi.argmax(-1) if greedy else sample(log_pi, self.generator), h
+        """Actions from the actors alone, and their next memory."""
+        kind = self.joint_policy
+        raw, _, h = self.actor(obs, h)
+        policy = kind.policy(raw, mask)
+        return kind.actor_mode(policy) if greedy else kind.actor_sample(policy, self.generator), h
+
+    def to_task(self, action: Tensor) -> Tensor:
+        """Actions as the task takes them: [N, E] int32, or [N, E, A] float32 in its own units and bounds."""
+        if self._bounds is None:
+            return action.int()
+        low, high = self._bounds
+        return torch.clamp((low + high) / 2 + (high - low) / 2 * action, low, high)
 
     # ---- the update ------------------------------------------------------------------------------
 
-    def update(self, rollout: dict[str, Tensor], progress: float) -> dict[str, float]:
-        """Learn from one rollout (see `rollout.collect` for its arrays). progress in [0, 1). Returns means."""
+    def schedule(self, progress: float) -> None:
+        """Set what changes along a run: step sizes and temperature. progress: share of total_steps done, [0, 1]."""
         config = self.config
         for name, lr in (("actor", config.actor_lr), ("critic", config.critic_lr), ("pm", config.pm_lr)):
             for group in self.optimisers[name].param_groups:
                 group["lr"] = lr * (1.0 - progress) if config.lr_decay else lr
+        if isinstance(self.joint_policy, GumbelJoint):
+            self.joint_policy.tau = temperature(config.tau, config.tau_end, config.tau_schedule, progress)
 
+    def update(self, rollout: dict[str, Tensor]) -> dict[str, float]:
+        """Learn from one rollout (see `rollout.collect` for its arrays). Returns means."""
+        config = self.config
         value = self.value_norm.denormalise(rollout["value"])
         advantage = gae(
             rollout["reward"],
@@ -221,13 +266,14 @@ class AgentMixerPPO:
         mean = (advantage * alive).sum((1, 2), keepdim=True) / living
         variance = ((advantage - mean).square() * alive).sum((1, 2), keepdim=True) / living
         advantage = (advantage - mean) / (variance.sqrt() + 1e-5)
+        advantage = torch.where(advantage < 0, advantage * (1.0 - config.optimism), advantage)
 
         batch = {
             name: rollout[name]
             for name in ("obs", "mask", "action", "log_prob", "active", "h_actor", "h_critic", "value")
         }
         batch |= {"advantage": advantage, "returns": self.value_norm.normalise(returns)}
-        batch |= {"state": rollout["state"].unsqueeze(0), "fresh": rollout["fresh"].unsqueeze(0)}
+        batch |= {name: rollout[name].unsqueeze(0) for name in ("state", "signal", "fresh")}
         batch = {name: chunks(array, config.chunk_length) for name, array in batch.items()}
 
         size = batch["state"].shape[2]
@@ -240,6 +286,9 @@ class AgentMixerPPO:
                 picked = batch if part is None else {name: array.index_select(2, part) for name, array in batch.items()}
                 for name, number in self._step(picked).items():
                     totals[name] = totals.get(name, torch.zeros((), device=self.device)) + number
+        # Only now, so that everything above saw the function that acted.
+        self.actor.body.observe(rollout["obs"].flatten(1, 2))
+        self.critic.body.observe(rollout["state"].flatten(0, 1).expand(self.critic.critics, -1, -1))
         count = config.epochs * config.minibatches
         return {name: float(total) / count for name, total in totals.items()}
 
@@ -274,12 +323,14 @@ class AgentMixerPPO:
         features = self.actor.body.unroll(batch["obs"], batch["h_actor"][:, 0], batch["fresh"][0])
         features = features.view(agents, length * size, -1)
         mask = batch["mask"].view(agents, length * size, -1)
-        actor_log_pi = log_policy(self.actor.logits(features), mask)
-        state = batch["state"].view(length * size, -1)
-        joint = self.joint_log_policy(state, actor_log_pi, features, mask)
+        kind = self.joint_policy
+        policy = kind.policy(self.actor.output(features), mask)
+        state, signal = batch["state"].view(length * size, -1), batch["signal"].view(length * size, self.config.signal)
+        joint = self.joint(state, signal, policy, features, mask)
 
-        action, active = batch["action"].view(agents, -1), batch["active"].view(agents, -1).to(joint.dtype)
-        log_ratio = (log_prob(joint, action) - batch["log_prob"].view(agents, -1)) * active
+        active = batch["active"].view(agents, -1).to(features.dtype)
+        action = batch["action"].view(agents, length * size, *batch["action"].shape[3:])
+        log_ratio = (kind.log_prob(joint, action) - batch["log_prob"].view(agents, -1)) * active
         if config.ratio == "joint":
             log_ratio = log_ratio.sum(0, keepdim=True)
         ratio = log_ratio.exp()
@@ -287,13 +338,13 @@ class AgentMixerPPO:
         surrogate = torch.min(ratio * advantage, ratio.clamp(1 - config.clip, 1 + config.clip) * advantage)
         living = active.sum().clamp_min(1)
         gain = (surrogate * active).sum() / living
-        spread = (entropy(joint) * active).sum() / living
+        spread = (kind.entropy(joint) * active).sum() / living
         with torch.no_grad():
-            agree = (joint.argmax(-1) == actor_log_pi.argmax(-1)).to(joint.dtype)
+            agree = kind.agree(joint, policy).to(active.dtype)
             numbers = {
                 "entropy": spread.detach(),
                 "approx_kl": (ratio - 1 - log_ratio).mean(),
-                "clip_fraction": ((ratio - 1).abs() > config.clip).to(joint.dtype).mean(),
+                "clip_fraction": ((ratio - 1).abs() > config.clip).to(active.dtype).mean(),
                 "mode_agreement": (agree * active).sum() / living,
             }
         return -gain - config.entropy_coef * spread, numbers
@@ -325,4 +376,29 @@ def chunks(array: Tensor, length: int) -> Tensor:
     """
     groups, steps, envs = array.shape[:3]
     cut = array.view(groups, steps // length, length, envs, *array.shape[3:]).transpose(1, 2)
-    return cut.reshape(groups, length, -1, *array.shape[3:])
+    return cut.reshape(groups, length, steps // length * envs, *array.shape[3:])
+
+
+def temperature(start: float, end: float, schedule: str, progress: float) -> float:
+    """tau at `progress` in [0, 1]: `start` throughout, or on its way to `end`."""
+    if schedule == "linear":
+        return start + (end - start) * progress
+    if schedule == "cosine":
+        return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
+    if schedule == "exponential":
+        return start * (end / start) ** progress
+    return start
+
+
+def _bounds(spec: TaskSpec, device: str) -> tuple[Tensor, Tensor] | None:
+    """Lowest and highest action of every element, [N, 1, A], zero where an agent has none; None if discrete."""
+    if spec.discrete:
+        return None
+    widest = max(space.n for space in spec.action_spaces)
+    bounds = torch.zeros(2, spec.num_agents, 1, widest)
+    for i, space in enumerate(spec.action_spaces):
+        assert isinstance(space, Box)
+        bounds[0, i, 0, : space.n] = torch.tensor(space.low)
+        bounds[1, i, 0, : space.n] = torch.tensor(space.high)
+    low, high = bounds.to(device)
+    return low, high

@@ -18,9 +18,9 @@ def setting(
 
 @dataclass(frozen=True)
 class Config:
-    """Base of every algorithm's settings."""
+    """Base of every algorithm's settings and every task's options."""
 
-    def replace(self, overrides: dict[str, Any]) -> Any:
+    def replace(self, overrides: dict[str, Any], kind: str = "setting") -> Any:
         """A copy with overrides applied and checked.
 
         Values may be strings as typed on a command line. Raises AgentMixerError naming the key, and
@@ -30,21 +30,21 @@ class Config:
         values = {}
         for key, value in overrides.items():
             if key not in fields:
-                raise AgentMixerError(f"unknown setting '{key}'{nearest(key, fields)}")
-            values[key] = _checked(key, value, kinds[key], fields[key].metadata)
+                raise AgentMixerError(f"unknown {kind} '{key}'{nearest(key, fields)}")
+            values[key] = _checked(f"{kind} {key}", value, kinds[key], fields[key].metadata)
         return dataclasses.replace(self, **values)
 
     def check(self) -> None:
         """Raise AgentMixerError if settings do not fit each other. Called once all overrides are in."""
 
 
-def parse_assignments(assignments: list[str]) -> dict[str, str]:
+def parse_assignments(assignments: list[str], option: str = "--set", example: str = "actor_lr=3e-4") -> dict[str, str]:
     """['key=value', ...] -> {key: value}. Raises AgentMixerError for anything else."""
     pairs = {}
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals or not key.strip() or not value.strip():
-            raise AgentMixerError(f"--set takes key=value, got '{text}'; for example --set actor_lr=3e-4")
+            raise AgentMixerError(f"{option} takes key=value, got '{text}'; for example {option} {example}")
         pairs[key.strip()] = value.strip()
     return pairs
 
@@ -62,10 +62,10 @@ def _checked(key: str, value: Any, kind: type, meta: Any) -> Any:
         else:
             parsed = kind(value)
     except (ValueError, KeyError, OverflowError):
-        raise AgentMixerError(f"setting {key} must be {wanted}, got '{value}'") from None
+        raise AgentMixerError(f"{key} must be {wanted}, got '{value}'") from None
     low, high, choices = meta["low"], meta["high"], meta["choices"]
     if choices and parsed not in choices:
-        raise AgentMixerError(f"setting {key} must be one of {', '.join(choices)}, got '{value}'")
+        raise AgentMixerError(f"{key} must be one of {', '.join(choices)}, got '{value}'")
     inside = (low is None or parsed >= low) and (high is None or parsed <= high)
     if not inside or parsed != parsed:
         span = (
@@ -75,5 +75,5 @@ def _checked(key: str, value: Any, kind: type, meta: Any) -> Any:
             if high is None
             else f"at most {high}"
         )
-        raise AgentMixerError(f"setting {key} must be {span}, got {value}")
+        raise AgentMixerError(f"{key} must be {span}, got {value}")
     return parsed

@@ -6,13 +6,14 @@ import dataclasses
 
 import pytest
 
+from agentmixer.config import parse_assignments
 from agentmixer.errors import AgentMixerError
 from agentmixer.train.algorithms import AgentMixerPPO
-from agentmixer.train.config import parse_assignments
+from agentmixer.train.presets import resolve
 
 
 def test_paper_preset_is_the_papers_tables() -> None:
-    config = AgentMixerPPO.Config().replace(AgentMixerPPO.presets["paper"])
+    config = AgentMixerPPO.Config().replace(resolve("agentmixer_ppo", "paper", "smacv2"))
     # Table 5
     assert (config.pm_agent_hidden, config.pm_channel_hidden, config.pm_lr) == (32, 256, 5e-5)
     # Table 8
@@ -23,12 +24,20 @@ def test_paper_preset_is_the_papers_tables() -> None:
     assert (config.layers, config.hidden, config.epochs, config.minibatches) == (1, 64, 5, 1)
     assert (config.total_steps, config.num_envs, config.rollout_length) == (10_000_000, 50, 200)
     assert not config.share_parameters
+    # Tables 9 and 11
+    config = config.replace(resolve("agentmixer_ppo", "paper", "matrix"))
+    assert (config.epochs, config.actor_lr, config.entropy_coef, config.total_steps) == (15, 5e-4, 0.01, 200_000)
+    config = config.replace(resolve("agentmixer_ppo", "paper", "mamujoco"))
+    assert (config.epochs, config.actor_lr, config.entropy_coef, config.layers) == (5, 3e-4, 0.0, 2)
+    assert (config.num_envs, config.rollout_length, config.total_steps) == (40, 100, 10_000_000)
 
 
 def test_paper_preset_names_every_setting_of_the_method() -> None:
     """A changed default must never leak into `paper`."""
-    run_only = {"eval_interval", "checkpoint_interval", "huber_delta"}
-    assert {f.name for f in dataclasses.fields(AgentMixerPPO.Config)} - run_only == set(AgentMixerPPO.presets["paper"])
+    run_only = {"eval_interval", "checkpoint_interval", "eval_episodes", "final_episodes", "huber_delta"}
+    assert {f.name for f in dataclasses.fields(AgentMixerPPO.Config)} - run_only == set(
+        resolve("agentmixer_ppo", "paper", "smacv2")
+    )
 
 
 @pytest.mark.parametrize(

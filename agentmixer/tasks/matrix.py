@@ -1,0 +1,136 @@
+"""Cooperative matrix games: one decision each, one shared payoff. The classical ones, or any from a file.
+
+This file knows payoffs only and imports no simulator.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from agentmixer.contract.spec import Discrete, TaskSpec
+from agentmixer.errors import AgentMixerError
+from agentmixer.tasks.base import NoOptions, ScenarioInfo, Task, check_known
+
+
+def _penalty(k: float) -> list[list[float]]:
+    return [[-k, 0, 10], [0, 2, 0], [10, 0, -k]]
+
+
+#: Rows are agent_0's actions, columns agent_1's. Climbing and penalty: Claus and Boutilier (1998); non-monotonic:
+#: Son et al. (2019); the order of the actions is the one that later work uses.
+PAYOFFS: dict[str, list[list[float]]] = {
+    "climbing": [[0, 6, 5], [-30, 7, 0], [11, -30, 0]],
+    "penalty_25": _penalty(25),
+    "penalty_50": _penalty(50),
+    "penalty_100": _penalty(100),
+    "nonmonotonic": [[-12, 0, 0], [-12, 0, 0], [8, -12, -12]],
+}
+SUFFIXES = (".json", ".npy", ".csv")
+MAX_AGENTS = 8
+MAX_CELLS = 1_000_000
+
+Options = NoOptions
+backends = ("jax",)
+notes = (
+    "One step an episode; every agent sees the constant 1. Won means that the team got the matrix's maximum. Any "
+    "other payoff: give as scenario the path of a .json file (nested lists, one level an agent), a .npy file or a "
+    ".csv file (two agents)."
+)
+
+
+def payoff(scenario: str) -> np.ndarray:
+    """The payoff of every joint action, float64 [A_0, ..., A_(N-1)]; axis i is agent i's action.
+
+    scenario: a name in PAYOFFS, or the path of a file that ends in one of SUFFIXES. Raises AgentMixerError
+    naming what is wrong with it."""
+    suffix = Path(scenario).suffix
+    if suffix not in SUFFIXES:
+        if suffix:
+            raise AgentMixerError(
+                f"'{scenario}' is neither a matrix game known by name nor a .json, .npy or .csv file of payoffs"
+            )
+        check_known(sys.modules[__name__], "matrix", scenario)
+        return np.array(PAYOFFS[scenario], np.float64)
+    try:
+        cells = _read(Path(scenario))
+    except FileNotFoundError:
+        raise AgentMixerError(f"there is no file {scenario}; give the path of a file of payoffs") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise AgentMixerError(
+            f"{scenario} cannot be read as payoffs ({error}); all rows must be equally long and hold numbers only"
+        ) from None
+    if cells.dtype.kind not in "iuf":
+        raise AgentMixerError(f"{scenario} holds something that is not a number; payoffs must be numbers only")
+    if not 2 <= cells.ndim <= MAX_AGENTS:
+        raise AgentMixerError(
+            f"{scenario} is nested {cells.ndim} deep, one level an agent; a team has 2 to {MAX_AGENTS} agents"
+        )
+    if min(cells.shape) < 2:
+        raise AgentMixerError(f"{scenario} gives an agent fewer than 2 actions (its shape is {cells.shape})")
+    if cells.size > MAX_CELLS:
+        raise AgentMixerError(f"{scenario} has {cells.size:,} payoffs; at most {MAX_CELLS:,} are possible")
+    if not (np.abs(cells) <= np.finfo(np.float32).max).all():
+        raise AgentMixerError(f"{scenario} holds a payoff that is not a finite 32-bit number; replace it")
+    return np.array(cells, np.float64)
+
+
+def _read(file: Path) -> np.ndarray:
+    if file.suffix == ".npy":
+        return np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
+    if file.suffix == ".csv":
+        with file.open(newline="") as lines:
+            return np.array([row for row in csv.reader(lines) if row], np.float64)
+    return np.array(json.loads(file.read_text()))
+
+
+def scenarios() -> list[ScenarioInfo]:
+    """The games known by name."""
+    return [
+        ScenarioInfo(
+            scenario=name,
+            agents=2,
+            obs_sizes=(1, 1),
+            state_size=1,
+            actions="3 discrete",
+            episode_limit=1,
+            source="Son et al. (2019)" if name == "nonmonotonic" else "Claus and Boutilier (1998)",
+        )
+        for name in PAYOFFS
+    ]
+
+
+def check(scenario: str, backend: str, options: NoOptions) -> None:
+    """Raise AgentMixerError if `payoff` would."""
+    payoff(scenario)
+
+
+def make(scenario: str, num_envs: int, backend: str, options: NoOptions, device: str = "cpu") -> Task:
+    """Build the task. It runs on the processor, whatever `device` the learner is on.
+
+    The specification names a file of payoffs without its folder, for other names are made from it."""
+    from agentmixer.tasks import matrix_game
+    from agentmixer.tasks.jax_task import JaxTask
+
+    cells = payoff(scenario)
+    spec = TaskSpec(
+        name="matrix",
+        scenario=Path(scenario).name,
+        backend=backend,
+        options={},
+        agents=tuple(f"agent_{i}" for i in range(cells.ndim)),
+        obs_names=(("constant",),) * cells.ndim,
+        state_size=1,
+        action_spaces=tuple(Discrete(n) for n in cells.shape),
+        has_action_mask=False,
+        reports_wins=True,
+        episode_limit=1,
+        control_period_s=1.0,
+        fallback_actions=(0,) * cells.ndim,
+        shared="reward",
+    )
+    return JaxTask(spec, matrix_game.game(cells), num_envs)

@@ -1,0 +1,31 @@
+"""The two passages as pure functions for `jax_task`. The state is both agents' sizes, int32 [2]."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from agentmixer.tasks import passage
+from agentmixer.tasks.jax_task import Game, Outcome, View
+
+
+@functools.cache
+def game() -> Game:
+    """The game, made once a process."""
+    table = jnp.asarray(passage.payoff(), jnp.float32)
+
+    def reset(key: jax.Array) -> jax.Array:
+        return jax.random.bernoulli(key, 0.5, (2,)).astype(jnp.int32)
+
+    def step(key: jax.Array, state: jax.Array, actions: jax.Array) -> Outcome:
+        reward = table[(*state, *actions)]
+        return Outcome(state, reward, jnp.ones((), jnp.bool_), jnp.zeros((), jnp.bool_))
+
+    def look(state: jax.Array) -> View:
+        # One-hot: a learner that normalises an observation by itself would lose a single number.
+        obs = jax.nn.one_hot(state, 2)
+        return View(obs, obs.ravel(), jnp.ones((2, 2), jnp.bool_), jnp.ones(2, jnp.bool_))
+
+    return Game(reset, step, look)

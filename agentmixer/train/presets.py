@@ -1,0 +1,127 @@
+"""Named settings: what they are for every task, and what a task changes.
+
+`default` is tuned here, for results per minute on a small machine (docs/results.md says how). `paper` holds the
+paper's Tables 5 and 8-11. What those leave open (width of PM's encoders: the actors' 64; Huber loss and value
+clipping) is as in MAPPO, on which the paper builds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agentmixer.errors import AgentMixerError, nearest
+
+#: What continuous control wants: a normaliser that keeps scales apart, no memory, long rollouts, small parts.
+_CONTROL: dict[str, Any] = {
+    "total_steps": 2_000_000,
+    "num_envs": 32,
+    "rollout_length": 128,
+    "chunk_length": 1,
+    "epochs": 5,
+    "minibatches": 8,
+    "actor_lr": 3e-4,
+    "critic_lr": 3e-4,
+    "pm_lr": 3e-4,
+    "max_grad_norm": 0.5,
+    "entropy_coef": 0.0,
+    "share_parameters": False,
+    "recurrent_actor": False,
+    "input_norm": "running",
+    "eval_episodes": 32,
+    "final_episodes": 64,
+}
+#: Games of one decision: nothing to remember, and agents that see alike must be able to differ.
+_ONE_DECISION: dict[str, Any] = {
+    "total_steps": 200_000,
+    "num_envs": 50,
+    "rollout_length": 20,
+    "chunk_length": 1,
+    "minibatches": 1,
+    "share_parameters": False,
+    "recurrent_actor": False,
+}
+_PAPER_PPO: dict[str, Any] = {
+    "num_envs": 50,
+    "rollout_length": 200,
+    "epochs": 5,
+    "minibatches": 1,
+    "chunk_length": 1,
+    "actor_lr": 5e-4,
+    "critic_lr": 5e-4,
+    "pm_lr": 5e-5,
+    "lr_decay": False,
+    "adam_eps": 1e-5,
+    "max_grad_norm": 10.0,
+    "clip": 0.2,
+    "ratio": "joint",
+    "gamma": 0.99,
+    "gae_lambda": 0.95,
+    "entropy_coef": 0.01,
+    "joint": "gumbel",
+    "tau": 1.0,
+    "tau_end": 1.0,
+    "tau_schedule": "constant",
+    "signal": 0,
+    "signal_per": "step",
+    "optimism": 0.0,
+    "std_low": 1e-4,
+    "std_high": 0.5,
+    "share_parameters": False,
+    "team_critic": False,
+    "recurrent_actor": True,
+    "recurrent_critic": True,
+    "input_norm": "layer",
+    "hidden": 64,
+    "layers": 1,
+    "pm": "mixer",
+    "pm_width": 64,
+    "pm_agent_hidden": 32,
+    "pm_channel_hidden": 256,
+    "total_steps": 10_000_000,
+}
+
+#: preset -> (settings for every task, settings by task). Settings not named are the algorithm's own defaults.
+AGENTMIXER_PPO: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
+    "default": (
+        {},
+        {
+            "mamujoco": _CONTROL,
+            # Teams nobody here has seen: independent networks, scales kept apart.
+            "pettingzoo": {
+                "num_envs": 16,
+                "rollout_length": 128,
+                "share_parameters": False,
+                "input_norm": "running",
+                "eval_episodes": 32,
+                "final_episodes": 100,
+            },
+            "matrix": _ONE_DECISION,
+            "passage": _ONE_DECISION,
+        },
+    ),
+    "paper": (
+        _PAPER_PPO,
+        {
+            "matrix": {"epochs": 15, "total_steps": 200_000},
+            "mamujoco": {
+                "num_envs": 40,
+                "rollout_length": 100,
+                "actor_lr": 3e-4,
+                "critic_lr": 3e-4,
+                "entropy_coef": 0.0,
+                "layers": 2,
+            },
+        },
+    ),
+}
+
+PRESETS = {"agentmixer_ppo": AGENTMIXER_PPO}
+
+
+def resolve(algorithm: str, preset: str, task: str) -> dict[str, Any]:
+    """The settings that `preset` gives `algorithm` on `task`. Raises AgentMixerError naming the nearest preset."""
+    known = PRESETS[algorithm]
+    if preset not in known:
+        raise AgentMixerError(f"unknown preset '{preset}'{nearest(preset, known)}")
+    common, by_task = known[preset]
+    return common | by_task.get(task, {})

@@ -1,0 +1,139 @@
+"""Matrix games: payoffs, ragged teams, files and what is wrong with them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from agentmixer.contract.spec import Discrete
+from agentmixer.errors import AgentMixerError
+from agentmixer.tasks import make, matrix
+from agentmixer.tasks.matrix import payoff
+
+
+def every_joint_action(shape: tuple[int, ...]) -> torch.Tensor:
+    """[N, A_0 * ... * A_(N-1)], last agent fastest."""
+    return torch.tensor(list(itertools.product(*map(range, shape))), dtype=torch.int32).T.contiguous()
+
+
+@pytest.mark.parametrize(
+    ("scenario", "best", "worst"),
+    [("climbing", 11, -30), ("penalty_25", 10, -25), ("penalty_100", 10, -100), ("nonmonotonic", 8, -12)],
+)
+def test_published_payoffs(scenario: str, best: float, worst: float) -> None:
+    cells = payoff(scenario)
+    assert cells.shape == (3, 3) and cells.max() == best and cells.min() == worst
+
+
+def test_climbing_is_indexed_by_agent_0_then_agent_1() -> None:
+    assert payoff("climbing")[2, 0] == 11 and payoff("climbing")[0, 2] == 5 and payoff("climbing")[1, 1] == 7
+
+
+def test_every_joint_action_pays_its_cell_and_ends_the_episode() -> None:
+    task = make("matrix", "climbing", 9)
+    first = task.reset(0)
+    assert np.asarray(first.obs).tolist() == [[[1.0]] * 9] * 2 and np.asarray(first.state).tolist() == [[1.0]] * 9
+    for _ in range(2):  # the next episode is like the first
+        step = task.step(every_joint_action((3, 3)))
+        assert np.asarray(step.reward).tolist() == [0, 6, 5, -30, 7, 0, 11, -30, 0]
+        assert np.asarray(step.won).tolist() == [cell == 6 for cell in range(9)]
+        assert np.asarray(step.terminated).all() and not np.asarray(step.truncated).any()
+        assert np.asarray(step.active).all() and np.asarray(step.action_mask).all()
+
+
+def test_three_agents_with_different_numbers_of_actions_from_a_file(tmp_path: Path) -> None:
+    cells = np.random.default_rng(0).normal(size=(2, 4, 3))
+    file = tmp_path / "three.json"
+    file.write_text(json.dumps(cells.tolist()))
+    task = make("matrix", str(file), 24)
+    assert task.spec.action_spaces == (Discrete(2), Discrete(4), Discrete(3))
+    assert task.spec.scenario == "three.json" and not task.spec.has_action_mask
+    mask = np.asarray(task.reset(0).action_mask)
+    assert mask.shape == (3, 24, 4) and mask[:, 0].sum(-1).tolist() == [2, 4, 3]
+    assert mask[0, 0].tolist() == [True, True, False, False]
+    step = task.step(every_joint_action((2, 4, 3)))
+    np.testing.assert_array_equal(step.reward, cells.ravel().astype(np.float32))
+    assert np.asarray(step.won).nonzero()[0].tolist() == [cells.argmax()]
+
+
+def test_the_three_file_formats_mean_the_same(tmp_path: Path) -> None:
+    cells = np.array([[1.5, -2, 3], [0, 4, 1e3]])
+    (tmp_path / "a.json").write_text("[[1.5, -2, 3], [0, 4, 1000]]")
+    (tmp_path / "a.csv").write_text("1.5,-2,3\n0, 4, 1e3\n\n")
+    np.save(tmp_path / "a.npy", cells)
+    for suffix in matrix.SUFFIXES:
+        np.testing.assert_array_equal(payoff(str(tmp_path / f"a{suffix}")), cells)
+
+
+def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
+    file, rewards = tmp_path / "a.csv", []
+    for text in ("1,2\n3,4\n", "5,6\n7,8\n"):
+        file.write_text(text)
+        task = make("matrix", str(file), 4)
+        task.reset(0)
+        rewards.append(np.asarray(task.step(every_joint_action((2, 2))).reward).tolist())
+    assert rewards == [[1, 2, 3, 4], [5, 6, 7, 8]]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.json", "[[1, 2], [3]]", "equally long"),
+        ("a.csv", "1,2\n3\n", "equally long"),
+        ("a.csv", "1,x\n3,4\n", "numbers only"),
+        ("a.json", "[[1, 2", "cannot be read"),
+        ("a.npy", "no array", "cannot be read"),
+        ("a.json", '[["1", "2"], ["3", "4"]]', "not a number"),
+        ("a.json", "[[true, false], [true, true]]", "not a number"),
+        ("a.json", "[[1, NaN], [3, 4]]", "not a finite"),
+        ("a.json", "[[1, 1e39], [3, 4]]", "not a finite"),
+        ("a.csv", "1,inf\n3,4\n", "not a finite"),
+        ("a.json", "[[1], [2]]", "fewer than 2 actions"),
+        ("a.json", "[1, 2]", "nested 1 deep"),
+        ("a.json", json.dumps(np.zeros((2,) * 9).tolist()), "nested 9 deep"),
+        ("a.csv", "", "nested 1 deep"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said_in_a_sentence(tmp_path: Path, name: str, content: str, words: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(AgentMixerError, match=words) as raised:
+        make("matrix", str(tmp_path / name), 1)
+    assert str(tmp_path / name) in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_too_many_payoffs_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((1000, 1001), np.float32))
+    with pytest.raises(AgentMixerError, match="1,001,000 payoffs; at most 1,000,000"):
+        payoff(str(tmp_path / "a.npy"))
+
+
+@pytest.mark.parametrize(
+    ("scenario", "words"),
+    [
+        ("clmbing", "did you mean 'climbing'"),
+        ("payoffs.txt", "neither a matrix game known by name nor"),
+        ("nowhere/payoffs.json", "no file nowhere/payoffs.json"),
+    ],
+)
+def test_an_unknown_scenario_is_named(scenario: str, words: str) -> None:
+    with pytest.raises(AgentMixerError, match=words):
+        make("matrix", scenario, 1)
+
+
+def test_listed_sizes_are_the_specifications() -> None:
+    assert [row.scenario for row in matrix.scenarios()] == list(matrix.PAYOFFS)
+    for row in matrix.scenarios():
+        spec = make("matrix", row.scenario, 1).spec
+        assert (row.agents, row.obs_sizes, row.state_size) == (spec.num_agents, spec.obs_sizes, spec.state_size)
+
+
+def test_listing_the_small_tasks_does_not_load_a_simulator() -> None:
+    code = "import sys; from agentmixer.tasks import matrix, passage, predator_prey; assert 'jax' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,252 @@
+"""Small PettingZoo environments that do what foreign environments may do, right and wrong."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from pettingzoo import AECEnv, ParallelEnv
+
+#: What `Counting.step` returns, without `self`'s bookkeeping.
+Result = tuple[dict, dict, dict, dict, dict]
+
+
+class Counting(ParallelEnv):
+    """Two agents of unlike sizes for `length` steps. Agent a sees (t, seed, its last action), b only t, both as
+    numbers; the reward is t for a and 3 t for b. The end is a truncation."""
+
+    metadata = {"name": "counting", "render_fps": 20}  # noqa: RUF012
+
+    def __init__(self, length: int = 4):
+        self.max_steps = length
+        self.possible_agents: list[Any] = ["a", "b"]
+
+    def observation_space(self, agent: Any) -> spaces.Space:
+        return spaces.Box(-np.inf, np.inf, (3,) if agent == "a" else (1, 1), np.float64)
+
+    def action_space(self, agent: Any) -> spaces.Space:
+        return spaces.Discrete(4, start=-1) if agent == "a" else spaces.Discrete(2)
+
+    def look(self) -> dict:
+        seen = {"a": np.array([self.t, self.seed, self.last]), "b": np.array([[float(self.t)]])}
+        return {agent: seen[agent] for agent in self.agents}
+
+    def reset(self, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
+        self.agents, self.t, self.last, self.seed = list(self.possible_agents), 0, 0.0, float(seed or 0)
+        return self.look(), {agent: {} for agent in self.agents}
+
+    def step(self, actions: dict) -> Result:
+        self.t += 1
+        self.last = float(actions.get("a", 0))
+        over, seen = self.t >= self.max_steps, self.look()
+        rewards = {agent: float(self.t if agent == "a" else 3 * self.t) for agent in self.agents}
+        result = (
+            seen,
+            rewards,
+            dict.fromkeys(self.agents, False),
+            dict.fromkeys(self.agents, over),
+            {agent: {} for agent in self.agents},
+        )
+        if over:
+            self.agents = []
+        return result
+
+
+class Masked(Counting):
+    """Agent a's mask lies beside its observation, b's in its info; both forbid the last action at odd times."""
+
+    def observation_space(self, agent: Any) -> spaces.Space:
+        space = super().observation_space(agent)
+        return (
+            spaces.Dict({"observation": space, "action_mask": spaces.MultiBinary(4)})
+            if agent == "a" and self.beside
+            else space
+        )
+
+    beside = True
+
+    def masks(self, observations: dict, infos: dict) -> tuple[dict, dict]:
+        allowed = self.t % 2 == 0
+        if "a" in observations:
+            observations["a"] = {"observation": observations["a"], "action_mask": np.array([1, 1, 1, allowed], np.int8)}
+        return observations, {**infos, "b": {"action_mask": [1, allowed]}}
+
+    def reset(self, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
+        return self.masks(*super().reset(seed, options))
+
+    def step(self, actions: dict) -> Result:
+        observations, *rest, infos = super().step(actions)
+        observations, infos = self.masks(observations, infos)
+        return observations, *rest, infos  # type: ignore[return-value]
+
+
+class Dying(Counting):
+    """Agent a is terminated at step 2 and leaves; b goes on to the end and is truncated."""
+
+    def step(self, actions: dict) -> Result:
+        assert set(actions) == set(self.agents)
+        result = super().step(actions)
+        if self.t == 2:
+            result[2]["a"] = True
+            self.agents = ["b"]
+        return result
+
+
+class Winning(Counting):
+    """Both agents are terminated at the last step."""
+
+    def step(self, actions: dict) -> Result:
+        seen, rewards, _, over, infos = super().step(actions)
+        return seen, rewards, over, dict.fromkeys(over, False), infos
+
+
+class Coming(Counting):
+    """Agent b is not there at reset and appears at step 3."""
+
+    def reset(self, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
+        super().reset(seed, options)
+        self.agents = ["a"]
+        return self.look(), {}
+
+    def step(self, actions: dict) -> Result:
+        if self.t == 2:
+            self.agents = ["a", "b"]
+        return super().step(actions)
+
+
+class Broken(Counting):
+    """Does something wrong at step 3: `how` names it."""
+
+    def __init__(self, how: str, only: int = -1, length: int = 9):
+        super().__init__(length)
+        self.how = how
+
+    def step(self, actions: dict) -> Result:
+        result = super().step(actions)
+        if self.t != 3:
+            return result
+        seen, rewards, *_ = result
+        if self.how == "raise":
+            raise ValueError("the gripper\nis stuck")
+        if self.how == "exit":
+            os._exit(7)
+        if self.how == "nan":
+            seen["a"] = np.array([1.0, np.nan, 1.0])
+        if self.how == "shape":
+            seen["a"] = np.zeros(5)
+        if self.how == "reward":
+            rewards["b"] = np.inf
+        if self.how == "stranger":
+            seen["c"] = np.zeros(1)
+        if self.how == "silent":
+            del seen["b"]
+        if self.how == "mask":
+            result[4]["a"] = {"action_mask": [1, 1, 0, 0]}
+        return result
+
+
+class Named(Counting):
+    """Agents of any name and any spaces."""
+
+    def __init__(self, agents: list, action: Callable[[], spaces.Space], observation: spaces.Space | None = None):
+        super().__init__()
+        self.possible_agents = agents
+        self.action, self.observation = action, observation or spaces.Box(0, 1, (2,))
+
+    def observation_space(self, agent: Any) -> spaces.Space:
+        return self.observation
+
+    def action_space(self, agent: Any) -> spaces.Space:
+        return self.action() if agent == self.possible_agents[0] else spaces.Discrete(2)
+
+    def look(self) -> dict:
+        return {agent: self.observation.sample() for agent in self.agents}
+
+
+class Kinds(ParallelEnv):
+    """Observations of every kind and a state of its own; Box actions with bounds that leave out zero."""
+
+    metadata = {"name": "kinds"}  # noqa: RUF012
+    dt = 0.25
+
+    def __init__(self) -> None:
+        self.possible_agents = ["one/hot", "bits", "image"]
+        self.shown: dict[str, Any] = {"one/hot": 5, "bits": np.array([1, 0, 1], np.int8), "image": np.ones((2, 2))}
+        self.got: list[dict] = []
+
+    def observation_space(self, agent: str) -> spaces.Space:
+        return {
+            "one/hot": spaces.Discrete(3, start=4),
+            "bits": spaces.MultiBinary(3),
+            "image": spaces.Box(0, 255, (2, 2), np.uint8),
+        }[agent]
+
+    def action_space(self, agent: str) -> spaces.Space:
+        low, high = {"one/hot": ([1.0, -1.0], [2.0, 1.0]), "bits": ([-3.0], [-2.0]), "image": ([-0.1], [0.1])}[agent]
+        return spaces.Box(np.array(low), np.array(high), dtype=np.float64)
+
+    def reset(self, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
+        self.agents = list(self.possible_agents)
+        return dict(self.shown), {}
+
+    def step(self, actions: dict) -> Result:
+        for agent, action in actions.items():
+            assert self.action_space(agent).contains(action), (agent, action)
+        self.given = actions
+        return dict(self.shown), dict.fromkeys(self.agents, 1.0), {}, {}, {}
+
+    def state(self) -> np.ndarray:
+        return np.arange(6.0).reshape(2, 3)
+
+
+def broken(how: str = "raise") -> Broken:
+    return Broken(how)
+
+
+def counting(length: int = 4, note: str | None = "x", scale: float = 1.0, big: bool = False) -> Counting:
+    env = Counting(length)
+    env.metadata = {**env.metadata, "got": (length, note, scale, big)}
+    return env
+
+
+def sequential() -> AECEnv:
+    return AECEnv()
+
+
+def failing(size: int = 1) -> None:
+    raise RuntimeError(f"no licence for size {size}")
+
+
+def unbounded() -> Named:
+    return Named(["a"], lambda: spaces.Box(-np.inf, 1.0, (2,)))
+
+
+def whole_numbers() -> Named:
+    return Named(["a"], lambda: spaces.Box(0, 9, (2,), np.int64))
+
+
+def matrix_actions() -> Named:
+    return Named(["a"], lambda: spaces.Box(0, 1, (2, 2)))
+
+
+def several_choices() -> Named:
+    return Named(["a"], lambda: spaces.MultiDiscrete([2, 3]))
+
+
+def mixed() -> Named:
+    return Named(["a", "b"], lambda: spaces.Box(0, 1, (2,)))
+
+
+def words() -> Named:
+    return Named(["a"], lambda: spaces.Discrete(2), spaces.Text(4))
+
+
+def numbered() -> Named:
+    return Named([0, "drone.1", "Müller"], lambda: spaces.Discrete(2))
+
+
+def twins() -> Named:
+    return Named(["a.b", "a/b"], lambda: spaces.Discrete(2))
