@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def games(draw: st.DrawFn, agents: int = 3) -> tuple[np.ndarray, list[np.ndarray
     generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     payoffs = generator.normal(size=(len(shape), *shape) if draw(st.booleans()) else shape)
     joints = generator.random((2, *shape)) * (generator.random((2, *shape)) < 0.7)
-    joints[(slice(None), *[0] * len(shape))] += 0.1
+    joints.reshape(2, -1)[:, 0] += 0.1
     first, second = (joint / joint.sum() for joint in joints)
     return payoffs, [generator.dirichlet(np.ones(n)) for n in shape], first, second
 
@@ -371,6 +372,19 @@ def test_analyze_reports_what_the_definitions_give(
         line = next(line for line in out.splitlines() if label in line)
         assert f"{policies[name]['return']:.6f}" in line
         assert f"{policies[name]['ce']['value']:.6f}" in line
+
+
+def test_a_files_name_is_printed_as_it_is(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    game = tmp_path / "game[bold].json"
+    game.write_text(Path(run.scenario).read_text())
+    copy = Path(shutil.copytree(run.path, tmp_path / "run"))
+    config = copy / "config.toml"
+    config.write_text(config.read_text().replace(run.scenario, str(game)))
+    code, out, _ = analyze(monkeypatch, capsys, str(copy))
+    assert code == 0
+    assert "game[bold].json: highest payoff 4" in out
 
 
 def test_analyze_refuses_another_task(

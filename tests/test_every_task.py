@@ -1,0 +1,120 @@
+"""Every task goes through all three commands: trained, exported, deployed, and nothing is lost on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from conftest import quiet
+
+from agentmixer.contract.spec import Box, Discrete
+from agentmixer.errors import AgentMixerError
+from agentmixer.export import bundle as exporting
+from agentmixer.runtime import Agent
+from agentmixer.runtime.bundle import read_bundle
+from agentmixer.tasks import check
+from agentmixer.train import presets, trainer
+from agentmixer.train import run as runs
+from agentmixer.train.algorithms import AgentMixerPPO
+from agentmixer.train.run import Run
+from agentmixer.validate.deploy_sim import deploy_sim
+
+SMALL = {
+    "num_envs": 4, "rollout_length": 8, "minibatches": 2, "total_steps": 64, "hidden": 16, "chunk_length": 4,
+    "eval_interval": 0, "final_episodes": 2,
+}  # fmt: skip
+
+
+def started(task: str, scenario: str, path: Path, options: dict[str, Any], **settings: Any) -> Run:
+    backend, resolved = check(task, scenario, None, options)
+    config = AgentMixerPPO.Config().replace(presets.resolve("agentmixer_ppo", "default", task)).replace(SMALL)
+    config = config.replace(settings)
+    return runs.create(task, scenario, backend, "agentmixer_ppo", "default", 1, "cpu", resolved, config, path)
+
+
+@pytest.mark.parametrize(
+    ("task", "scenario", "options"),
+    [
+        ("matrix", "climbing", {}),
+        ("matrix", "payoffs.json", {}),
+        ("passage", "two_agents", {}),
+        ("predator_prey", "7x7", {"penalty": -1}),
+        ("mamujoco", "Hopper-3x1", {}),
+        ("mamujoco", "Humanoid-9|8", {"agent_obsk": "1"}),
+        ("pettingzoo", "mpe2.simple_spread_v3:parallel_env", {"max_cycles": 10}),
+        ("pettingzoo", "mpe2.simple_spread_v3:parallel_env", {"max_cycles": 10, "continuous_actions": True}),
+        ("pettingzoo", "gymnasium_robotics.mamujoco_v1:parallel_env", {"scenario": "Hopper", "agent_conf": "3x1"}),
+    ],
+    ids=str,
+)
+def test_trained_exported_deployed(
+    task: str, scenario: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # Three agents with two, three and two actions.
+    Path("payoffs.json").write_text(json.dumps(np.arange(12.0).reshape(2, 3, 2).tolist()))
+    run = started(task, scenario, tmp_path / "run", options)
+    assert trainer.train(run, quiet())
+    exported = exporting.export(runs.load(run.path), tmp_path / "bundle")
+    assert all(parity.passed for kinds in exported.parity.values() for parity in kinds.values())
+
+    bundle = read_bundle(exported.path)
+    verdict = deploy_sim(bundle, episodes=2, deadline_s=10)
+    assert verdict.passed, verdict.parity
+    assert verdict.parity.different == 0
+    assert ("win_rate" in verdict.arms["deployed"]) == bundle.team.task.reports_wins
+    for name, space in zip(bundle.team.task.agents, bundle.team.task.action_spaces, strict=True):
+        agent = Agent.load(bundle.folder(name))
+        size = len(agent.manifest.tensor("obs").elements)
+        mask = np.ones(space.n, bool) if bundle.team.task.has_action_mask else None
+        action = agent.act(np.full(size, 0.3, np.float32), mask)
+        if isinstance(space, Discrete):
+            assert 0 <= action < space.n
+        else:
+            assert isinstance(space, Box)
+            assert action.shape == (space.n,) and action.dtype == np.float32
+            assert (action >= np.float32(space.low)).all() and (action <= np.float32(space.high)).all()
+
+
+def test_a_run_of_a_foreign_environment_resumes_with_new_episodes(tmp_path: Path) -> None:
+    options = {"max_cycles": 10}
+    run = started("pettingzoo", "mpe2.simple_spread_v3:parallel_env", tmp_path / "run", options)
+    assert trainer.train(run, quiet())
+    assert trainer.train(runs.extend(runs.load(run.path), "128", None), quiet(), resume=True)
+    assert runs.steps_done(run) == 128
+
+
+def test_a_worker_killed_in_training_is_named_and_the_checkpoint_is_good(tmp_path: Path) -> None:
+    run = started(
+        "pettingzoo",
+        "mpe2.simple_spread_v3:parallel_env",
+        tmp_path / "run",
+        {},
+        total_steps=10**6,
+        checkpoint_interval=64,
+    )
+    before = {child.pid for child in psutil.Process().children()}
+
+    def kill() -> None:
+        while not runs.steps_done(run):
+            time.sleep(0.05)
+        workers = [child for child in psutil.Process().children() if child.pid not in before]
+        spawned = [worker for worker in workers if "spawn_main" in " ".join(worker.cmdline())]
+        os.kill(spawned[0].pid, signal.SIGKILL)
+
+    threading.Thread(target=kill).start()
+    with pytest.raises(
+        AgentMixerError, match=r"worker process of environments \d to \d was killed by SIGKILL.*--resume"
+    ):
+        trainer.train(run, quiet())
+    steps = runs.steps_done(run)
+    assert steps > 0
+    assert trainer.train(runs.extend(runs.load(run.path), str(steps + 64), None), quiet(), resume=True)
