@@ -33,8 +33,8 @@ _CONTROL: dict[str, Any] = {
 #: Games of one decision: nothing to remember, and agents that see alike must be able to differ.
 _ONE_DECISION: dict[str, Any] = {
     "total_steps": 200_000,
-    "num_envs": 50,
-    "rollout_length": 20,
+    "num_envs": 500,
+    "rollout_length": 1,
     "chunk_length": 1,
     "minibatches": 1,
     "share_parameters": False,

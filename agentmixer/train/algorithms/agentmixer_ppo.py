@@ -77,9 +77,10 @@ class AgentMixerPPOConfig(Config):
     signal_per: str = setting("step", "how long a signal lasts", choices=("step", "episode"))
     optimism: float = setting(
         0.0,
-        "share of every negative advantage that is forgiven: 1 learns from what went better than expected only",
+        "share of every negative surprise, in advantages and in the critics' errors, that is forgiven at the start; "
+        "falls linearly to none over total_steps",
         0.0,
-        1.0,
+        0.99,
     )
     std_low: float = setting(0.05, "least standard deviation of the joint policy, real-valued actions", 1e-4, 10.0)
     std_high: float = setting(1.0, "greatest one; both in units of half the action range", 1e-4, 10.0)
@@ -143,6 +144,7 @@ class AgentMixerPPO:
             DISCRETE_JOINTS[config.joint](config) if spec.discrete else GaussianJoint(config.std_low, config.std_high)
         )
         self._bounds = _bounds(spec, device)
+        self.optimism = config.optimism
         # Weights come from the run's own seed, whatever was drawn before.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator.initial_seed())
@@ -241,6 +243,7 @@ class AgentMixerPPO:
         for name, lr in (("actor", config.actor_lr), ("critic", config.critic_lr), ("pm", config.pm_lr)):
             for group in self.optimisers[name].param_groups:
                 group["lr"] = lr * (1.0 - progress) if config.lr_decay else lr
+        self.optimism = config.optimism * (1.0 - progress)
         if isinstance(self.joint_policy, GumbelJoint):
             self.joint_policy.tau = temperature(config.tau, config.tau_end, config.tau_schedule, progress)
 
@@ -266,7 +269,7 @@ class AgentMixerPPO:
         mean = (advantage * alive).sum((1, 2), keepdim=True) / living
         variance = ((advantage - mean).square() * alive).sum((1, 2), keepdim=True) / living
         advantage = (advantage - mean) / (variance.sqrt() + 1e-5)
-        advantage = torch.where(advantage < 0, advantage * (1.0 - config.optimism), advantage)
+        advantage = torch.where(advantage < 0, advantage * (1.0 - self.optimism), advantage)
 
         batch = {
             name: rollout[name]
@@ -350,7 +353,10 @@ class AgentMixerPPO:
         return -gain - config.entropy_coef * spread, numbers
 
     def value_loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """Clipped Huber loss on normalised returns, a mean over living agents and critics."""
+        """Clipped Huber loss on normalised returns, a mean over living agents and critics.
+
+        Where the target lies below the value, optimism takes its share of the weight away: the critic then learns
+        an upper expectile of the returns (Newey and Powell 1987) instead of their mean."""
         config = self.config
         state = batch["state"]
         features = self.critic.body.unroll(
@@ -366,6 +372,7 @@ class AgentMixerPPO:
             F.huber_loss(value, target, reduction="none", delta=config.huber_delta),
             F.huber_loss(clipped, target, reduction="none", delta=config.huber_delta),
         )
+        loss = torch.where(target < value, loss * (1.0 - self.optimism), loss)
         return (loss * active).sum() / active.sum().clamp_min(1)
 
 
