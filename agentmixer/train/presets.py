@@ -30,13 +30,17 @@ _CONTROL: dict[str, Any] = {
     "eval_episodes": 32,
     "final_episodes": 64,
 }
-#: Games of one decision: nothing to remember, and agents that see alike must be able to differ.
+#: Games of one decision: nothing to remember, and agents that see alike must be able to differ. The critic must keep
+#: ahead of the actors, for its optimistic value is what a joint action has to beat.
 _ONE_DECISION: dict[str, Any] = {
     "total_steps": 200_000,
     "num_envs": 500,
     "rollout_length": 1,
     "chunk_length": 1,
     "minibatches": 1,
+    "critic_lr": 5e-3,
+    "entropy_coef": 0.05,
+    "optimism": 0.95,
     "share_parameters": False,
     "recurrent_actor": False,
 }

@@ -268,7 +268,9 @@ class AgentMixerPPO:
         living = alive.sum((1, 2), keepdim=True).clamp_min(1)  # an agent may be dead all along a short rollout
         mean = (advantage * alive).sum((1, 2), keepdim=True) / living
         variance = ((advantage - mean).square() * alive).sum((1, 2), keepdim=True) / living
-        advantage = (advantage - mean) / (variance.sqrt() + 1e-5)
+        # An optimistic baseline lies above the mean on purpose; centring would put it back there.
+        centre = 0.0 if config.optimism else mean
+        advantage = (advantage - centre) / (variance.sqrt() + 1e-5)
         advantage = torch.where(advantage < 0, advantage * (1.0 - self.optimism), advantage)
 
         batch = {
