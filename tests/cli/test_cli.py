@@ -121,7 +121,7 @@ def test_ctrl_c_and_resume(tmp_path: Path) -> None:
         (["train", "smacv2", "protoss_5v5", "--backend", "sc2"], "backend 'sc2' needs StarCraft II"),
         (["train", "smacv2", "protoss_5v5", "--device", "tpu"], "unknown device 'tpu'; known: cpu, cuda"),
         (["train", "smacv2", "protoss_5v5", "--resume"], "no run of smacv2 protoss_5v5 with a checkpoint"),
-        (["train", "smacv2", "protoss_5v5", "--resume", "--seed", "3"], "leave out --set, --preset, --seed"),
+        (["train", "smacv2", "protoss_5v5", "--resume", "--seed", "3"], "leave out --set, --env-arg, --preset, --seed"),
         (
             ["export"],
             "no run with a checkpoint found under runs/; train one first: agentmixer train smacv2 protoss_5v5",
@@ -133,6 +133,19 @@ def test_ctrl_c_and_resume(tmp_path: Path) -> None:
         (["evaluate"], "no run with a checkpoint found"),
         (["runs"], "no run found under runs/"),
         (["tasks", "chess"], "unknown task 'chess'"),
+        (["analyze"], "no run with a checkpoint found under runs/"),
+        (["train", "mamujoco", "Ant-4x3"], "no scenario 'Ant-4x3'; did you mean 'Ant-4x2'?"),
+        (
+            ["train", "mamujoco", "Ant-4x2", "--env-arg", "agent_obsk=2"],
+            "option agent_obsk must be one of 0, 1, none, got '2'",
+        ),
+        (["train", "predator_prey", "5x5", "--env-arg", "penality=-1"], "did you mean 'penalty'?"),
+        (["train", "predator_prey", "5x5", "--env-arg", "penalty"], "--env-arg takes key=value, got 'penalty'"),
+        (["train", "predator_prey", "5x5", "--env-arg", "predators=1"], "it takes at least 2 to catch a prey"),
+        (["train", "matrix", "gone.json"], "there is no file gone.json"),
+        (["train", "pettingzoo", "nowhere:make_env"], "module 'nowhere' cannot be imported"),
+        (["train", "pettingzoo", "mpe2.simple_spread_v3:paralel_env"], "did you mean 'parallel_env'?"),
+        (["train", "smacv2", "protoss_5v5", "--env-arg", "map=1"], "unknown option 'map'"),
         (["train", "smacv2"], "Missing argument 'scenario'; see "),
         (["deploy-sim", "--episodes", "0"], "Invalid value for '--episodes'"),
         (["deploy-sim", "--deadline-ms", "inf"], "Invalid value for '--deadline-ms'"),
@@ -207,7 +220,7 @@ def test_tasks_lists_every_scenario_and_what_the_stand_in_lacks(tmp_path: Path) 
         assert word in result.stdout
 
 
-@pytest.mark.parametrize("command", ["train", "export", "deploy-sim", "evaluate", "tasks", "runs"])
+@pytest.mark.parametrize("command", ["train", "export", "deploy-sim", "evaluate", "tasks", "runs", "analyze"])
 def test_help_shows_a_working_example(command: str, tmp_path: Path) -> None:
     result = agentmixer(command, "--help", cwd=tmp_path)
     assert result.returncode == 0
