@@ -34,6 +34,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/agent_latency.py
 	$(BIN)/python benchmarks/lock_step.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/mamujoco.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -1,29 +1,68 @@
-"""Learning is proved by learning: slow, run by `make learn`."""
+"""Learning is proved by learning: decentralised, greedy, several seeds; slow, run by `make learn`."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from agentmixer.tasks import check, passage
+from agentmixer.train import presets, trainer
 from agentmixer.train import run as runs
-from agentmixer.train import trainer
 from agentmixer.train.algorithms import AgentMixerPPO
 
+pytestmark = pytest.mark.learn
 
-@pytest.mark.learn
-def test_protoss_5v5_is_learned_in_a_million_steps(tmp_path: Path) -> None:
-    """Preset default: decentralised greedy win rate over 200 episodes, mean of 3 seeds, at least .50."""
-    rates = []
-    for seed in range(3):
-        config = AgentMixerPPO.Config().replace({"total_steps": 1_000_000})
+
+def learned(
+    path: Path,
+    task: str,
+    scenario: str,
+    seeds: int,
+    measure: str,
+    options: dict[str, Any] | None = None,
+    **settings: Any,
+) -> list[float]:
+    """Final decentralised greedy figure of each seed, preset `default`."""
+    backend, resolved = check(task, scenario, None, options)
+    config = AgentMixerPPO.Config().replace(presets.resolve("agentmixer_ppo", "default", task)).replace(settings)
+    found = []
+    for seed in range(seeds):
         run = runs.create(
-            "smacv2", "protoss_5v5", "smax", "agentmixer_ppo", "default", seed, "cpu", config, tmp_path / str(seed)
+            task, scenario, backend, "agentmixer_ppo", "default", seed, "cpu", resolved, config, path / str(seed)
         )
         assert trainer.train(run, Console())
         assert run.summary is not None
-        rates.append(run.summary["decentralised_greedy"]["win_rate"])
-        print(f"seed {seed}: {rates[-1]:.3f}")
-    assert np.mean(rates) >= 0.50, rates
+        found.append(run.summary["decentralised_greedy"][measure])
+        print(f"{task} {scenario} {resolved} seed {seed}: {measure} {found[-1]:.3f}")
+    return found
+
+
+def test_protoss_5v5_is_learned_in_a_million_steps(tmp_path: Path) -> None:
+    assert np.mean(learned(tmp_path, "smacv2", "protoss_5v5", 3, "win_rate")) >= 0.50
+
+
+@pytest.mark.parametrize("scenario", ["HalfCheetah-6x1", "Ant-4x2"])
+def test_robots_run_within_a_million_steps(scenario: str, tmp_path: Path) -> None:
+    assert np.mean(learned(tmp_path, "mamujoco", scenario, 3, "return", total_steps=1_000_000)) >= 1500
+
+
+@pytest.mark.parametrize(("penalty", "least"), [(0.0, 8.0), (-0.5, 8.0), (-1.0, 5.0)])
+def test_predators_hunt_together(penalty: float, least: float, tmp_path: Path) -> None:
+    found = learned(tmp_path, "predator_prey", "5x5", 3, "return", {"penalty": penalty}, total_steps=600_000)
+    assert np.mean(found) >= least
+
+
+def test_passage_comes_within_5_percent_of_the_best_decentralised_return(tmp_path: Path) -> None:
+    found = learned(tmp_path, "passage", "two_agents", 3, "return", final_episodes=4000)
+    assert np.mean(found) >= 0.95 * passage.best_decentralised()
+
+
+@pytest.mark.parametrize(
+    ("game", "least"), [("climbing", 9), ("penalty_25", 8), ("penalty_50", 8), ("penalty_100", 8), ("nonmonotonic", 8)]
+)
+def test_the_best_cell_of_a_matrix_is_found_on_most_of_10_seeds(game: str, least: int, tmp_path: Path) -> None:
+    assert sum(learned(tmp_path, "matrix", game, 10, "win_rate")) >= least
