@@ -42,7 +42,7 @@ from agentmixer.runtime.golden import Golden, Parity, StepFunction, dump, replay
 from agentmixer.tasks import Task
 from agentmixer.tasks.base import to_torch
 from agentmixer.train import checkpoint
-from agentmixer.train.algorithms.agentmixer_ppo import AgentMixerPPO
+from agentmixer.train.algorithms import Algorithm
 from agentmixer.train.run import Run, folder_name
 
 #: Golden traces come from episodes of their own, apart from training and evaluation.
@@ -58,7 +58,7 @@ class Exported(NamedTuple):
 
 
 @torch.no_grad()
-def record(algorithm: AgentMixerPPO, task: Task, steps: int = GOLDEN_STEPS) -> list[Golden]:
+def record(algorithm: Algorithm, task: Task, steps: int = GOLDEN_STEPS) -> list[Golden]:
     """Let the trained (stacked) actors play greedily for `steps` steps of one environment.
 
     The last sixteenth meets noise of standard deviation 10, which play never shows."""

@@ -14,16 +14,17 @@ from torch import Tensor
 
 from agentmixer.errors import AgentMixerError
 from agentmixer.tasks import Task
-from agentmixer.train.algorithms import ALGORITHMS
-from agentmixer.train.algorithms.agentmixer_ppo import AgentMixerPPO
+from agentmixer.train.algorithms import ALGORITHMS, Algorithm
 from agentmixer.train.rollout import Stream
 from agentmixer.train.run import Run
 
 KEEP = 2
 
 
-def save(run: Run, step: int, algorithm: AgentMixerPPO, task: Task, stream: Stream) -> None:
+def save(run: Run, step: int, algorithm: Algorithm, task: Task, stream: Stream) -> None:
     """Write everything that the next update depends on. Complete or absent: a crash leaves the old ones."""
+    if algorithm.replay is not None:
+        algorithm.replay.flush()
     tensors: dict[str, Tensor] = {"rng": algorithm.generator.get_state()}
     for name, module in algorithm.modules.items():
         tensors |= {f"model.{name}.{key}": value for key, value in module.state_dict().items()}
@@ -73,7 +74,7 @@ def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
 
 
-def restore_weights(algorithm: AgentMixerPPO, tensors: dict[str, Tensor], file: Path) -> None:
+def restore_weights(algorithm: Algorithm, tensors: dict[str, Tensor], file: Path) -> None:
     """Load networks only. Raises AgentMixerError if they do not fit the run's settings."""
     try:
         for name, module in algorithm.modules.items():
@@ -84,7 +85,7 @@ def restore_weights(algorithm: AgentMixerPPO, tensors: dict[str, Tensor], file: 
         ) from error
 
 
-def restore(algorithm: AgentMixerPPO, task: Task, file: Path) -> tuple[int, Stream]:
+def restore(algorithm: Algorithm, task: Task, file: Path) -> tuple[int, Stream]:
     """Continue exactly where `save` stood. Returns the step and the stream."""
     step, tensors = read(file)
     restore_weights(algorithm, tensors, file)
@@ -115,13 +116,13 @@ def restore(algorithm: AgentMixerPPO, task: Task, file: Path) -> tuple[int, Stre
     )
 
 
-def build(run: Run, task: Task) -> AgentMixerPPO:
+def build(run: Run, task: Task) -> Algorithm:
     """The run's algorithm with fresh weights, its random numbers started from the run's seed."""
     generator = torch.Generator(device=run.device).manual_seed(run.seed)
     return ALGORITHMS[run.algorithm](task.spec, run.config, run.device, generator)
 
 
-def load_weights(run: Run, task: Task, file: Path) -> tuple[AgentMixerPPO, int]:
+def load_weights(run: Run, task: Task, file: Path) -> tuple[Algorithm, int]:
     """The run's algorithm with the weights of one checkpoint, and their step."""
     algorithm = build(run, task)
     step, tensors = read(file)

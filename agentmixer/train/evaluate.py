@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from agentmixer.tasks.base import Task, to_torch
-from agentmixer.train.algorithms.agentmixer_ppo import AgentMixerPPO
+from agentmixer.train.algorithms import Algorithm
 
 
 class Episodes(NamedTuple):
@@ -21,7 +21,7 @@ class Episodes(NamedTuple):
 
 @torch.no_grad()
 def evaluate(
-    algorithm: AgentMixerPPO, task: Task, episodes: int, seed: int, joint: bool = False, greedy: bool = True
+    algorithm: Algorithm, task: Task, episodes: int, seed: int, joint: bool = False, greedy: bool = True
 ) -> Episodes:
     """Play episodes 0 .. episodes-1 of `seed`, each from its own random stream, E at a time."""
     device, envs = algorithm.device, task.num_envs

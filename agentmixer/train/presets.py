@@ -33,14 +33,15 @@ _CONTROL: dict[str, Any] = {
 #: Games of one decision: nothing to remember, and agents that see alike must be able to differ. The critic must keep
 #: ahead of the actors, for its optimistic value is what a joint action has to beat.
 _ONE_DECISION: dict[str, Any] = {
-    "total_steps": 200_000,
+    "total_steps": 100_000,
     "num_envs": 500,
     "rollout_length": 1,
     "chunk_length": 1,
     "minibatches": 1,
     "critic_lr": 5e-3,
     "entropy_coef": 0.05,
-    "optimism": 0.95,
+    "optimism": 0.99,
+    "critic_first": 0.05,
     "share_parameters": False,
     "recurrent_actor": False,
 }
@@ -68,6 +69,7 @@ _PAPER_PPO: dict[str, Any] = {
     "signal": 0,
     "signal_per": "step",
     "optimism": 0.0,
+    "critic_first": 0.0,
     "std_low": 1e-4,
     "std_high": 0.5,
     "share_parameters": False,
@@ -119,7 +121,20 @@ AGENTMIXER_PPO: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
     ),
 }
 
-PRESETS = {"agentmixer_ppo": AGENTMIXER_PPO}
+#: The paper names no setting of AgentMixer-SAC, so there is no `paper` here.
+AGENTMIXER_SAC: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
+    "default": (
+        {},
+        {
+            "mamujoco": {"share_parameters": False, "input_norm": "running", "eval_episodes": 8, "final_episodes": 64},
+            "pettingzoo": {"share_parameters": False, "input_norm": "running", "final_episodes": 100},
+            "matrix": {"total_steps": 20_000, "share_parameters": False},
+            "passage": {"total_steps": 20_000, "share_parameters": False},
+        },
+    ),
+}
+
+PRESETS = {"agentmixer_ppo": AGENTMIXER_PPO, "agentmixer_sac": AGENTMIXER_SAC}
 
 
 def resolve(algorithm: str, preset: str, task: str) -> dict[str, Any]:

@@ -1,15 +1,18 @@
-"""Collecting experience: T steps of E environments, stored agent-major."""
+"""Where the environments stand, and collecting rollouts for PPO: T steps of E environments, stored agent-major."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from agentmixer.errors import AgentMixerError
 from agentmixer.tasks.base import Task, TaskStep, to_torch
-from agentmixer.train.algorithms.agentmixer_ppo import AgentMixerPPO
+
+if TYPE_CHECKING:
+    from agentmixer.train.algorithms import AgentMixerPPO, Algorithm
 
 
 @dataclass
@@ -24,7 +27,7 @@ class Stream:
     episode_return: Tensor
 
 
-def start(algorithm: AgentMixerPPO, task: Task, seed: int) -> Stream:
+def start(algorithm: Algorithm, task: Task, seed: int) -> Stream:
     """Reset all environments."""
     device = algorithm.device
     return Stream(
@@ -103,13 +106,13 @@ def collect(algorithm: AgentMixerPPO, task: Task, stream: Stream) -> tuple[dict[
         stream.fresh = ended.float()
         stream.step = step
 
-    _check_finite(out, task.spec.agents)
+    check_finite(out, task.spec.agents)
     keep = (1.0 - stream.fresh).view(1, envs, 1)
     out["last_value"] = algorithm.critic(to_torch(step.state, device), stream.memory["critic"] * keep)[0]
     return out, {name: torch.cat(parts) if parts else torch.zeros(0) for name, parts in finished.items()}
 
 
-def _check_finite(out: dict[str, Tensor], agents: tuple[str, ...]) -> None:
+def check_finite(out: dict[str, Tensor], agents: tuple[str, ...]) -> None:
     """Raise AgentMixerError naming the first environment and step whose numbers are not finite."""
     for name in ("obs", "state", "reward"):
         if not torch.isfinite(out[name]).all():

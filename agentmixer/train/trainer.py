@@ -86,6 +86,8 @@ def _train(run: Run, task: Task, judge: Task, console: Console, resume: bool) ->
     else:
         step, stream = 0, rollout.start(algorithm, task, run.seed)
         checkpoint.save(run, step, algorithm, task, stream)  # from here on every run can be resumed
+    if algorithm.replay is not None:
+        algorithm.replay.open(run.path / "replay")
     metrics_file = run.path / "metrics.jsonl"
     _forget_after(metrics_file, step)
 
@@ -109,7 +111,7 @@ def _train(run: Run, task: Task, judge: Task, console: Console, resume: bool) ->
             begin = time.monotonic()
             algorithm.schedule(step / config.total_steps)
             try:
-                experience, finished = rollout.collect(algorithm, task, stream)
+                experience, finished = algorithm.collect(task, stream)
             except AgentMixerError as error:
                 raise AgentMixerError(
                     f"{error}; the checkpoint at step {runs.steps_done(run):,} of {run.path} is good and --resume goes on from it"

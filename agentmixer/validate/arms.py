@@ -12,7 +12,7 @@ from agentmixer.contract.spec import TaskSpec
 from agentmixer.runtime.host import Decision, Host
 from agentmixer.tasks import Task
 from agentmixer.tasks.base import TaskStep, to_torch
-from agentmixer.train.algorithms.agentmixer_ppo import AgentMixerPPO
+from agentmixer.train.algorithms import Algorithm
 
 
 class Arm(Protocol):
@@ -28,7 +28,7 @@ class Arm(Protocol):
 class JointArm:
     """The joint policy's mode, PM, global state and signal in the loop."""
 
-    def __init__(self, algorithm: AgentMixerPPO):
+    def __init__(self, algorithm: Algorithm):
         self.algorithm = algorithm
         self.reset(0)
 
@@ -49,7 +49,7 @@ class JointArm:
 class ActorsArm:
     """The actors' modes in torch, as trained. Keeps each step's logits to judge near-ties by."""
 
-    def __init__(self, algorithm: AgentMixerPPO):
+    def __init__(self, algorithm: Algorithm):
         self.algorithm = algorithm
         self.logits: list[list[np.ndarray]] = []
         self.h = algorithm.initial_memory(1)["actor"]

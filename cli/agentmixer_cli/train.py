@@ -16,6 +16,9 @@ def train(
         str | None, typer.Option(help="Environment steps, also as 1e6; the preset's unless given.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same run.", min=0, max=999_999)] = 0,
+    algorithm: Annotated[
+        str, typer.Option(help="agentmixer_ppo, or agentmixer_sac: fewer steps, more arithmetic for each.")
+    ] = "agentmixer_ppo",
     preset: Annotated[
         str, typer.Option(help="default: results per minute on a small machine. paper: the paper's tables.")
     ] = "default",
@@ -43,26 +46,28 @@ def train(
     """
     from agentmixer import tasks
     from agentmixer.config import parse_assignments
-    from agentmixer.errors import AgentMixerError
+    from agentmixer.errors import AgentMixerError, nearest
     from agentmixer.train import presets, trainer
     from agentmixer.train import run as runs
     from agentmixer.train.algorithms import ALGORITHMS
 
     console = Console()
+    if algorithm not in ALGORITHMS:
+        raise AgentMixerError(f"unknown algorithm '{algorithm}'{nearest(algorithm, ALGORITHMS)}")
     given = parse_assignments(env_args or [], "--env-arg", "penalty=-1")
     chosen, options = tasks.check(task, scenario, backend, given)
     trainer.check_device(device or "cpu")
     if resume:
-        if assignments or env_args or preset != "default" or seed or backend:
+        if assignments or env_args or algorithm != "agentmixer_ppo" or preset != "default" or seed or backend:
             raise AgentMixerError(
-                "--resume continues with the run's own settings; leave out --set, --env-arg, --preset, --seed and --backend"
+                "--resume continues with the run's own settings; leave out --set, --env-arg, --algorithm, --preset, "
+                "--seed and --backend"
             )
         run = runs.load(out) if out else runs.newest(task, scenario)
         if (run.task, run.scenario) != (task, scenario):
             raise AgentMixerError(f"{run.path} is a run of {run.task} {run.scenario}, not of {task} {scenario}")
         run = runs.extend(run, steps, device)
     else:
-        algorithm = "agentmixer_ppo"
         settings = presets.resolve(algorithm, preset, task)
         config = ALGORITHMS[algorithm].Config().replace(settings).replace(parse_assignments(assignments or []))
         if steps is not None:

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from agentmixer_cli import main
-from agentmixer_cli.analyze import joint_distribution
 from conftest import TINY, quiet
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,6 +25,7 @@ from agentmixer.train import checkpoint, trainer
 from agentmixer.train import run as runs
 from agentmixer.train.algorithms import AgentMixerPPO
 from agentmixer.train.run import Run
+from agentmixer.validate.analysis import joint_distribution
 from agentmixer.validate.equilibrium import Gap, cce_gap, ce_gap, ne_gap, product, values
 
 #: One payoff matrix an agent; rows are agent 0's actions.

@@ -21,6 +21,8 @@ from torch.nn import functional as F
 from agentmixer.config import Config, setting
 from agentmixer.contract.spec import Box, TaskSpec
 from agentmixer.errors import AgentMixerError
+from agentmixer.tasks import Task
+from agentmixer.train import rollout
 from agentmixer.train.joint_policy import GapJoint, GaussianJoint, GumbelJoint, JointPolicy
 from agentmixer.train.networks import Actor, Critic
 from agentmixer.train.policy_modifiers import POLICY_MODIFIERS
@@ -77,10 +79,13 @@ class AgentMixerPPOConfig(Config):
     signal_per: str = setting("step", "how long a signal lasts", choices=("step", "episode"))
     optimism: float = setting(
         0.0,
-        "share of every negative surprise, in advantages and in the critics' errors, that is forgiven at the start; "
-        "falls linearly to none over total_steps",
+        "share of every negative surprise, in advantages and in the critics' errors, that is forgiven in the first half "
+        "of a run; falls linearly to none in the second",
         0.0,
-        0.99,
+        0.999,
+    )
+    critic_first: float = setting(
+        0.0, "share of total_steps, at the start, in which the critic learns alone; what optimism needs", 0.0, 0.5
     )
     std_low: float = setting(0.05, "least standard deviation of the joint policy, real-valued actions", 1e-4, 10.0)
     std_high: float = setting(1.0, "greatest one; both in units of half the action range", 1e-4, 10.0)
@@ -130,6 +135,7 @@ class AgentMixerPPO:
 
     name = "agentmixer_ppo"
     Config = AgentMixerPPOConfig
+    replay = None
 
     def __init__(self, spec: TaskSpec, config: AgentMixerPPOConfig, device: str, generator: torch.Generator):
         if config.share_parameters and (len(set(spec.action_spaces)) > 1 or len(set(spec.obs_sizes)) > 1):
@@ -145,6 +151,8 @@ class AgentMixerPPO:
         )
         self._bounds = _bounds(spec, device)
         self.optimism = config.optimism
+        #: Names of the optimisers that step.
+        self.learning = {"actor", "critic", "pm"}
         # Weights come from the run's own seed, whatever was drawn before.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator.initial_seed())
@@ -235,6 +243,10 @@ class AgentMixerPPO:
         low, high = self._bounds
         return torch.clamp((low + high) / 2 + (high - low) / 2 * action, low, high)
 
+    def collect(self, task: Task, stream: rollout.Stream) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """See `rollout.collect`."""
+        return rollout.collect(self, task, stream)
+
     # ---- the update ------------------------------------------------------------------------------
 
     def schedule(self, progress: float) -> None:
@@ -243,7 +255,8 @@ class AgentMixerPPO:
         for name, lr in (("actor", config.actor_lr), ("critic", config.critic_lr), ("pm", config.pm_lr)):
             for group in self.optimisers[name].param_groups:
                 group["lr"] = lr * (1.0 - progress) if config.lr_decay else lr
-        self.optimism = config.optimism * (1.0 - progress)
+        self.optimism = config.optimism * min(1.0, 2.0 * (1.0 - progress))
+        self.learning = {"critic"} if progress < config.critic_first else set(self.optimisers)
         if isinstance(self.joint_policy, GumbelJoint):
             self.joint_policy.tau = temperature(config.tau, config.tau_end, config.tau_schedule, progress)
 
@@ -266,12 +279,11 @@ class AgentMixerPPO:
         active = rollout["active"]
         alive = active if advantage.shape[0] > 1 else active.any(0, keepdim=True)
         living = alive.sum((1, 2), keepdim=True).clamp_min(1)  # an agent may be dead all along a short rollout
-        mean = (advantage * alive).sum((1, 2), keepdim=True) / living
-        variance = ((advantage - mean).square() * alive).sum((1, 2), keepdim=True) / living
-        # An optimistic baseline lies above the mean on purpose; centring would put it back there.
-        centre = 0.0 if config.optimism else mean
-        advantage = (advantage - centre) / (variance.sqrt() + 1e-5)
         advantage = torch.where(advantage < 0, advantage * (1.0 - self.optimism), advantage)
+        # An optimistic baseline lies above the mean on purpose; centring would put it back there.
+        mean = 0.0 if config.optimism else (advantage * alive).sum((1, 2), keepdim=True) / living
+        variance = ((advantage - mean).square() * alive).sum((1, 2), keepdim=True) / living
+        advantage = (advantage - mean) / (variance.sqrt() + 1e-5)
 
         batch = {
             name: rollout[name]
@@ -312,8 +324,8 @@ class AgentMixerPPO:
             numbers["actor_grad_norm"] = clip_stack_grad_norm(list(self.actor.parameters()), limit).mean()
         numbers["critic_grad_norm"] = clip_stack_grad_norm(list(self.critic.parameters()), limit).mean()
         numbers["pm_grad_norm"] = nn.utils.clip_grad_norm_(self.pm.parameters(), limit)
-        for optimiser in self.optimisers.values():
-            optimiser.step()
+        for name in self.learning:
+            self.optimisers[name].step()
         return numbers | {"policy_loss": policy_loss.detach(), "value_loss": value_loss.detach()}
 
     def policy_loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:

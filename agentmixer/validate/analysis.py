@@ -1,0 +1,101 @@
+"""How far a trained matrix game is from equilibrium: the joint policy, the actors, and the modes that are exported."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from agentmixer.errors import AgentMixerError
+from agentmixer.tasks import Task, matrix
+from agentmixer.tasks.base import to_torch
+from agentmixer.train import checkpoint
+from agentmixer.train.algorithms import Algorithm
+from agentmixer.train.run import Run
+from agentmixer.validate.equilibrium import cce_gap, ce_gap, ne_gap, product, values
+
+#: Signals that the joint policy is averaged over; a power of two keeps Sobol points balanced.
+SIGNALS = 2**13
+
+
+def analyze(run: Run) -> dict[str, Any]:
+    """Expected return and exact gaps of a run's newest checkpoint: step, maximum payoff, and of the policies
+    `joint`, `actors` and `actors_greedy` each return, ce, cce and ne (None for the joint policy).
+
+    Raises AgentMixerError if the run is not one of task matrix."""
+    if run.task != "matrix":
+        raise AgentMixerError(
+            f"{run.path} is a run of {run.task}, but equilibrium gaps are computed for matrix games only; "
+            "name a run of task matrix (agentmixer runs lists them)"
+        )
+    payoff, run = matrix.payoff(run.scenario), run.on_cpu()
+    with contextlib.closing(run.make_task(1)) as task:
+        algorithm, step = checkpoint.load_weights(run, task, checkpoint.latest(run))
+        actors, modes = actor_distributions(algorithm, task)
+        joint = joint_distribution(algorithm, task)
+    policies = {
+        "joint": _judge(payoff, joint),
+        "actors": _judge(payoff, product(actors), actors),
+        "actors_greedy": _judge(payoff, product(modes), modes),
+    }
+    return {"step": step, "maximum": float(payoff.max()), "policies": policies}
+
+
+def joint_distribution(algorithm: Algorithm, task: Task) -> np.ndarray:
+    """The joint policy of a matrix game as the probability of every joint action, float64 [A_0, ..., A_(N-1)].
+
+    Given the signal it is a product over agents, exactly. Where the run has a signal, these products are averaged
+    over SIGNALS quasi-random ones."""
+    state, mask, policy, features = _seen(algorithm, task)
+    signals = torch.zeros(1, 0)
+    if algorithm.config.signal:
+        even = stats.qmc.Sobol(algorithm.config.signal, scramble=False).random(SIGNALS) + 0.5 / SIGNALS
+        signals = torch.from_numpy(stats.norm.ppf(even)).float()
+    total = np.zeros([space.n for space in task.spec.action_spaces])
+    for signal in signals.split(1024):
+        size = len(signal)
+        with torch.no_grad():
+            joint = algorithm.joint(
+                state.expand(size, -1), signal, *(array.expand(-1, size, -1) for array in (policy, features, mask))
+            )
+        parts = _probabilities(joint.scores, task)
+        operands = [x for axis, part in enumerate(parts, 1) for x in (part, [0, axis])]
+        total += np.einsum(*operands, list(range(1, total.ndim + 1)), optimize=True)
+    return total / len(signals)
+
+
+def actor_distributions(algorithm: Algorithm, task: Task) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Each actor's own policy in a matrix game, and its mode as a policy: one float64 [A_i] an agent, both."""
+    _, _, policy, _ = _seen(algorithm, task)
+    actors = [part[0] for part in _probabilities(policy, task)]
+    modes = algorithm.joint_policy.actor_mode(policy)[:, 0].tolist()
+    return actors, [np.eye(len(actor))[mode] for actor, mode in zip(actors, modes, strict=True)]
+
+
+def _seen(algorithm: Algorithm, task: Task) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What the only state of a matrix game makes PM see: state [1, S], mask, the actors' policies, features [N, 1, .]."""
+    step = task.reset(0)
+    obs, mask = (to_torch(array, algorithm.device)[:, :1] for array in (step.obs, step.action_mask))
+    with torch.no_grad():
+        raw, features, _ = algorithm.actor(obs, algorithm.initial_memory(1)["actor"])
+    return to_torch(step.state, algorithm.device)[:1], mask, algorithm.joint_policy.policy(raw, mask), features
+
+
+def _probabilities(logits: Tensor, task: Task) -> list[np.ndarray]:
+    """Each agent's distributions over its own actions, float64 [B, A_i], from masked logits [N, B, A]."""
+    parts = logits.double().softmax(-1).numpy()
+    return [part[:, : space.n] for part, space in zip(parts, task.spec.action_spaces, strict=True)]
+
+
+def _judge(payoff: np.ndarray, joint: np.ndarray, policies: list[np.ndarray] | None = None) -> dict[str, Any]:
+    """Expected return and gaps of a joint policy; the NE gap where it is given as a product."""
+    return {
+        "return": float(values(payoff, joint)[0]),
+        "ce": ce_gap(payoff, joint)._asdict(),
+        "cce": cce_gap(payoff, joint)._asdict(),
+        "ne": ne_gap(payoff, policies)._asdict() if policies else None,
+    }
