@@ -92,6 +92,8 @@ AGENTMIXER_PPO: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
         {},
         {
             "mamujoco": _CONTROL,
+            # A lone predator is punished for being early: without optimism some teams learn to keep away.
+            "predator_prey": {"optimism": 0.8},
             # Teams nobody here has seen: independent networks, scales kept apart.
             "pettingzoo": {
                 "num_envs": 16,
