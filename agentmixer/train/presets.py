@@ -41,7 +41,7 @@ _ONE_DECISION: dict[str, Any] = {
     "critic_lr": 5e-3,
     "entropy_coef": 0.05,
     "optimism": 0.99,
-    "critic_first": 0.05,
+    "critic_first": 0.2,
     "share_parameters": False,
     "recurrent_actor": False,
 }

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from agentmixer_cli.train import train as train_command
 from conftest import box_spec, quiet, tiny_spec
 from safetensors.torch import load_file
 
@@ -404,7 +405,7 @@ def learn(algorithm: AgentMixerSAC, task: OneDecision, rollouts: int) -> float:
 
 
 LEARNER = {
-    "batch_size": 64, "updates": 8, "rollout_length": 1, "replay_size": 5000, "learning_starts": 256,
+    "batch_size": 32, "updates": 8, "rollout_length": 1, "replay_size": 5000, "learning_starts": 256,
     "actor_lr": 3e-3, "critic_lr": 3e-3, "hidden": 16, "critic_hidden": 32, "pm_width": 8, "pm_channel_hidden": 16,
 }  # fmt: skip
 
@@ -414,7 +415,7 @@ def test_it_learns_a_matrix_game(tmp_path: Path, joint: str) -> None:
     payoff = np.array([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 5.0]])
     task = OneDecision(tiny_spec(agents=2, actions=3), lambda action: payoff[action[0], action[1]])
     algorithm = make_algorithm(task.spec, tmp_path, joint=joint, **LEARNER)
-    assert learn(algorithm, task, 60) == 5.0
+    assert learn(algorithm, task, 50) == 5.0
 
 
 def test_it_learns_real_valued_actions(tmp_path: Path) -> None:
@@ -480,3 +481,13 @@ def test_settings_that_do_not_fit_each_other_are_refused() -> None:
     ):
         with pytest.raises(AgentMixerError, match=words):
             AgentMixerSAC.Config().replace(settings).check()
+
+
+def test_the_command_line_names_the_nearest_algorithm_and_refuses_one_for_a_run_that_goes_on() -> None:
+    for arguments, words in (
+        ({"algorithm": "agentmixer_sax"}, "unknown algorithm 'agentmixer_sax'.*'agentmixer_sac'"),
+        ({"algorithm": "agentmixer_sac", "preset": "paper"}, "unknown preset 'paper'.*default"),
+        ({"algorithm": "agentmixer_sac", "resume": True}, "leave out --set, --env-arg, --algorithm"),
+    ):
+        with pytest.raises(AgentMixerError, match=words):
+            train_command("matrix", "climbing", **arguments)  # type: ignore[arg-type]

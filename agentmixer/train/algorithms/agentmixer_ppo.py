@@ -10,34 +10,26 @@ joint mean: what PM reads of them is detached. Execution needs the actors alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from agentmixer.config import Config, setting
-from agentmixer.contract.spec import Box, TaskSpec
+from agentmixer.config import setting
+from agentmixer.contract.spec import TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.tasks import Task
 from agentmixer.train import rollout
-from agentmixer.train.joint_policy import GapJoint, GaussianJoint, GumbelJoint, JointPolicy
-from agentmixer.train.networks import Actor, Critic
-from agentmixer.train.policy_modifiers import POLICY_MODIFIERS
+from agentmixer.train.algorithms.base import Algorithm, TeamConfig
+from agentmixer.train.joint_policy import GumbelJoint
+from agentmixer.train.networks import Critic
 from agentmixer.train.returns import ValueNorm, gae
 from agentmixer.train.stack import clip_stack_grad_norm
 
-#: Setting `joint` -> the kind of joint policy over discrete actions, made from the settings.
-DISCRETE_JOINTS: dict[str, Callable[[Any], JointPolicy]] = {
-    "gap": lambda config: GapJoint(),
-    "gumbel": lambda config: GumbelJoint(config.tau),
-}
-
 
 @dataclass(frozen=True)
-class AgentMixerPPOConfig(Config):
+class AgentMixerPPOConfig(TeamConfig):
     """Defaults are the preset `default` as tuned on SMACv2: results per minute on a small machine."""
 
     total_steps: int = setting(1_000_000, "environment steps to train for", 1, 10**12)
@@ -60,23 +52,10 @@ class AgentMixerPPOConfig(Config):
     gae_lambda: float = setting(0.95, "GAE's lambda", 0.0, 1.0)
     entropy_coef: float = setting(0.01, "weight of the joint policy's entropy", 0.0)
     huber_delta: float = setting(10.0, "where the value loss turns from square to linear, in standard deviations", 1e-6)
-    joint: str = setting(
-        "gap",
-        "joint policy over discrete actions: gap keeps the actors' modes by construction, gumbel is eq. 12",
-        choices=tuple(DISCRETE_JOINTS),
-    )
-    tau: float = setting(1.0, "temperature of joint=gumbel, at the start", 1e-3)
     tau_end: float = setting(1.0, "its temperature at the end", 1e-3)
     tau_schedule: str = setting(
         "constant", "how it gets there", choices=("constant", "linear", "cosine", "exponential")
     )
-    signal: int = setting(
-        0,
-        "length of a random vector that PM sees beside the state, so that it can correlate agents; training only",
-        0,
-        64,
-    )
-    signal_per: str = setting("step", "how long a signal lasts", choices=("step", "episode"))
     optimism: float = setting(
         0.0,
         "share of every negative surprise, in advantages and in the critics' errors, that is forgiven in the first half "
@@ -87,37 +66,18 @@ class AgentMixerPPOConfig(Config):
     critic_first: float = setting(
         0.0, "share of total_steps, at the start, in which the critic learns alone; what optimism needs", 0.0, 0.5
     )
-    std_low: float = setting(0.05, "least standard deviation of the joint policy, real-valued actions", 1e-4, 10.0)
-    std_high: float = setting(1.0, "greatest one; both in units of half the action range", 1e-4, 10.0)
-    share_parameters: bool = setting(True, "one actor network for all agents, who must then be alike")
     team_critic: bool = setting(True, "one critic for the team instead of one an agent")
     recurrent_actor: bool = setting(True, "give actors a GRU: memory that is carried along when deployed")
     recurrent_critic: bool = setting(False, "give critics a GRU of their own")
-    input_norm: str = setting(
-        "layer",
-        "normalise observations and state by LayerNorm, or by running mean and deviation",
-        choices=("layer", "running"),
-    )
-    hidden: int = setting(64, "width of actors and critics", 1, 4096)
-    layers: int = setting(1, "hidden layers after the first", 0, 16)
-    pm: str = setting("mixer", "kind of Policy Modifier", choices=tuple(POLICY_MODIFIERS))
-    pm_width: int = setting(32, "width of PM's state and policy features", 1, 4096)
-    pm_agent_hidden: int = setting(16, "hidden width of agent mixing", 1, 4096)
-    pm_channel_hidden: int = setting(64, "hidden width of channel mixing", 1, 4096)
-    eval_interval: int = setting(100_000, "steps between decentralised greedy evaluations; 0 for none", 0)
-    eval_episodes: int = setting(128, "episodes of each such evaluation", 1)
-    final_episodes: int = setting(200, "episodes of the two evaluations at the end, decentralised and joint", 1)
-    checkpoint_interval: int = setting(100_000, "steps between checkpoints; 0 for one at the end", 0)
 
     def check(self) -> None:
         """Raise AgentMixerError if settings do not fit each other."""
+        super().check()
         if self.rollout_length % self.chunk_length:
             raise AgentMixerError(
                 f"chunk_length {self.chunk_length} does not divide rollout_length {self.rollout_length}; "
                 "gradients flow through whole chunks only"
             )
-        if self.std_low >= self.std_high:
-            raise AgentMixerError(f"std_low is {self.std_low}; it must be below std_high, {self.std_high}")
         chunks_a_rollout = self.num_envs * self.rollout_length // self.chunk_length
         if self.minibatches > chunks_a_rollout:
             raise AgentMixerError(
@@ -125,59 +85,17 @@ class AgentMixerPPOConfig(Config):
             )
 
 
-class AgentMixerPPO:
-    """Actors, Policy Modifier and critics of one team, and how they learn.
-
-    Shapes: N agents, E environments, T rollout steps, A actions or action elements, H hidden, M memory (H, or 0
-    without a GRU), K critics (N, or 1 for the team). An action is [N, E] int64 or [N, E, A] float32, the latter
-    in units of half the action range; `to_task` puts it into the task's own terms.
-    """
+class AgentMixerPPO(Algorithm):
+    """PPO on the joint policy. Shapes as in `Algorithm`; K critics (N, or 1 for the team)."""
 
     name = "agentmixer_ppo"
     Config = AgentMixerPPOConfig
-    replay = None
 
     def __init__(self, spec: TaskSpec, config: AgentMixerPPOConfig, device: str, generator: torch.Generator):
-        if config.share_parameters and (len(set(spec.action_spaces)) > 1 or len(set(spec.obs_sizes)) > 1):
-            raise AgentMixerError(
-                f"the agents of {spec.name} {spec.scenario} differ in observations or actions, so they cannot share "
-                "one network; add --set share_parameters=false"
-            )
-        self.spec, self.config, self.device, self.generator = spec, config, device, generator
-        agents, obs = spec.num_agents, max(spec.obs_sizes)
-        actions = max(space.n for space in spec.action_spaces)
-        self.joint_policy: JointPolicy = (
-            DISCRETE_JOINTS[config.joint](config) if spec.discrete else GaussianJoint(config.std_low, config.std_high)
-        )
-        self._bounds = _bounds(spec, device)
+        super().__init__(spec, config, device, generator, config.recurrent_actor)
         self.optimism = config.optimism
         #: Names of the optimisers that step.
         self.learning = {"actor", "critic", "pm"}
-        # Weights come from the run's own seed, whatever was drawn before.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(generator.initial_seed())
-            self.actor = Actor(
-                agents, config.share_parameters, obs, actions, config.hidden, config.layers, config.recurrent_actor,
-                config.input_norm, None if config.share_parameters else spec.obs_sizes,
-            ).to(device)  # fmt: skip
-            self.critic = Critic(
-                1 if config.team_critic else agents,
-                spec.state_size,
-                config.hidden,
-                config.layers,
-                config.recurrent_critic,
-                config.input_norm,
-            ).to(device)
-            self.pm = POLICY_MODIFIERS[config.pm](
-                agents,
-                spec.state_size + config.signal,
-                actions,
-                config.hidden,
-                actions,
-                config.pm_width,
-                config.pm_agent_hidden,
-                config.pm_channel_hidden,
-            ).to(device)
         self.value_norm = ValueNorm().to(device)
         self.optimisers = {
             name: torch.optim.Adam(module.parameters(), lr=lr, eps=config.adam_eps, fused=True)
@@ -194,60 +112,26 @@ class AgentMixerPPO:
             "value_norm": self.value_norm,
         }
 
-    # ---- what acts -------------------------------------------------------------------------------
+    def make_critic(self) -> Critic:
+        """Values of the global state."""
+        config = self.config
+        return Critic(
+            1 if config.team_critic else self.spec.num_agents,
+            self.spec.state_size,
+            config.hidden,
+            config.layers,
+            config.recurrent_critic,
+            config.input_norm,
+        )
 
     def initial_memory(self, num_envs: int) -> dict[str, Tensor]:
-        """What is carried from step to step: actor [N, E, M], critic [K, E, M] and the signal [E, Z]."""
-        return {
-            "signal": torch.zeros(num_envs, self.config.signal, device=self.device),
-            "actor": torch.zeros(self.spec.num_agents, num_envs, self.actor.body.memory, device=self.device),
-            "critic": torch.zeros(self.critic.critics, num_envs, self.critic.body.memory, device=self.device),
-        }
-
-    def next_signal(self, signal: Tensor, fresh: Tensor) -> Tensor:
-        """The shared random vector of the coming step, [E, Z]: standard normal, new at every step or where an
-        episode begins (fresh [E], 1 there)."""
-        new = torch.empty_like(signal).normal_(generator=self.generator) if signal.shape[1] else signal
-        return new if self.config.signal_per == "step" else torch.where(fresh.unsqueeze(1) > 0, new, signal)
-
-    def joint(self, state: Tensor, signal: Tensor, policy: Tensor, features: Tensor, mask: Tensor) -> Any:
-        """Joint policy from the actors' policies [N, B, A], state [B, S] and signal [B, Z].
-
-        What PM reads of the actors is detached."""
-        score = self.pm(torch.cat([state, signal], -1), self.joint_policy.features(policy).detach(), features.detach())
-        return self.joint_policy.joint(policy, score, mask)
-
-    @torch.no_grad()
-    def act_joint(
-        self, obs: Tensor, state: Tensor, signal: Tensor, mask: Tensor, h: Tensor, greedy: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Actions, their joint log-probabilities [N, E] and the actors' next memory."""
-        kind = self.joint_policy
-        raw, features, h = self.actor(obs, h)
-        joint = self.joint(state, signal, kind.policy(raw, mask), features, mask)
-        action = kind.mode(joint) if greedy else kind.sample(joint, self.generator)
-        return action, kind.log_prob(joint, action), h
-
-    @torch.no_grad()
-    def act_decentralised(self, obs: Tensor, mask: Tensor, h: Tensor, greedy: bool) -> tuple[Tensor, Tensor]:
-        """Actions from the actors alone, and their next memory."""
-        kind = self.joint_policy
-        raw, _, h = self.actor(obs, h)
-        policy = kind.policy(raw, mask)
-        return kind.actor_mode(policy) if greedy else kind.actor_sample(policy, self.generator), h
-
-    def to_task(self, action: Tensor) -> Tensor:
-        """Actions as the task takes them: [N, E] int32, or [N, E, A] float32 in its own units and bounds."""
-        if self._bounds is None:
-            return action.int()
-        low, high = self._bounds
-        return torch.clamp((low + high) / 2 + (high - low) / 2 * action, low, high)
+        """Beside actor and signal, the critics' memory [K, E, M]."""
+        critic = torch.zeros(self.critic.critics, num_envs, self.critic.body.memory, device=self.device)
+        return super().initial_memory(num_envs) | {"critic": critic}
 
     def collect(self, task: Task, stream: rollout.Stream) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """See `rollout.collect`."""
         return rollout.collect(self, task, stream)
-
-    # ---- the update ------------------------------------------------------------------------------
 
     def schedule(self, progress: float) -> None:
         """Set what changes along a run: step sizes and temperature. progress: share of total_steps done, [0, 1]."""
@@ -409,17 +293,3 @@ def temperature(start: float, end: float, schedule: str, progress: float) -> flo
     if schedule == "exponential":
         return start * (end / start) ** progress
     return start
-
-
-def _bounds(spec: TaskSpec, device: str) -> tuple[Tensor, Tensor] | None:
-    """Lowest and highest action of every element, [N, 1, A], zero where an agent has none; None if discrete."""
-    if spec.discrete:
-        return None
-    widest = max(space.n for space in spec.action_spaces)
-    bounds = torch.zeros(2, spec.num_agents, 1, widest)
-    for i, space in enumerate(spec.action_spaces):
-        assert isinstance(space, Box)
-        bounds[0, i, 0, : space.n] = torch.tensor(space.low)
-        bounds[1, i, 0, : space.n] = torch.tensor(space.high)
-    low, high = bounds.to(device)
-    return low, high

@@ -21,21 +21,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from agentmixer.config import Config, setting
+from agentmixer.config import setting
 from agentmixer.contract.spec import TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.tasks.base import Task, to_torch
-from agentmixer.train.algorithms.agentmixer_ppo import DISCRETE_JOINTS, _bounds
-from agentmixer.train.joint_policy import GaussianJoint, JointPolicy
-from agentmixer.train.networks import Actor
-from agentmixer.train.policy_modifiers import POLICY_MODIFIERS
+from agentmixer.train.algorithms.base import Algorithm, TeamConfig
 from agentmixer.train.replay import Replay
 from agentmixer.train.rollout import Stream, check_finite
 from agentmixer.train.stack import StackedLayerNorm, StackedLinear, StackedRunningNorm
 
 
 @dataclass(frozen=True)
-class AgentMixerSACConfig(Config):
+class AgentMixerSACConfig(TeamConfig):
     """Defaults are the preset `default`; the paper's tables say nothing of SAC."""
 
     total_steps: int = setting(200_000, "environment steps to train for", 1, 10**12)
@@ -60,43 +57,14 @@ class AgentMixerSACConfig(Config):
         0.15, "standard deviation whose entropy to hold, in units of half the action range; real-valued actions",
         1e-4, 10.0,
     )  # fmt: skip
-    joint: str = setting(
-        "gap",
-        "joint policy over discrete actions: gap keeps the actors' modes by construction, gumbel is eq. 12",
-        choices=tuple(DISCRETE_JOINTS),
-    )
-    tau: float = setting(1.0, "temperature of joint=gumbel", 1e-3)
-    signal: int = setting(
-        0,
-        "length of a random vector, new at every step, that PM sees beside the state, so that it can correlate agents; "
-        "training only",
-        0,
-        64,
-    )
-    std_low: float = setting(0.05, "least standard deviation of the joint policy, real-valued actions", 1e-4, 10.0)
-    std_high: float = setting(1.0, "greatest one; both in units of half the action range", 1e-4, 10.0)
-    share_parameters: bool = setting(True, "one actor network for all agents, who must then be alike")
-    input_norm: str = setting(
-        "layer",
-        "normalise observations and state by LayerNorm, or by running mean and deviation",
-        choices=("layer", "running"),
-    )
-    hidden: int = setting(64, "width of actors", 1, 4096)
     critic_hidden: int = setting(128, "width of critics", 1, 4096)
-    layers: int = setting(1, "hidden layers after the first, actors and critics", 0, 16)
-    pm: str = setting("mixer", "kind of Policy Modifier", choices=tuple(POLICY_MODIFIERS))
-    pm_width: int = setting(32, "width of PM's state and policy features", 1, 4096)
-    pm_agent_hidden: int = setting(16, "hidden width of agent mixing", 1, 4096)
-    pm_channel_hidden: int = setting(64, "hidden width of channel mixing", 1, 4096)
     eval_interval: int = setting(20_000, "steps between decentralised greedy evaluations; 0 for none", 0)
     eval_episodes: int = setting(32, "episodes of each such evaluation", 1)
-    final_episodes: int = setting(200, "episodes of the two evaluations at the end, decentralised and joint", 1)
     checkpoint_interval: int = setting(50_000, "steps between checkpoints; 0 for one at the end", 0)
 
     def check(self) -> None:
         """Raise AgentMixerError if settings do not fit each other."""
-        if self.std_low >= self.std_high:
-            raise AgentMixerError(f"std_low is {self.std_low}; it must be below std_high, {self.std_high}")
+        super().check()
         if self.learning_starts > self.replay_size:
             raise AgentMixerError(
                 f"learning_starts is {self.learning_starts}, more than replay_size, {self.replay_size}, can ever hold; "
@@ -126,56 +94,16 @@ class TwinCritic(nn.Module):
         return self.head(x).view(2, groups, batch, -1)
 
 
-class AgentMixerSAC:
-    """Actors, Policy Modifier and critics of one team, and how they learn.
-
-    Shapes: N agents, E environments, T rollout steps, B transitions drawn, A actions or action elements, K values a
-    transition (N for discrete actions, 1 for real-valued ones). An action is [N, E] int64 or [N, E, A] float32, the
-    latter in units of half the action range; `to_task` puts it into the task's own terms.
-    """
+class AgentMixerSAC(Algorithm):
+    """SAC on the joint policy. Shapes as in `Algorithm`; B transitions drawn, K values a transition (N for discrete
+    actions, 1 for real-valued ones). Actors have no memory."""
 
     name = "agentmixer_sac"
     Config = AgentMixerSACConfig
 
     def __init__(self, spec: TaskSpec, config: AgentMixerSACConfig, device: str, generator: torch.Generator):
-        if config.share_parameters and (len(set(spec.action_spaces)) > 1 or len(set(spec.obs_sizes)) > 1):
-            raise AgentMixerError(
-                f"the agents of {spec.name} {spec.scenario} differ in observations or actions, so they cannot share "
-                "one network; add --set share_parameters=false"
-            )
-        self.spec, self.config, self.device, self.generator = spec, config, device, generator
-        agents, obs = spec.num_agents, max(spec.obs_sizes)
-        actions = max(space.n for space in spec.action_spaces)
-        self.actions = actions
-        self.joint_policy: JointPolicy = (
-            DISCRETE_JOINTS[config.joint](config) if spec.discrete else GaussianJoint(config.std_low, config.std_high)
-        )
-        self._bounds = _bounds(spec, device)
-        # Weights come from the run's own seed, whatever was drawn before.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(generator.initial_seed())
-            self.actor = Actor(
-                agents, config.share_parameters, obs, actions, config.hidden, config.layers, False, config.input_norm,
-                None if config.share_parameters else spec.obs_sizes,
-            ).to(device)  # fmt: skip
-            self.critic = TwinCritic(
-                spec.state_size,
-                agents * actions + (agents if spec.discrete else 0),
-                actions if spec.discrete else 1,
-                config.critic_hidden,
-                config.layers,
-                config.input_norm,
-            ).to(device)
-            self.pm = POLICY_MODIFIERS[config.pm](
-                agents,
-                spec.state_size + config.signal,
-                actions,
-                config.hidden,
-                actions,
-                config.pm_width,
-                config.pm_agent_hidden,
-                config.pm_channel_hidden,
-            ).to(device)
+        super().__init__(spec, config, device, generator, recurrent=False)
+        agents, obs, actions = spec.num_agents, max(spec.obs_sizes), self.actions
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
         self.entropy_weight = nn.ParameterDict({"log_alpha": torch.tensor(math.log(config.alpha))}).to(device)
         action_field = (np.uint16, (agents,)) if spec.discrete else (np.float32, (agents, actions))
@@ -185,7 +113,7 @@ class AgentMixerSAC:
             ("mask", np.bool_, (agents, actions)),
             ("active", np.bool_, (agents,)),
         ]
-        self.replay = Replay(
+        self._replay = Replay(
             [*looks, *((f"next_{name}", kind, shape) for name, kind, shape in looks), ("action", *action_field),
              ("reward", np.float32, ()), ("terminated", np.bool_, ()), ("truncated", np.bool_, ())],
             config.replay_size,
@@ -206,54 +134,25 @@ class AgentMixerSAC:
             "pm": self.pm,
             "target": self.target,
             "entropy_weight": self.entropy_weight,
-            "replay": self.replay,
+            "replay": self._replay,
         }
 
-    # ---- what acts -------------------------------------------------------------------------------
+    @property
+    def replay(self) -> Replay:
+        """What was collected, beside the checkpoints."""
+        return self._replay
 
-    def initial_memory(self, num_envs: int) -> dict[str, Tensor]:
-        """What is carried from step to step: the signal [E, Z], and of the actors nothing, [N, E, 0]."""
-        return {
-            "signal": torch.zeros(num_envs, self.config.signal, device=self.device),
-            "actor": torch.zeros(self.spec.num_agents, num_envs, 0, device=self.device),
-        }
-
-    def next_signal(self, signal: Tensor, fresh: Tensor) -> Tensor:
-        """The shared random vector of the coming step, [E, Z]: standard normal, new at every step."""
-        return torch.empty_like(signal).normal_(generator=self.generator) if signal.shape[1] else signal
-
-    def joint(self, state: Tensor, signal: Tensor, policy: Tensor, features: Tensor, mask: Tensor) -> Any:
-        """Joint policy from the actors' policies [N, B, A], state [B, S] and signal [B, Z].
-
-        What PM reads of the actors is detached."""
-        score = self.pm(torch.cat([state, signal], -1), self.joint_policy.features(policy).detach(), features.detach())
-        return self.joint_policy.joint(policy, score, mask)
-
-    @torch.no_grad()
-    def act_joint(
-        self, obs: Tensor, state: Tensor, signal: Tensor, mask: Tensor, h: Tensor, greedy: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Actions, their joint log-probabilities [N, E] and the actors' memory, [N, E, 0]."""
-        kind = self.joint_policy
-        raw, features, h = self.actor(obs, h)
-        joint = self.joint(state, signal, kind.policy(raw, mask), features, mask)
-        action = kind.mode(joint) if greedy else kind.sample(joint, self.generator)
-        return action, kind.log_prob(joint, action), h
-
-    @torch.no_grad()
-    def act_decentralised(self, obs: Tensor, mask: Tensor, h: Tensor, greedy: bool) -> tuple[Tensor, Tensor]:
-        """Actions from the actors alone, and their memory, [N, E, 0]."""
-        kind = self.joint_policy
-        raw, _, h = self.actor(obs, h)
-        policy = kind.policy(raw, mask)
-        return kind.actor_mode(policy) if greedy else kind.actor_sample(policy, self.generator), h
-
-    def to_task(self, action: Tensor) -> Tensor:
-        """Actions as the task takes them: [N, E] int32, or [N, E, A] float32 in its own units and bounds."""
-        if self._bounds is None:
-            return action.int()
-        low, high = self._bounds
-        return torch.clamp((low + high) / 2 + (high - low) / 2 * action, low, high)
+    def make_critic(self) -> TwinCritic:
+        """Q over all agents' actions, twice."""
+        spec, config = self.spec, self.config
+        return TwinCritic(
+            spec.state_size,
+            spec.num_agents * self.actions + (spec.num_agents if spec.discrete else 0),
+            self.actions if spec.discrete else 1,
+            config.critic_hidden,
+            config.layers,
+            config.input_norm,
+        )
 
     # ---- what is stored --------------------------------------------------------------------------
 
@@ -317,18 +216,18 @@ class AgentMixerSAC:
     def remember(self, rollout: dict[str, Tensor]) -> None:
         """Put what `collect` gave into the replay, step after step."""
         steps, envs = rollout["reward"].shape
-        rows = np.empty(steps * envs, self.replay.record)
+        rows = np.empty(steps * envs, self._replay.record)
         for name, array in rollout.items():
             if self._env_axis(name):
                 array = array.movedim(0, 2)
             rows[name] = array.reshape(steps * envs, *array.shape[2:]).cpu().numpy()
-        self.replay.add(rows)
+        self._replay.add(rows)
 
     def draw(self) -> dict[str, Tensor]:
         """A batch of transitions: obs [N, B, D], state [B, S] and so on, as `collect` names them without time."""
-        rows = self.replay.sample(self.config.batch_size, self.generator)
+        rows = self._replay.sample(self.config.batch_size, self.generator)
         batch = {}
-        for name, _, _ in self.replay.fields:
+        for name, _, _ in self._replay.fields:
             array = torch.from_numpy(np.ascontiguousarray(np.moveaxis(rows[name], 0, self._env_axis(name))))
             batch[name] = array.to(self.device)
         if self.spec.discrete:
@@ -431,7 +330,7 @@ class AgentMixerSAC:
         self.actor.body.observe(rollout["obs"].flatten(1, 2))
         if isinstance(self.critic.norm, StackedRunningNorm):
             self.critic.norm.update(rollout["state"].flatten(0, 1).unsqueeze(0))
-        if self.replay.written < config.learning_starts:
+        if self._replay.written < config.learning_starts:
             return {}
         totals: dict[str, Tensor] = {}
         for _ in range(config.updates):

@@ -1,79 +1,203 @@
-"""What everything outside an algorithm uses of it: the loop, evaluation, checkpoints, export, the rehearsal."""
+"""What all algorithms have in common: a team that acts, jointly or each agent alone. How it learns is theirs."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from agentmixer.contract.spec import TaskSpec
+from agentmixer.config import Config, setting
+from agentmixer.contract.spec import Box, TaskSpec
+from agentmixer.errors import AgentMixerError
 from agentmixer.tasks.base import Task
-from agentmixer.train.joint_policy import JointPolicy
+from agentmixer.train.joint_policy import GapJoint, GaussianJoint, GumbelJoint, JointPolicy
 from agentmixer.train.networks import Actor
+from agentmixer.train.policy_modifiers import POLICY_MODIFIERS
 from agentmixer.train.replay import Replay
 
 if TYPE_CHECKING:
     from agentmixer.train.rollout import Stream
 
+#: Setting `joint` -> the kind of joint policy over discrete actions, made from the settings.
+DISCRETE_JOINTS: dict[str, Callable[[Any], JointPolicy]] = {
+    "gap": lambda config: GapJoint(),
+    "gumbel": lambda config: GumbelJoint(config.tau),
+}
 
-class Algorithm(Protocol):
-    """A team and how it learns. Shapes are those of `AgentMixerPPO`.
 
-    `Config` is the class of its settings; they include total_steps, num_envs, rollout_length, actor_lr, signal and
-    those of evaluation and checkpoints. `modules` and `optimisers` are what a checkpoint holds."""
+@dataclass(frozen=True)
+class TeamConfig(Config):
+    """Settings of actors, Policy Modifier and joint policy, and of what a run writes along the way."""
 
+    joint: str = setting(
+        "gap",
+        "joint policy over discrete actions: gap keeps the actors' modes by construction, gumbel is eq. 12",
+        choices=tuple(DISCRETE_JOINTS),
+    )
+    tau: float = setting(1.0, "temperature of joint=gumbel, at the start", 1e-3)
+    signal: int = setting(
+        0,
+        "length of a random vector that PM sees beside the state, so that it can correlate agents; training only",
+        0,
+        64,
+    )
+    signal_per: str = setting("step", "how long a signal lasts", choices=("step", "episode"))
+    std_low: float = setting(0.05, "least standard deviation of the joint policy, real-valued actions", 1e-4, 10.0)
+    std_high: float = setting(1.0, "greatest one; both in units of half the action range", 1e-4, 10.0)
+    share_parameters: bool = setting(True, "one actor network for all agents, who must then be alike")
+    input_norm: str = setting(
+        "layer",
+        "normalise observations and state by LayerNorm, or by running mean and deviation",
+        choices=("layer", "running"),
+    )
+    hidden: int = setting(64, "width of actors", 1, 4096)
+    layers: int = setting(1, "hidden layers after the first, actors and critics", 0, 16)
+    pm: str = setting("mixer", "kind of Policy Modifier", choices=tuple(POLICY_MODIFIERS))
+    pm_width: int = setting(32, "width of PM's state and policy features", 1, 4096)
+    pm_agent_hidden: int = setting(16, "hidden width of agent mixing", 1, 4096)
+    pm_channel_hidden: int = setting(64, "hidden width of channel mixing", 1, 4096)
+    eval_interval: int = setting(100_000, "steps between decentralised greedy evaluations; 0 for none", 0)
+    eval_episodes: int = setting(128, "episodes of each such evaluation", 1)
+    final_episodes: int = setting(200, "episodes of the two evaluations at the end, decentralised and joint", 1)
+    checkpoint_interval: int = setting(100_000, "steps between checkpoints; 0 for one at the end", 0)
+
+    def check(self) -> None:
+        """Raise AgentMixerError if settings do not fit each other."""
+        if self.std_low >= self.std_high:
+            raise AgentMixerError(f"std_low is {self.std_low}; it must be below std_high, {self.std_high}")
+
+
+class Algorithm(ABC):
+    """Actors, Policy Modifier and critics of one team. A subclass adds the critics and says how all of them learn.
+
+    Shapes: N agents, E environments, T rollout steps, A actions or action elements, H hidden, M memory (H, or 0
+    without a GRU), Z signal. An action is [N, E] int64 or [N, E, A] float32, the latter in units of half the action
+    range; `to_task` puts it into the task's own terms. `modules` and `optimisers` are what a checkpoint holds.
+    """
+
+    name: str
+    #: Class of the settings: TeamConfig, total_steps, num_envs, rollout_length, actor_lr and the algorithm's own.
     Config: type[Any]
-    spec: TaskSpec
-    config: Any
-    device: str
-    generator: torch.Generator
-    actor: Actor
-    joint_policy: JointPolicy
     modules: dict[str, nn.Module]
-    optimisers: dict[str, Any]
+    optimisers: dict[str, torch.optim.Optimizer]
 
-    def __init__(self, spec: TaskSpec, config: Any, device: str, generator: torch.Generator): ...
+    def __init__(self, spec: TaskSpec, config: Any, device: str, generator: torch.Generator, recurrent: bool = True):
+        """recurrent: whether actors have a GRU. Raises AgentMixerError if the agents are to share a network that they
+        cannot share."""
+        if config.share_parameters and (len(set(spec.action_spaces)) > 1 or len(set(spec.obs_sizes)) > 1):
+            raise AgentMixerError(
+                f"the agents of {spec.name} {spec.scenario} differ in observations or actions, so they cannot share "
+                "one network; add --set share_parameters=false"
+            )
+        self.spec, self.config, self.device, self.generator = spec, config, device, generator
+        agents, obs = spec.num_agents, max(spec.obs_sizes)
+        actions = self.actions = max(space.n for space in spec.action_spaces)
+        self.joint_policy: JointPolicy = (
+            DISCRETE_JOINTS[config.joint](config) if spec.discrete else GaussianJoint(config.std_low, config.std_high)
+        )
+        self._bounds = _bounds(spec, device)
+        # Weights come from the run's own seed, whatever was drawn before.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(generator.initial_seed())
+            self.actor = Actor(
+                agents, config.share_parameters, obs, actions, config.hidden, config.layers, recurrent,
+                config.input_norm, None if config.share_parameters else spec.obs_sizes,
+            ).to(device)  # fmt: skip
+            self.critic: Any = self.make_critic().to(device)
+            self.pm = POLICY_MODIFIERS[config.pm](
+                agents,
+                spec.state_size + config.signal,
+                actions,
+                config.hidden,
+                actions,
+                config.pm_width,
+                config.pm_agent_hidden,
+                config.pm_channel_hidden,
+            ).to(device)
 
     @property
     def replay(self) -> Replay | None:
         """Transitions kept beside the checkpoints, if the algorithm keeps any."""
-        ...
+        return None
+
+    @abstractmethod
+    def make_critic(self) -> nn.Module:
+        """The critics, before they learned anything."""
+
+    @abstractmethod
+    def schedule(self, progress: float) -> None:
+        """Set what changes along a run. progress: share of total_steps done, [0, 1]."""
+
+    @abstractmethod
+    def collect(self, task: Task, stream: Stream) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Let the joint policy act for rollout_length steps and advance `stream`.
+
+        Returns experience for `update`, and of the episodes that ended: return, won [episodes]."""
+
+    @abstractmethod
+    def update(self, rollout: dict[str, Tensor]) -> dict[str, float]:
+        """Learn from what `collect` gave. Returns numbers to log."""
 
     def initial_memory(self, num_envs: int) -> dict[str, Tensor]:
-        """What is carried from step to step; `actor` [N, E, M] and `signal` [E, Z] are always there."""
-        ...
+        """What is carried from step to step: actor [N, E, M] and the signal [E, Z]."""
+        return {
+            "signal": torch.zeros(num_envs, self.config.signal, device=self.device),
+            "actor": torch.zeros(self.spec.num_agents, num_envs, self.actor.body.memory, device=self.device),
+        }
 
     def next_signal(self, signal: Tensor, fresh: Tensor) -> Tensor:
-        """The shared random vector of the coming step, [E, Z]."""
-        ...
+        """The shared random vector of the coming step, [E, Z]: standard normal, new at every step or where an
+        episode begins (fresh [E], 1 there)."""
+        new = torch.empty_like(signal).normal_(generator=self.generator) if signal.shape[1] else signal
+        return new if self.config.signal_per == "step" else torch.where(fresh.unsqueeze(1) > 0, new, signal)
 
     def joint(self, state: Tensor, signal: Tensor, policy: Tensor, features: Tensor, mask: Tensor) -> Any:
-        """The joint policy from the actors' policies."""
-        ...
+        """Joint policy from the actors' policies [N, B, A], state [B, S] and signal [B, Z].
 
+        What PM reads of the actors is detached."""
+        score = self.pm(torch.cat([state, signal], -1), self.joint_policy.features(policy).detach(), features.detach())
+        return self.joint_policy.joint(policy, score, mask)
+
+    @torch.no_grad()
     def act_joint(
         self, obs: Tensor, state: Tensor, signal: Tensor, mask: Tensor, h: Tensor, greedy: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Actions, their joint log-probabilities and the actors' next memory."""
-        ...
+        """Actions, their joint log-probabilities [N, E] and the actors' next memory."""
+        kind = self.joint_policy
+        raw, features, h = self.actor(obs, h)
+        joint = self.joint(state, signal, kind.policy(raw, mask), features, mask)
+        action = kind.mode(joint) if greedy else kind.sample(joint, self.generator)
+        return action, kind.log_prob(joint, action), h
 
+    @torch.no_grad()
     def act_decentralised(self, obs: Tensor, mask: Tensor, h: Tensor, greedy: bool) -> tuple[Tensor, Tensor]:
         """Actions from the actors alone, and their next memory."""
-        ...
+        kind = self.joint_policy
+        raw, _, h = self.actor(obs, h)
+        policy = kind.policy(raw, mask)
+        return kind.actor_mode(policy) if greedy else kind.actor_sample(policy, self.generator), h
 
     def to_task(self, action: Tensor) -> Tensor:
-        """Actions as the task takes them."""
-        ...
+        """Actions as the task takes them: [N, E] int32, or [N, E, A] float32 in its own units and bounds."""
+        if self._bounds is None:
+            return action.int()
+        low, high = self._bounds
+        return torch.clamp((low + high) / 2 + (high - low) / 2 * action, low, high)
 
-    def schedule(self, progress: float) -> None:
-        """Set what changes along a run. progress: share of total_steps done, [0, 1]."""
-        ...
 
-    def collect(self, task: Task, stream: Stream) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Act for rollout_length steps: experience for `update`, and return and won of the episodes that ended."""
-        ...
-
-    def update(self, rollout: dict[str, Tensor]) -> dict[str, float]:
-        """Learn from what `collect` gave. Returns numbers to log."""
-        ...
+def _bounds(spec: TaskSpec, device: str) -> tuple[Tensor, Tensor] | None:
+    """Lowest and highest action of every element, [N, 1, A], zero where an agent has none; None if discrete."""
+    if spec.discrete:
+        return None
+    widest = max(space.n for space in spec.action_spaces)
+    bounds = torch.zeros(2, spec.num_agents, 1, widest)
+    for i, space in enumerate(spec.action_spaces):
+        assert isinstance(space, Box)
+        bounds[0, i, 0, : space.n] = torch.tensor(space.low)
+        bounds[1, i, 0, : space.n] = torch.tensor(space.high)
+    low, high = bounds.to(device)
+    return low, high
