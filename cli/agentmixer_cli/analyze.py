@@ -38,7 +38,9 @@ def analyze(
         return
     console = Console()
     console.print(f"{chosen.path} at step {result['step']:,}", soft_wrap=True, markup=False)
-    console.print(_table(result["policies"], escape(f"{Path(chosen.scenario).name}: highest payoff {result['maximum']:g}")))
+    console.print(
+        _table(result["policies"], escape(f"{Path(chosen.scenario).name}: highest payoff {result['maximum']:g}"))
+    )
 
 
 def _table(found: dict[str, Any], title: str) -> Table:
