@@ -106,7 +106,8 @@ AGENTMIXER_PPO: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
                 "final_episodes": 100,
             },
             "matrix": _ONE_DECISION,
-            "passage": _ONE_DECISION,
+            # What an agent cannot see is chance to it, and optimism takes chance for skill: with it, 6.62 of 8.5.
+            "passage": _ONE_DECISION | {"optimism": 0.0, "critic_first": 0.0},
         },
     ),
     "paper": (
