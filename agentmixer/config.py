@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
@@ -50,7 +51,7 @@ def parse_assignments(assignments: list[str], option: str = "--set", example: st
 
 
 def _checked(key: str, value: Any, kind: type, meta: Any) -> Any:
-    wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}[kind]
+    wanted = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a word"}[kind]
     try:
         if kind is bool:
             parsed: Any = value if isinstance(value, bool) else {"true": True, "false": False}[str(value).lower()]
@@ -61,6 +62,8 @@ def _checked(key: str, value: Any, kind: type, meta: Any) -> Any:
                 raise ValueError
         else:
             parsed = kind(value)
+            if kind is float and math.isinf(parsed):
+                raise ValueError
     except (ValueError, KeyError, OverflowError):
         raise AgentMixerError(f"{key} must be {wanted}, got '{value}'") from None
     low, high, choices = meta["low"], meta["high"], meta["choices"]

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from agentmixer_cli.main import app
 from conftest import quiet
+from typer.testing import CliRunner
 
 from agentmixer.contract.spec import Box, Discrete
 from agentmixer.errors import AgentMixerError
@@ -90,6 +92,22 @@ def test_a_run_of_a_foreign_environment_resumes_with_new_episodes(tmp_path: Path
     assert trainer.train(run, quiet())
     assert trainer.train(runs.extend(runs.load(run.path), "128", None), quiet(), resume=True)
     assert runs.steps_done(run) == 128
+
+
+def test_odd_names_survive_the_run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A payoff file with a space, a letter beyond the basic plane, markup and a delete character in its name."""
+    monkeypatch.chdir(tmp_path)
+    name = "a \U0001f600[b]\x7f'.json"
+    Path(name).write_text("[[1, 0], [0, 2]]")
+    run = started("matrix", name, tmp_path / "runs" / "q[/b]c", {})
+    assert trainer.train(run, quiet())
+    again = runs.load(run.path)
+    assert (again.scenario, again.options) == (name, {})
+    exported = exporting.export(again)
+    assert deploy_sim(read_bundle(exported.path), episodes=1, deadline_s=10).passed
+    listed = CliRunner().invoke(app, ["runs"])
+    assert listed.exit_code == 0
+    assert "q[/b]c" in listed.output
 
 
 def test_a_worker_killed_in_training_is_named_and_the_checkpoint_is_good(tmp_path: Path) -> None:

@@ -82,6 +82,6 @@ def allows(space: ActionSpace, action: Action) -> bool:
         return isinstance(action, int) and 0 <= action < space.n
     return (
         isinstance(action, tuple)
-        and len(action) == space.n
+        and len(action) == len(space.low) == len(space.high) > 0
         and all(low <= value <= high for low, value, high in zip(space.low, action, space.high, strict=True))
     )

@@ -17,7 +17,7 @@ from agentmixer.contract.manifest import (
     decode,
     sha256,
 )
-from agentmixer.contract.spec import TaskSpec, allows
+from agentmixer.contract.spec import Discrete, TaskSpec, allows
 from agentmixer.errors import AgentMixerError
 
 #: Where bundles go and are looked for unless told otherwise.
@@ -76,6 +76,7 @@ def read_agent(folder: Path) -> AgentFiles:
         raise AgentMixerError(
             f"{folder / AGENT_FILE} has a fallback action that does not exist; export the bundle again"
         )
+    _consistent(manifest, folder / AGENT_FILE)
     if manifest.tensor("obs").shape != (len(manifest.tensor("obs").elements),):
         raise AgentMixerError(f"{folder / AGENT_FILE} does not name every element of obs; export the bundle again")
     _only(folder, {AGENT_FILE, *manifest.files})
@@ -87,6 +88,36 @@ def read_agent(folder: Path) -> AgentFiles:
                 f"{folder / name} is not what was exported (its SHA-256 differs); copy or export the bundle again"
             )
     return AgentFiles(manifest, contents[MODEL_FILE], contents[GOLDEN_FILE], sha256(data))
+
+
+def _consistent(manifest: AgentManifest, path: Path) -> None:
+    """The tensors are those that the action space, the mask rule and the memory call for.
+
+    Raises AgentMixerError naming the first thing that is not."""
+    space, state = manifest.action_space, manifest.state
+    discrete = isinstance(space, Discrete)
+    inputs = ["obs"] + ["action_mask"] * (manifest.mask_rule == "forbid") + ([state.input] if state else [])
+    outputs = ["action", manifest.policy] + ([state.output] if state else [])
+    told: dict[str, object] = {
+        "inputs": [tensor.name for tensor in manifest.inputs],
+        "outputs": [tensor.name for tensor in manifest.outputs],
+        "action scaling": manifest.action_scaling,
+    }
+    wanted: dict[str, object] = {
+        "inputs": inputs,
+        "outputs": outputs,
+        "action scaling": "none" if discrete else "graph",
+    }
+    if told == wanted:
+        action = manifest.tensor("action")
+        told = {"action": (action.dtype, action.shape), "policy": manifest.tensor(manifest.policy).shape}
+        wanted = {"action": ("int64", ()) if discrete else ("float32", (space.n,)), "policy": (space.n,)}
+    for name, value in wanted.items():
+        if told[name] != value:
+            raise AgentMixerError(
+                f"{path} contradicts itself (its {name}: {told[name]}, where its action space, mask rule and state "
+                f"call for {value}); export the bundle again"
+            )
 
 
 def _belongs(manifest: AgentManifest, task: TaskSpec, index: int, folder: Path) -> None:

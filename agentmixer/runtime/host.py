@@ -216,8 +216,8 @@ class Host:
         """One lock-step. obs: one [D] float32 an agent; masks: one [A] bool an agent, if the task masks.
 
         Another episode number than the last one's makes every agent forget its recurrent state first."""
-        deadline_us = int(self.deadline_s * 1e6)
-        deadline_ns = time.monotonic_ns() + deadline_us * 1000
+        deadline_ns = time.monotonic_ns() + int(self.deadline_s * 1e9)
+        deadline_us = min(int(self.deadline_s * 1e6), 2**32 - 1)  # all that its field in the frame can say
         sent: dict[int, int] = {}
         for i, agent in enumerate(self.agents):
             seen = obs[i].tobytes()

@@ -60,7 +60,7 @@ def payoff(scenario: str) -> np.ndarray:
         cells = _read(Path(scenario))
     except FileNotFoundError:
         raise AgentMixerError(f"there is no file {scenario}; give the path of a file of payoffs") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, EOFError, RecursionError, csv.Error) as error:
         raise AgentMixerError(
             f"{scenario} cannot be read as payoffs ({error}); all rows must be equally long and hold numbers only"
         ) from None

@@ -359,7 +359,7 @@ class _Copy:
             return row.ravel()
         if not space.contains(value):
             raise AgentMixerError(f"the observation of agent '{agent}' is {value}, which is not in its space {space}")
-        return flatten(space, value)
+        return np.asarray(flatten(space, value))
 
     def _legal(self, i: int, shown: bool, observations: Mapping[Any, Any], infos: Mapping[Any, Any]) -> Any:
         """The mask's row of one agent."""

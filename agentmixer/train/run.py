@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
+import shlex
 import tomllib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -86,9 +87,8 @@ def create(
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     path = out or RUNS / task / folder_name(scenario) / algorithm / f"{stamp}-s{seed}"
     if path.exists():
-        raise AgentMixerError(
-            f"{path} exists already; continue it with 'agentmixer train {task} {scenario} --resume --out {path}' or choose another --out"
-        )
+        again = shlex.join(["agentmixer", "train", task, scenario, "--resume", "--out", str(path)])
+        raise AgentMixerError(f"{path} exists already; continue it with '{again}' or choose another --out")
     path.mkdir(parents=True)
     run = Run(path, task, scenario, backend, algorithm, preset, seed, device, options, config)
     write_config(run)
@@ -103,17 +103,22 @@ def folder_name(scenario: str) -> str:
 def write(file: Path, text: str) -> None:
     """Replace a file's content; a crash leaves the old one."""
     scratch = file.with_name(file.name + ".partial")
-    scratch.write_text(text)
+    scratch.write_text(text, encoding="utf-8")
     scratch.rename(file)
 
 
 def write_config(run: Run) -> None:
     """config.toml: what was asked for and every setting as resolved."""
     head = {name: getattr(run, name) for name in IDENTITY}
-    lines = [f"{key} = {json.dumps(value)}" for key, value in (head | {"agentmixer": __version__}).items()]
-    lines += ["", "[options]"] + [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in run.options.items()]
-    lines += ["", "[settings]"] + [f"{key} = {json.dumps(value)}" for key, value in asdict(run.config).items()]
+    lines = [f"{key} = {_toml(value)}" for key, value in (head | {"agentmixer": __version__}).items()]
+    lines += ["", "[options]"] + [f"{_toml(key)} = {_toml(value)}" for key, value in run.options.items()]
+    lines += ["", "[settings]"] + [f"{key} = {_toml(value)}" for key, value in asdict(run.config).items()]
     write(run.path / "config.toml", "\n".join(lines) + "\n")
+
+
+def _toml(value: Any) -> str:
+    """A number, truth value or text as TOML, which is JSON but for characters that JSON writes as two."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def load(path: Path) -> Run:
@@ -122,7 +127,7 @@ def load(path: Path) -> Run:
     if not file.is_file():
         raise AgentMixerError(f"{path} holds no run (no config.toml); list runs with: agentmixer runs")
     try:
-        data = tomllib.loads(file.read_text())
+        data = tomllib.loads(file.read_text(encoding="utf-8"))
         head = {name: data[name] for name in IDENTITY}
         if any(type(value) is not (int if name == "seed" else str) for name, value in head.items()):
             raise ValueError("the run's task, algorithm, device or seed is not of its type")

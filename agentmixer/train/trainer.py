@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
@@ -105,7 +106,7 @@ def _train(run: Run, task: Task, judge: Task, console: Console, resume: bool) ->
     )  # fmt: skip
     with _Interrupt() as interrupt, progress, metrics_file.open("a") as metrics:
         bar = progress.add_task(
-            f"{run.task} {run.scenario}", total=config.total_steps, completed=step, rate=0.0, latest=latest
+            escape(f"{run.task} {run.scenario}"), total=config.total_steps, completed=step, rate=0.0, latest=latest
         )
         while step < config.total_steps and not interrupted:
             begin = time.monotonic()

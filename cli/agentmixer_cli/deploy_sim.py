@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -73,7 +74,9 @@ def _conclude(console: Console, passed: bool) -> None:
 
 
 def _arms(verdict: Verdict) -> Table:
-    table = Table(title=f"{verdict.task} {verdict.scenario}, {verdict.parity.episodes} paired episodes", box=box.SIMPLE)
+    table = Table(
+        title=escape(f"{verdict.task} {verdict.scenario}, {verdict.parity.episodes} paired episodes"), box=box.SIMPLE
+    )
     measures = [name for name in ("win_rate", "return") if name in verdict.arms["deployed"]]
     for column in ("arm", *(f"{name.replace('_', ' ')} [95 %]" for name in measures)):
         table.add_column(column)

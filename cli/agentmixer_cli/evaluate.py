@@ -54,5 +54,6 @@ def evaluate(
     console.print(
         f"{chosen.path} at step {step:,}, {policy}, {'sampled' if sampled else 'greedy'}, {episodes} episodes",
         soft_wrap=True,
+        markup=False,
     )
     console.print(trainer.headline(found), highlight=False)

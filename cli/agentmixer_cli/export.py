@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -50,4 +51,6 @@ def export(
         )
     console.print(table)
     console.print(f"bundle {result.path}", soft_wrap=True, markup=False)
-    console.print("next: agentmixer deploy-sim" + (f" {out}" if out else ""), soft_wrap=True, markup=False)
+    console.print(
+        "next: agentmixer deploy-sim" + (f" {shlex.quote(str(out))}" if out else ""), soft_wrap=True, markup=False
+    )

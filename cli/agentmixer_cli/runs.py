@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -35,7 +36,7 @@ def runs(root: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path
             continue
         result = headline(summary["decentralised_greedy"]) if summary else "-"
         table.add_row(
-            str(run.path),
+            escape(str(run.path)),
             run.preset,
             f"{steps:,} of {run.config.total_steps:,}",
             result,

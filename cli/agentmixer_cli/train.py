@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -54,8 +55,7 @@ def train(
     console = Console()
     if algorithm not in ALGORITHMS:
         raise AgentMixerError(f"unknown algorithm '{algorithm}'{nearest(algorithm, ALGORITHMS)}")
-    given = parse_assignments(env_args or [], "--env-arg", "penalty=-1")
-    chosen, options = tasks.check(task, scenario, backend, given)
+    tasks.family(task)
     trainer.check_device(device or "cpu")
     if resume:
         if assignments or env_args or algorithm != "agentmixer_ppo" or preset != "default" or seed or backend:
@@ -68,6 +68,8 @@ def train(
             raise AgentMixerError(f"{run.path} is a run of {run.task} {run.scenario}, not of {task} {scenario}")
         run = runs.extend(run, steps, device)
     else:
+        given = parse_assignments(env_args or [], "--env-arg", "penalty=-1")
+        chosen, options = tasks.check(task, scenario, backend, given)
         settings = presets.resolve(algorithm, preset, task)
         config = ALGORITHMS[algorithm].Config().replace(settings).replace(parse_assignments(assignments or []))
         if steps is not None:
@@ -75,9 +77,9 @@ def train(
         run = runs.create(task, scenario, chosen, algorithm, preset, seed, device or "cpu", options, config, out)
     console.print(f"run {run.path}", soft_wrap=True, markup=False)
     if not trainer.train(run, console, resume):
-        again = f"agentmixer train {task} {scenario} --resume --out {run.path}"
+        again = shlex.join(["agentmixer", "train", task, scenario, "--resume", "--out", str(run.path)])
         console.print(f"interrupted; continue with: {again}", soft_wrap=True, markup=False)
         raise typer.Exit(130)
     console.print(trainer.summary_line(run), soft_wrap=True)
-    which = f" {run.path}" if out else ""
+    which = f" {shlex.quote(str(run.path))}" if out else ""
     console.print(f"next: agentmixer export{which} --per-agent onnx", soft_wrap=True, markup=False)

@@ -143,6 +143,12 @@ def test_ctrl_c_and_resume(tmp_path: Path) -> None:
         (["train", "predator_prey", "5x5", "--env-arg", "penalty"], "--env-arg takes key=value, got 'penalty'"),
         (["train", "predator_prey", "5x5", "--env-arg", "predators=1"], "it takes at least 2 to catch a prey"),
         (["train", "matrix", "gone.json"], "there is no file gone.json"),
+        (["train", "matrix", "/dev/null/x.npy"], "cannot be read as payoffs"),
+        (["train", "matrix", "climbing", "--set", "max_grad_norm=inf"], "max_grad_norm must be a finite number"),
+        (
+            ["train", "matrix", "climbing", "--set", "final_episodes=1e30"],
+            "final_episodes must be between 1 and 1000000",
+        ),
         (["train", "pettingzoo", "nowhere:make_env"], "module 'nowhere' cannot be imported"),
         (["train", "pettingzoo", "mpe2.simple_spread_v3:paralel_env"], "did you mean 'parallel_env'?"),
         (["train", "smacv2", "protoss_5v5", "--env-arg", "map=1"], "unknown option 'map'"),

@@ -105,6 +105,9 @@ def test_damage_is_named(copy: Path, damage: Callable[[Path], object], words: st
         read_bundle(copy)
 
 
+BOX = {"type": "box", "low": [0.0, 0.0], "high": [1.0, 1.0]}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -114,7 +117,15 @@ def test_damage_is_named(copy: Path, damage: Callable[[Path], object], words: st
         (lambda d: d["action_space"].update(n=-1), "not a valid manifest"),
         (lambda d: d["state"].update(size=-4), "not a valid manifest"),
         (lambda d: d["inputs"][0].update(elements=["x"]), "does not name every element of obs"),
-        (lambda d: d["inputs"].pop(0), "declares no tensor 'obs'"),
+        (lambda d: d["inputs"].pop(0), "contradicts itself .its inputs"),
+        (lambda d: d["outputs"].reverse(), "contradicts itself .its outputs"),
+        (lambda d: d.update(mask_rule="none"), "contradicts itself .its inputs"),
+        (lambda d: d.update(action_scaling="graph"), "contradicts itself .its action scaling"),
+        (lambda d: d["action_space"].update(n=9), "contradicts itself .its policy"),
+        (lambda d: d.update(action_space=BOX, fallback_action=[0.0, 0.0]), "contradicts itself .its outputs"),
+        (lambda d: d.update(action_space=BOX | {"high": [1.0]}, fallback_action=[0.0, 0.0]), "does not exist"),
+        (lambda d: d.update(action_space=BOX | {"low": [], "high": []}, fallback_action=[]), "does not exist"),
+        (lambda d: d.update(action_space=BOX, fallback_action=[0.0, 1.5]), "does not exist"),
         (lambda d: d.update(opset=17), "not a valid manifest"),
         (lambda d: d["files"].update({"../x": "0"}), "must list policy.onnx and golden.npz"),
     ],

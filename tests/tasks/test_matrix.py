@@ -137,3 +137,10 @@ def test_listed_sizes_are_the_specifications() -> None:
 def test_listing_the_small_tasks_does_not_load_a_simulator() -> None:
     code = "import sys; from agentmixer.tasks import matrix, passage, predator_prey; assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(("name", "content"), [("empty.npy", b""), ("wide.csv", b'"' + b"1" * 200_000 + b'",2\n3,4\n')])
+def test_a_file_that_is_no_matrix_is_one_sentence(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(AgentMixerError, match="cannot be read as payoffs"):
+        matrix.payoff(str(tmp_path / name))

@@ -59,7 +59,7 @@ class AgentMixerSACConfig(TeamConfig):
     )  # fmt: skip
     critic_hidden: int = setting(128, "width of critics", 1, 4096)
     eval_interval: int = setting(20_000, "steps between decentralised greedy evaluations; 0 for none", 0)
-    eval_episodes: int = setting(32, "episodes of each such evaluation", 1)
+    eval_episodes: int = setting(32, "episodes of each such evaluation", 1, 10**6)
     checkpoint_interval: int = setting(50_000, "steps between checkpoints; 0 for one at the end", 0)
 
     def check(self) -> None:
@@ -106,7 +106,7 @@ class AgentMixerSAC(Algorithm):
         agents, obs, actions = spec.num_agents, max(spec.obs_sizes), self.actions
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
         self.entropy_weight = nn.ParameterDict({"log_alpha": torch.tensor(math.log(config.alpha))}).to(device)
-        action_field = (np.uint16, (agents,)) if spec.discrete else (np.float32, (agents, actions))
+        action_field = (np.int32, (agents,)) if spec.discrete else (np.float32, (agents, actions))
         looks = [
             ("obs", np.float32, (agents, obs)),
             ("state", np.float32, (spec.state_size,)),

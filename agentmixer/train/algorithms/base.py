@@ -61,8 +61,8 @@ class TeamConfig(Config):
     pm_agent_hidden: int = setting(16, "hidden width of agent mixing", 1, 4096)
     pm_channel_hidden: int = setting(64, "hidden width of channel mixing", 1, 4096)
     eval_interval: int = setting(100_000, "steps between decentralised greedy evaluations; 0 for none", 0)
-    eval_episodes: int = setting(128, "episodes of each such evaluation", 1)
-    final_episodes: int = setting(200, "episodes of the two evaluations at the end, decentralised and joint", 1)
+    eval_episodes: int = setting(128, "episodes of each such evaluation", 1, 10**6)
+    final_episodes: int = setting(200, "episodes of the two evaluations at the end, decentralised and joint", 1, 10**6)
     checkpoint_interval: int = setting(100_000, "steps between checkpoints; 0 for one at the end", 0)
 
     def check(self) -> None:
