@@ -17,8 +17,9 @@ demo: $(READY)
 	$(BIN)/agentmixer export --per-agent onnx
 	$(BIN)/agentmixer deploy-sim
 
+# Two processes of one thread each: these networks gain nothing from threads, and tests wait for processes a lot.
 test: $(READY) lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
 lint: $(READY)
 	$(BIN)/ruff check .

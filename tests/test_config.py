@@ -49,7 +49,7 @@ def test_paper_preset_names_every_setting_of_the_method() -> None:
         ("epochs=2.5", "epochs must be a whole number"),
         ("epochs=nan", "epochs must be a whole number"),
         ("gamma=nan", "gamma must be between"),
-        ("actor_lr=fast", "actor_lr must be a number"),
+        ("actor_lr=fast", "actor_lr must be a finite number"),
         ("lr_decay=yes", "lr_decay must be true or false"),
         ("ratio=both", "ratio must be one of agent, joint"),
         ("gamma", "--set takes key=value"),

@@ -16,7 +16,18 @@ import pytest
 from agentmixer.export.bundle import Exported
 from agentmixer.train.run import Run
 
-TINY = [f"--set={s}" for s in ("num_envs=8", "rollout_length=16", "minibatches=2", "chunk_length=4", "hidden=16")]
+TINY = [
+    f"--set={s}"
+    for s in (
+        "num_envs=8",
+        "rollout_length=16",
+        "minibatches=2",
+        "chunk_length=4",
+        "hidden=16",
+        "eval_episodes=8",
+        "final_episodes=8",
+    )
+]
 
 
 def agentmixer(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -121,7 +132,10 @@ def test_ctrl_c_and_resume(tmp_path: Path) -> None:
         (["train", "smacv2", "protoss_5v5", "--backend", "sc2"], "backend 'sc2' needs StarCraft II"),
         (["train", "smacv2", "protoss_5v5", "--device", "tpu"], "unknown device 'tpu'; known: cpu, cuda"),
         (["train", "smacv2", "protoss_5v5", "--resume"], "no run of smacv2 protoss_5v5 with a checkpoint"),
-        (["train", "smacv2", "protoss_5v5", "--resume", "--seed", "3"], "leave out --set, --env-arg, --preset, --seed"),
+        (
+            ["train", "smacv2", "protoss_5v5", "--resume", "--seed", "3"],
+            "leave out --set, --env-arg, --algorithm, --preset, --seed",
+        ),
         (
             ["export"],
             "no run with a checkpoint found under runs/; train one first: agentmixer train smacv2 protoss_5v5",
