@@ -491,3 +491,8 @@ def test_the_command_line_names_the_nearest_algorithm_and_refuses_one_for_a_run_
     ):
         with pytest.raises(AgentMixerError, match=words):
             train_command("matrix", "climbing", **arguments)  # type: ignore[arg-type]
+
+
+def test_a_signal_that_lasts_an_episode_is_refused() -> None:
+    with pytest.raises(AgentMixerError, match="signal_per must be step for SAC"):
+        AgentMixerSAC.Config().replace({"signal": 2, "signal_per": "episode"}).check()

@@ -65,6 +65,8 @@ class AgentMixerSACConfig(TeamConfig):
     def check(self) -> None:
         """Raise AgentMixerError if settings do not fit each other."""
         super().check()
+        if self.signal_per != "step":
+            raise AgentMixerError("signal_per must be step for SAC, which draws a new signal for every transition")
         if self.learning_starts > self.replay_size:
             raise AgentMixerError(
                 f"learning_starts is {self.learning_starts}, more than replay_size, {self.replay_size}, can ever hold; "
