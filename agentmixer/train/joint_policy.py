@@ -142,14 +142,16 @@ class GapJoint(_Discrete):
     """PM scales every action's distance from the actor's mode: joint logit_a = -(max_b l_b - l_a) * f_a, f_a > 0.
 
     The mode has distance zero and all others less than none of it, so the joint policy's mode is the actor's for
-    every state, mask and weight (docs/method.md has the proof). f_a = exp(RANGE * tanh(score_a / RANGE)) lies
-    between 1/20 and 20: PM decides how much and where the team explores, from nearly evenly to hardly at all."""
+    every state, mask and weight (docs/method.md has the proof). f_a = exp(reach * tanh(score_a / reach)) lies
+    between e^-reach and e^reach: PM decides how much and where the team explores. With 3 that is 1/20 to 20, from
+    nearly evenly to hardly at all."""
 
-    RANGE = 3.0
+    def __init__(self, reach: float = 3.0):
+        self.reach = reach
 
     def scores(self, policy: Tensor, score: Tensor) -> Tensor:
         gap = policy.amax(-1, keepdim=True) - policy
-        return -gap * torch.exp(self.RANGE * torch.tanh(score / self.RANGE))
+        return -gap * torch.exp(self.reach * torch.tanh(score / self.reach))
 
 
 class Gaussian(NamedTuple):

@@ -43,7 +43,7 @@ def test_a_flat_score_leaves_the_actors_policy_as_it_is() -> None:
 
 def test_extreme_scores_stay_finite_with_finite_gradients() -> None:
     score = torch.tensor([-1e4, 0.0, 1e4, 30.0], requires_grad=True)
-    for kind in (GumbelJoint(1.0), GapJoint()):
+    for kind in (GumbelJoint(1.0), GapJoint(), GapJoint(0.5)):
         logits = torch.tensor([0.0, 50.0, -50.0, ILLEGAL], requires_grad=True)
         mask = torch.tensor([True, True, True, False])
         out = kind.joint(logits, score, mask)
@@ -56,7 +56,7 @@ def test_extreme_scores_stay_finite_with_finite_gradients() -> None:
 
 def test_illegal_actions_have_no_probability_and_no_part_in_entropy() -> None:
     mask = torch.tensor([True, False, True, False])
-    for kind in (GumbelJoint(1.0), GapJoint()):
+    for kind in (GumbelJoint(1.0), GapJoint(), GapJoint(0.5)):
         out = joint(kind, torch.zeros(4), torch.tensor([0.0, 9.0, 0.0, 9.0]), mask)
         assert out.log_pi.exp()[~mask].sum() == 0
         torch.testing.assert_close(kind.entropy(out), torch.tensor(math.log(2)))

@@ -188,3 +188,24 @@ def test_the_setting_chooses_the_kind(kind: str) -> None:
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(AgentMixerError, match="setting pm must be one of mixer, hypernetwork, attention, got 'mlp'"):
         AgentMixerPPOConfig().replace({"pm": "mlp"})
+
+
+@pytest.mark.parametrize("joint", ["gap", "gumbel"])
+def test_without_a_pm_the_joint_policy_is_the_actors_own_and_stays_so(joint: str) -> None:
+    algorithm = tiny_algorithm(pm="none", joint=joint)
+    mask = torch.rand(3, 5, 4) < 0.7
+    mask[..., 0] = True
+    policy = algorithm.joint_policy.policy(torch.randn(3, 5, 4), mask)
+    found = algorithm.joint(torch.randn(5, 11), torch.zeros(5, 0), policy, torch.randn(3, 5, 16), mask)
+    torch.testing.assert_close(found.log_pi.exp(), policy.softmax(-1))
+    assert not any(parameter.requires_grad for parameter in algorithm.pm.parameters())
+
+
+def test_without_a_pm_a_gaussian_team_learns_one_spread_an_element() -> None:
+    from conftest import box_spec
+
+    algorithm = tiny_algorithm(box_spec(), pm="none", share_parameters=False)
+    first, second = (algorithm.pm(torch.randn(5, 11), torch.randn(2, 5, 3), torch.randn(2, 5, 16)) for _ in range(2))
+    torch.testing.assert_close(first, second)
+    assert first.shape == (2, 5, 3)
+    assert [parameter.shape for parameter in algorithm.pm.parameters() if parameter.requires_grad] == [(2, 1, 3)]

@@ -16,7 +16,7 @@ from agentmixer.errors import AgentMixerError
 from agentmixer.tasks.base import Task
 from agentmixer.train.joint_policy import GapJoint, GaussianJoint, GumbelJoint, JointPolicy
 from agentmixer.train.networks import Actor
-from agentmixer.train.policy_modifiers import POLICY_MODIFIERS
+from agentmixer.train.policy_modifiers import POLICY_MODIFIERS, NoPM
 from agentmixer.train.replay import Replay
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 #: Setting `joint` -> the kind of joint policy over discrete actions, made from the settings.
 DISCRETE_JOINTS: dict[str, Callable[[Any], JointPolicy]] = {
-    "gap": lambda config: GapJoint(),
+    "gap": lambda config: GapJoint(config.reach),
     "gumbel": lambda config: GumbelJoint(config.tau),
 }
 
@@ -37,6 +37,9 @@ class TeamConfig(Config):
         "gap",
         "joint policy over discrete actions: gap keeps the actors' modes by construction, gumbel is eq. 12",
         choices=tuple(DISCRETE_JOINTS),
+    )
+    reach: float = setting(
+        3.0, "joint=gap: PM multiplies distances from the mode by e to the power of this at most", 1e-3, 10.0
     )
     tau: float = setting(1.0, "temperature of joint=gumbel, at the start", 1e-3)
     signal: int = setting(
@@ -56,7 +59,9 @@ class TeamConfig(Config):
     )
     hidden: int = setting(64, "width of actors", 1, 4096)
     layers: int = setting(1, "hidden layers after the first, actors and critics", 0, 16)
-    pm: str = setting("mixer", "kind of Policy Modifier", choices=tuple(POLICY_MODIFIERS))
+    pm: str = setting(
+        "mixer", "kind of Policy Modifier; none is MAPPO, each actor on its own", choices=(*POLICY_MODIFIERS, "none")
+    )
     pm_width: int = setting(32, "width of PM's state and policy features", 1, 4096)
     pm_agent_hidden: int = setting(16, "hidden width of agent mixing", 1, 4096)
     pm_channel_hidden: int = setting(64, "hidden width of channel mixing", 1, 4096)
@@ -108,16 +113,13 @@ class Algorithm(ABC):
                 config.input_norm, None if config.share_parameters else spec.obs_sizes,
             ).to(device)  # fmt: skip
             self.critic: Any = self.make_critic().to(device)
-            self.pm = POLICY_MODIFIERS[config.pm](
-                agents,
-                spec.state_size + config.signal,
-                actions,
-                config.hidden,
-                actions,
-                config.pm_width,
-                config.pm_agent_hidden,
-                config.pm_channel_hidden,
-            ).to(device)
+            self.pm: nn.Module = NoPM(agents, actions, spec.discrete)
+            if config.pm != "none":
+                self.pm = POLICY_MODIFIERS[config.pm](
+                    agents, spec.state_size + config.signal, actions, config.hidden, actions,
+                    config.pm_width, config.pm_agent_hidden, config.pm_channel_hidden,
+                )  # fmt: skip
+            self.pm.to(device)
 
     @property
     def replay(self) -> Replay | None:

@@ -1,0 +1,256 @@
+"""Several variants of training on the same task and seeds, side by side: ablations and baselines in one table."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from agentmixer import statistics, tasks
+from agentmixer.config import parse_assignments
+from agentmixer.errors import AgentMixerError, nearest
+from agentmixer.statistics import Estimate
+from agentmixer.train import presets, trainer
+from agentmixer.train import run as runs
+from agentmixer.train.algorithms import ALGORITHMS
+from agentmixer.train.run import Run
+from agentmixer.validate import analysis
+
+COMPARISONS = Path("comparisons")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to train: what is varied, as typed, and what that makes of algorithm, preset and settings."""
+
+    name: str
+    algorithm: str
+    preset: str
+    settings: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What one run came to. measure: win_rate or return; both figures greedy, over the run's final episodes."""
+
+    run: str
+    variant: str
+    seed: int
+    measure: str
+    decentralised: float
+    joint: float
+    #: Share of decisions in the last update in which joint policy and actor had the same mode.
+    mode_agreement: float | None
+    #: CE gap of the joint policy and of the exported modes; matrix games only.
+    ce_gap: dict[str, float] | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant over its seeds: means over seeds with Student's 95 % intervals."""
+
+    variant: str
+    decentralised: Estimate
+    joint: Estimate
+    #: Decentralised, this variant minus the first, paired by seed; None for the first.
+    difference: Estimate | None
+
+
+def variants(vary: list[str], algorithm: str, preset: str) -> list[Variant]:
+    """['pm=mixer,attention', 'joint=gap,gumbel'] -> every combination, the first values first.
+
+    A key is a setting, or algorithm or preset. Without any there is one variant, called as its preset.
+    Raises AgentMixerError for what is not KEY=A,B,... or repeats itself."""
+    axes: list[list[tuple[str, str]]] = []
+    for key, values in parse_assignments(vary, "--vary", "pm=mixer,attention").items():
+        options = [value.strip() for value in values.split(",")]
+        if len(set(options)) < len(options) or not all(options):
+            raise AgentMixerError(f"--vary {key} takes different values with commas between them, got '{values}'")
+        axes.append([(key, value) for value in options])
+    found = []
+    for choice in itertools.product(*axes):
+        settings = dict(choice)
+        name = " ".join(f"{key}={value}" for key, value in choice) or preset
+        found.append(
+            Variant(name, settings.pop("algorithm", algorithm), settings.pop("preset", preset), settings)
+        )  # fmt: skip
+    return found
+
+
+def parse_seeds(text: str) -> list[int]:
+    """'0-4' or '0,3,7' -> seeds. Raises AgentMixerError for anything else."""
+    try:
+        found = []
+        for part in text.split(","):
+            first, dash, last = part.partition("-")
+            found += list(range(int(first), int(last) + 1)) if dash else [int(first)]
+        if not found or len(set(found)) < len(found) or min(found) < 0 or len(found) > 1000:
+            raise ValueError
+    except ValueError:
+        raise AgentMixerError(f"--seeds takes numbers such as 0-4 or 0,3,7, each once, got '{text}'") from None
+    return found
+
+
+def prepare(
+    task: str, scenario: str, chosen: list[Variant], seeds: list[int], settings: dict[str, str],
+    options: dict[str, str], out: Path,
+) -> list[tuple[Variant, Run]]:  # fmt: skip
+    """One run a variant and seed under `out`, new or as an earlier call left it.
+
+    Raises AgentMixerError before anything is trained if a name or value is wrong, or if a run of that name
+    has other settings."""
+    backend, resolved = tasks.check(task, scenario, None, options)
+    planned = []
+    for variant in chosen:
+        if variant.algorithm not in ALGORITHMS:
+            raise AgentMixerError(f"unknown algorithm '{variant.algorithm}'{nearest(variant.algorithm, ALGORITHMS)}")
+        config = ALGORITHMS[variant.algorithm].Config()
+        config = config.replace(presets.resolve(variant.algorithm, variant.preset, task))
+        config = config.replace(settings).replace(variant.settings)
+        config.check()
+        planned += [(variant, seed, config) for seed in seeds]
+    prepared = []
+    for variant, seed, config in planned:
+        path = out / f"{runs.folder_name(variant.name)}-s{seed}"
+        if not path.exists():
+            run = runs.create(
+                task, scenario, backend, variant.algorithm, variant.preset, seed, "cpu", resolved, config, path
+            )
+        else:
+            run = runs.load(path)
+            told = (run.task, run.scenario, run.algorithm, run.seed, run.options, asdict(run.config))
+            if told != (task, scenario, variant.algorithm, seed, resolved, asdict(config)):
+                raise AgentMixerError(f"{path} holds a run with other settings; choose another --out, or remove it")
+        prepared.append((variant, run))
+    return prepared
+
+
+def train_all(prepared: list[tuple[Variant, Run]], jobs: int, done: Callable[[Trained], None]) -> list[Trained]:
+    """Train what is not finished, `jobs` runs at a time, each on one thread, and call `done` with each as it ends.
+
+    Returns all, in the order of `prepared`. Raises AgentMixerError if a run fails; what is finished is kept and
+    used by the next call."""
+    found: dict[Path, Trained] = {}
+
+    def note(variant: Variant, run: Run) -> None:
+        found[run.path] = judge(variant, run)
+        done(found[run.path])
+
+    for variant, run in prepared:
+        if run.summary is not None:
+            note(variant, run)
+    todo = [(variant, run) for variant, run in prepared if run.path not in found]
+    # A fresh process a run: none inherits what another left in torch's or JAX's global state.
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+        futures = {pool.submit(_train, run): (variant, run) for variant, run in todo}
+        try:
+            for future in as_completed(futures):
+                if not future.result():
+                    raise AgentMixerError("interrupted; the same command goes on from here")
+                note(*futures[future])
+        except BrokenProcessPool:
+            raise AgentMixerError(
+                "a training process was killed, for want of memory perhaps; the same command goes on, fewer --jobs need less"
+            ) from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+    return [found[run.path] for _, run in prepared]
+
+
+def _train(run: Run) -> bool:
+    torch.set_num_threads(1)
+    return trainer.train(run, Console(quiet=True), resume=bool(run.checkpoint_files))
+
+
+def judge(variant: Variant, run: Run) -> Trained:
+    """What a finished run's own files say of it; for matrix games, its distance from equilibrium beside."""
+    summary = run.summary
+    assert summary is not None
+    alone, joint = summary["decentralised_greedy"], summary["joint_greedy"]
+    measure = "win_rate" if "win_rate" in alone and run.task != "matrix" else "return"
+    last = json.loads((run.path / "metrics.jsonl").read_text().splitlines()[-1])
+    gaps = None
+    if run.task == "matrix":
+        policies = analysis.analyze(run)["policies"]
+        gaps = {name: policies[name]["ce"]["value"] for name in ("joint", "actors_greedy")}
+    return Trained(
+        run=str(run.path),
+        variant=variant.name,
+        seed=run.seed,
+        measure=measure,
+        decentralised=alone[measure],
+        joint=joint[measure],
+        mode_agreement=last.get("mode_agreement"),
+        ce_gap=gaps,
+        seconds=summary["seconds"],
+    )
+
+
+def summarise(found: list[Trained]) -> list[Row]:
+    """One row a variant, in order of first appearance. All variants must have the same seeds."""
+    groups: dict[str, list[Trained]] = {}
+    for trained in found:
+        groups.setdefault(trained.variant, []).append(trained)
+    rows: list[Row] = []
+    first: np.ndarray | None = None
+    for name, group in groups.items():
+        alone = np.array([trained.decentralised for trained in group])
+        rows.append(
+            Row(
+                name,
+                statistics.mean(alone),
+                statistics.mean(np.array([trained.joint for trained in group])),
+                None if first is None else statistics.mean(alone - first),
+            )
+        )
+        first = alone if first is None else first
+    return rows
+
+
+def markdown(found: list[Trained], rows: list[Row]) -> str:
+    """The table, as docs/results.md wants it."""
+    groups = {row.variant: [trained for trained in found if trained.variant == row.variant] for row in rows}
+    gaps = any(trained.ce_gap for trained in found)
+    head = [
+        "variant",
+        *(f"seed {t.seed}" for t in groups[rows[0].variant]),
+        "mean [95 %]",
+        "joint",
+        "against the first",
+    ]
+    head += ["mode agreement, least", *(["CE gap, largest: joint, exported"] if gaps else []), "seconds a run"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for row in rows:
+        group = groups[row.variant]
+        agreement = [t.mode_agreement for t in group if t.mode_agreement is not None]
+        cells = [
+            row.variant,
+            *(f"{t.decentralised:.3g}" for t in group),
+            f"**{row.decentralised.value:.3g}** [{row.decentralised.low:.3g}, {row.decentralised.high:.3g}]",
+            f"{row.joint.value:.3g}",
+            "" if row.difference is None
+            else f"{row.difference.value:+.3g} [{row.difference.low:+.3g}, {row.difference.high:+.3g}]",
+            f"{min(agreement):.3f}" if agreement else "-",
+        ]  # fmt: skip
+        if gaps:
+            worst = {key: max(t.ce_gap[key] for t in group if t.ce_gap) for key in ("joint", "actors_greedy")}
+            cells.append(f"{worst['joint']:.4f}, {worst['actors_greedy']:.4f}")
+        lines.append("| " + " | ".join([*cells, f"{np.mean([t.seconds for t in group]):.0f}"]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def to_json(found: list[Trained], rows: list[Row]) -> str:
+    """Every run and every row, as JSON."""
+    data: dict[str, Any] = {"runs": [asdict(t) for t in found], "rows": [asdict(row) for row in rows]}
+    return json.dumps(data, indent=2) + "\n"

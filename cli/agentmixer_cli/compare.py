@@ -1,0 +1,72 @@
+"""`agentmixer compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+
+def compare(
+    task: Annotated[str, typer.Argument(help="Task, for example passage (agentmixer tasks lists all).")],
+    scenario: Annotated[str, typer.Argument(help="Scenario, for example two_agents.")],
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=A,B,...", help="What differs: a setting, algorithm or preset; repeated, all combinations."
+        ),
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds of each variant, for example 0-4 or 0,3,7.")] = "0-2",
+    steps: Annotated[str | None, typer.Option(help="Environment steps a run; the preset's unless given.")] = None,
+    algorithm: Annotated[str, typer.Option(help="Algorithm where it is not varied.")] = "agentmixer_ppo",
+    preset: Annotated[str, typer.Option(help="Preset where it is not varied.")] = "default",
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of all variants; may be repeated.")
+    ] = None,
+    env_args: Annotated[
+        list[str] | None, typer.Option("--env-arg", metavar="KEY=VALUE", help="An option of the task.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Runs at a time, one thread each.", min=1, max=256)] = 2,
+    out: Annotated[
+        Path | None, typer.Option(help="Where runs and table go; comparisons/<task>/<scenario> unless given.")
+    ] = None,
+) -> None:
+    """Train several variants on the same seeds and print one table: decentralised greedy, with intervals.
+
+    Stopped and typed again it goes on, and runs that are finished are not run again.
+
+    Example: agentmixer compare passage two_agents --vary pm=mixer,hypernetwork,attention,none --seeds 0-4
+    """
+    from agentmixer import tasks
+    from agentmixer.config import parse_assignments
+    from agentmixer.train import run as runs
+    from agentmixer.validate import comparison
+
+    tasks.family(task)
+    target = out or comparison.COMPARISONS / task / runs.folder_name(scenario)
+    settings = parse_assignments(assignments or []) | ({} if steps is None else {"total_steps": steps})
+    chosen = comparison.variants(vary or [], algorithm, preset)
+    options = parse_assignments(env_args or [], "--env-arg", "penalty=-1")
+    prepared = comparison.prepare(task, scenario, chosen, comparison.parse_seeds(seeds), settings, options, target)
+    console = Console()
+    console.print(f"{len(prepared)} runs, {jobs} at a time, under {target}", soft_wrap=True, markup=False)
+
+    def done(trained: comparison.Trained) -> None:
+        console.print(
+            f"{trained.variant}, seed {trained.seed}: {trained.measure.replace('_', ' ')} {trained.decentralised:.3f} "
+            f"decentralised, {trained.joint:.3f} joint ({trained.seconds:.0f} s)",
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
+        )
+
+    found = comparison.train_all(prepared, jobs, done)
+    rows = comparison.summarise(found)
+    table = comparison.markdown(found, rows)
+    runs.write(target / "table.md", table)
+    runs.write(target / "results.json", comparison.to_json(found, rows))
+    console.print(f"\n{found[0].measure.replace('_', ' ')}, greedy, over the preset's final episodes", highlight=False)
+    console.print(table, soft_wrap=True, highlight=False, markup=False)
+    console.print(f"table {target / 'table.md'}", soft_wrap=True, markup=False)

@@ -1,0 +1,106 @@
+"""Variants side by side: what is trained, what is used again, and the arithmetic of the table."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from agentmixer.errors import AgentMixerError
+from agentmixer.validate import comparison
+from agentmixer.validate.comparison import Trained, Variant, parse_seeds, prepare, summarise, train_all, variants
+
+QUICK = {"total_steps": "200", "num_envs": "50", "eval_interval": "0", "final_episodes": "4", "hidden": "8"}
+
+
+def test_what_varies_is_combined_in_the_order_typed() -> None:
+    found = variants(["pm=mixer,none", "preset=default,paper"], "agentmixer_ppo", "default")
+    assert [(v.name, v.preset, v.settings) for v in found] == [
+        ("pm=mixer preset=default", "default", {"pm": "mixer"}),
+        ("pm=mixer preset=paper", "paper", {"pm": "mixer"}),
+        ("pm=none preset=default", "default", {"pm": "none"}),
+        ("pm=none preset=paper", "paper", {"pm": "none"}),
+    ]
+    assert variants([], "agentmixer_sac", "default") == [Variant("default", "agentmixer_sac", "default", {})]
+
+
+@pytest.mark.parametrize("text", ["pm", "pm=", "pm=a,,b", "pm=a,a"])
+def test_a_vary_that_is_no_list_is_refused(text: str) -> None:
+    with pytest.raises(AgentMixerError, match="--vary"):
+        variants([text], "agentmixer_ppo", "default")
+
+
+def test_seeds() -> None:
+    assert parse_seeds("0-2,7") == [0, 1, 2, 7]
+    for text in ("", "a", "3-1", "1,1", "0-1,1", "-1", "0-5000"):
+        with pytest.raises(AgentMixerError, match="--seeds"):
+            parse_seeds(text)
+
+
+def trained(variant: str, seed: int, value: float) -> Trained:
+    return Trained(f"{variant}{seed}", variant, seed, "return", value, value + 1, 0.5 + seed / 10, None, 1.0)
+
+
+def test_rows_are_means_over_seeds_and_differences_are_paired() -> None:
+    ours, theirs = [1.0, 5.0, 9.0], [2.0, 7.0, 10.0]
+    found = [trained("a", s, v) for s, v in enumerate(ours)] + [trained("b", s, v) for s, v in enumerate(theirs)]
+    a, b = summarise(found)
+    assert (a.variant, a.decentralised.value, a.joint.value, a.difference) == ("a", 5.0, 6.0, None)
+    # Differences 1, 2, 1: mean 4/3, the interval of a paired t-test.
+    interval = stats.ttest_rel(theirs, ours).confidence_interval(0.95)
+    assert b.difference is not None
+    assert b.difference == pytest.approx((4 / 3, interval.low, interval.high))
+    table = comparison.markdown(found, [a, b])
+    assert "| a | 1 | 5 | 9 | **5** [-4.94, 14.9] | 6 |  | 0.500 | 1 |" in table
+    assert "| b | 2 | 7 | 10 |" in table
+
+
+def test_runs_are_trained_once_and_used_again(tmp_path: Path) -> None:
+    chosen = variants(["pm=mixer,none"], "agentmixer_ppo", "default")
+    prepared = prepare("matrix", "climbing", chosen, [0], QUICK, {}, tmp_path)
+    order: list[str] = []
+    found = train_all(prepared, 2, lambda trained: order.append(trained.variant))
+    assert sorted(order) == ["pm=mixer", "pm=none"]
+    assert [t.variant for t in found] == ["pm=mixer", "pm=none"]
+    for one, (_, run) in zip(found, prepared, strict=True):
+        assert run.summary is not None
+        assert one.decentralised == run.summary["decentralised_greedy"]["return"]
+        assert one.ce_gap is not None
+        assert one.ce_gap["actors_greedy"] >= 0
+    written = (prepared[0][1].path / "summary.json").stat().st_mtime_ns
+    again = train_all(prepare("matrix", "climbing", chosen, [0], QUICK, {}, tmp_path), 2, lambda trained: None)
+    assert again == found
+    assert (prepared[0][1].path / "summary.json").stat().st_mtime_ns == written
+    assert json.loads(comparison.to_json(found, summarise(found)))["runs"][1]["variant"] == "pm=none"
+    with pytest.raises(AgentMixerError, match="other settings"):
+        prepare("matrix", "climbing", chosen, [0], QUICK | {"clip": "0.1"}, {}, tmp_path)
+
+
+def test_a_wrong_name_is_refused_before_anything_exists(tmp_path: Path) -> None:
+    for vary, match in (("pm=mixer,mixr", "pm must be one of"), ("algorithm=agentmixer_pp0", "unknown algorithm")):
+        with pytest.raises(AgentMixerError, match=match):
+            prepare("matrix", "climbing", variants([vary], "agentmixer_ppo", "default"), [0], QUICK, {}, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_was_interrupted_is_gone_on_with(tmp_path: Path) -> None:
+    from conftest import quiet
+
+    from agentmixer.train import trainer
+    from agentmixer.train.run import steps_done
+
+    chosen = variants([], "agentmixer_ppo", "default")
+    [(variant, run)] = prepare("matrix", "climbing", chosen, [3], QUICK, {}, tmp_path)
+    short = replace(run, config=run.config.replace({"total_steps": 100}))
+    assert trainer.train(short, quiet())
+    (run.path / "summary.json").unlink()
+    assert steps_done(run) == 100
+    [found] = train_all(prepare("matrix", "climbing", chosen, [3], QUICK, {}, tmp_path), 1, lambda trained: None)
+    steps = [json.loads(line)["step"] for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [50, 100, 150, 200]
+    assert np.isfinite(found.decentralised)
+    assert variant.name == "default"
