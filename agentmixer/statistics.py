@@ -18,9 +18,13 @@ class Estimate(NamedTuple):
 
 def rate(successes: np.ndarray, confidence: float = 0.95) -> Estimate:
     """Share of True with its Wilson interval. successes [n] bool, n >= 1."""
-    wins, count = int(np.sum(successes)), len(successes)
-    interval = stats.binomtest(wins, count).proportion_ci(confidence, method="wilson")
-    return Estimate(wins / count, float(interval.low), float(interval.high))
+    return share(int(np.sum(successes)), len(successes), confidence)
+
+
+def share(part: int, whole: int, confidence: float = 0.95) -> Estimate:
+    """`part` of `whole` with its Wilson interval, whole >= 1."""
+    interval = stats.binomtest(part, whole).proportion_ci(confidence, method="wilson")
+    return Estimate(part / whole, float(interval.low), float(interval.high))
 
 
 def mean(values: np.ndarray, confidence: float = 0.95) -> Estimate:

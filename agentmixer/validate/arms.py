@@ -25,47 +25,52 @@ class Arm(Protocol):
         ...
 
 
-class JointArm:
-    """The joint policy's mode, PM, global state and signal in the loop."""
+class TorchArm:
+    """The trained team in process: at each step the actors' policies, and what PM makes of them, on the same inputs.
 
-    def __init__(self, algorithm: Algorithm):
-        self.algorithm = algorithm
-        self.reset(0)
+    Counts on how many decisions of agents that can act both have the same mode (Definition 6), and keeps the logits
+    of discrete actors, to judge near ties by. Which of the two modes acts is the subclass's."""
 
-    def reset(self, episode: int) -> None:
-        self.memory, self.fresh = self.algorithm.initial_memory(1), torch.ones(1)
-
-    def act(self, step: TaskStep) -> np.ndarray:
-        algorithm, memory = self.algorithm, self.memory
-        obs, state, mask = (to_torch(a, algorithm.device) for a in (step.obs, step.state, step.action_mask))
-        memory["signal"] = algorithm.next_signal(memory["signal"], self.fresh)
-        self.fresh = torch.zeros(1)
-        action, _, memory["actor"] = algorithm.act_joint(
-            obs, state, memory["signal"], mask, memory["actor"], greedy=True
-        )
-        return algorithm.to_task(action)[:, 0].cpu().numpy()
-
-
-class ActorsArm:
-    """The actors' modes in torch, as trained. Keeps each step's logits to judge near-ties by."""
+    joint_acts: bool
 
     def __init__(self, algorithm: Algorithm):
         self.algorithm = algorithm
         self.logits: list[list[np.ndarray]] = []
-        self.h = algorithm.initial_memory(1)["actor"]
+        self.agreed = self.decided = 0
 
     def reset(self, episode: int) -> None:
-        self.h = self.algorithm.initial_memory(1)["actor"]
+        self.memory, self.fresh = self.algorithm.initial_memory(1), torch.ones(1)
         self.logits.append([])
 
     @torch.no_grad()
     def act(self, step: TaskStep) -> np.ndarray:
-        algorithm, device = self.algorithm, self.algorithm.device
-        raw, _, self.h = algorithm.actor(to_torch(step.obs, device), self.h)
-        policy = algorithm.joint_policy.policy(raw, to_torch(step.action_mask, device))
+        algorithm, memory, kind = self.algorithm, self.memory, self.algorithm.joint_policy
+        obs, state, mask, active = (
+            to_torch(array, algorithm.device) for array in (step.obs, step.state, step.action_mask, step.active)
+        )
+        memory["signal"] = algorithm.next_signal(memory["signal"], self.fresh)
+        self.fresh = torch.zeros(1)
+        raw, features, memory["actor"] = algorithm.actor(obs, memory["actor"])
+        policy = kind.policy(raw, mask)
+        joint = algorithm.joint(state, memory["signal"], policy, features, mask)
+        self.agreed += int((kind.agree(joint, policy) & active).sum())
+        self.decided += int(active.sum())
         if algorithm.spec.discrete:
             self.logits[-1].append(policy[:, 0].cpu().numpy())
-        return algorithm.to_task(algorithm.joint_policy.actor_mode(policy))[:, 0].cpu().numpy()
+        action = kind.mode(joint) if self.joint_acts else kind.actor_mode(policy)
+        return algorithm.to_task(action)[:, 0].cpu().numpy()
+
+
+class JointArm(TorchArm):
+    """The joint policy's mode, PM, global state and signal in the loop."""
+
+    joint_acts = True
+
+
+class ActorsArm(TorchArm):
+    """The actors' modes, as trained: PM is asked, but moves nothing."""
+
+    joint_acts = False
 
 
 class DeployedArm:

@@ -71,6 +71,11 @@ class Verdict:
     scenario: str
     seed: int
     arms: dict[str, dict[str, Any]]
+    #: joint minus deployed on the same episodes, by measure: mean and Student's 95 % interval of the paired differences.
+    asymmetric_gap: dict[str, dict[str, float]]
+    #: Share of decisions in which joint policy and actor have the same mode (Definition 6), with its Wilson interval,
+    #: on what the joint and the deployed team came to see.
+    mode_agreement: dict[str, dict[str, float]]
     parity: ParityResult
     deadline_s: float
     control_period_s: float
@@ -179,7 +184,8 @@ def _deploy_sim(
         )
     algorithm, _ = checkpoint.load_weights(run, task, run.checkpoints / bundle.team.source.checkpoint)
     progress("joint")
-    played = {"joint": play(JointArm(algorithm), task, episodes, seed)}
+    joint = JointArm(algorithm)
+    played = {"joint": play(joint, task, episodes, seed)}
     progress("actors")
     played["actors"] = play(ActorsArm(algorithm), task, episodes, seed)
     progress("deployed")
@@ -198,6 +204,14 @@ def _deploy_sim(
             name: {"return": statistics.mean(arm.returns)._asdict()}
             | ({"win_rate": statistics.rate(arm.won)._asdict()} if task.spec.reports_wins else {})
             for name, arm in played.items()
+        },
+        asymmetric_gap={
+            name: statistics.mean(getattr(played["joint"], field) * 1.0 - getattr(played["deployed"], field))._asdict()
+            for name, field in (("return", "returns"), *([("win_rate", "won")] if task.spec.reports_wins else []))
+        },
+        mode_agreement={
+            "joint": statistics.share(joint.agreed, joint.decided)._asdict(),
+            "deployed": statistics.share(shadow.agreed, shadow.decided)._asdict(),
         },
         parity=compare(played["deployed"], shadow.logits, task.spec.agents, bundle.team.tolerances),
         deadline_s=host.deadline_s,

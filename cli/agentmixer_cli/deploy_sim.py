@@ -110,14 +110,23 @@ def _sentences(verdict: Verdict) -> list[str]:
     how = (
         f"{parity.near_ties} near ties" if parity.largest_error is None else f"largest error {parity.largest_error:.1e}"
     )
+    gap = verdict.asymmetric_gap.get("win_rate", verdict.asymmetric_gap["return"])
+    measure = "win rate" if "win_rate" in verdict.asymmetric_gap else "return"
+    agree = verdict.mode_agreement
     return [
         f"{'ok  ' if parity.passed else 'FAIL'} parity: {parity.actions - parity.different:,} of {parity.actions:,} actions equal over "
         f"{parity.steps:,} steps, {how}{first}",
         f"{'ok  ' if verdict.missed_deadlines == 0 else 'FAIL'} deadline: {verdict.missed_deadlines} decisions later than "
         f"{verdict.deadline_s * 1e3:g} ms (control period {verdict.control_period_s * 1e3:g} ms)",
+        f"     joint minus deployed, same episodes: {measure} {gap['value']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]; joint policy and "
+        f"actor have the same mode in {_share(agree['joint'])} of decisions played jointly, {_share(agree['deployed'])} deployed",
         f"     lock-step round trip of {len(verdict.agents)} agents: p50 {_number(step['p50'])}, p99 {_number(step['p99'])}, p99.9 {_number(step['p99.9'])}, "
         f"max {_number(step['max'])} µs; start to first action {verdict.start_to_first_action_s:.2f} s",
     ]
+
+
+def _share(found: dict[str, float]) -> str:
+    return f"{found['value']:.4f}" if found["value"] < 1 else "all"
 
 
 def _number(value: float | None) -> str:

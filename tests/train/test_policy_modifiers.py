@@ -186,7 +186,9 @@ def test_the_setting_chooses_the_kind(kind: str) -> None:
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(AgentMixerError, match="setting pm must be one of mixer, hypernetwork, attention, got 'mlp'"):
+    with pytest.raises(
+        AgentMixerError, match="setting pm must be one of mixer, hypernetwork, attention, none, got 'mlp'"
+    ):
         AgentMixerPPOConfig().replace({"pm": "mlp"})
 
 

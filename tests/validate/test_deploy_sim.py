@@ -9,15 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from conftest import tiny_algorithm
 
 from agentmixer import statistics
 from agentmixer.contract.manifest import Tolerances
 from agentmixer.errors import AgentMixerError
 from agentmixer.export.bundle import Exported
 from agentmixer.runtime.bundle import read_bundle
+from agentmixer.tasks.base import TaskStep
 from agentmixer.train.run import Run
 from agentmixer.validate import deploy_sim as rehearsal
-from agentmixer.validate.arms import Played
+from agentmixer.validate.arms import ActorsArm, Played
 from agentmixer.validate.deploy_sim import Verdict, compare, deploy_sim, quantiles
 
 
@@ -33,6 +36,37 @@ def test_deployed_actions_equal_the_actors_on_every_step(verdict: Verdict) -> No
     assert verdict.parity.different == verdict.parity.near_ties == 0
     assert verdict.passed
     assert verdict.arms["deployed"] == verdict.arms["actors"]
+
+
+def test_joint_and_deployed_are_compared_on_the_same_episodes(verdict: Verdict) -> None:
+    arms, gap = verdict.arms, verdict.asymmetric_gap
+    for measure in ("return", "win_rate"):
+        assert gap[measure]["value"] == pytest.approx(
+            arms["joint"][measure]["value"] - arms["deployed"][measure]["value"], abs=1e-12
+        )
+        assert gap[measure]["low"] <= gap[measure]["value"] <= gap[measure]["high"]
+    for found in verdict.mode_agreement.values():
+        assert 0 <= found["low"] <= found["value"] <= found["high"] <= 1
+
+
+def test_mode_agreement_is_counted_over_those_who_can_act() -> None:
+    """Eq. 12 with a PM that favours action 2 beyond what the actors prefer: agreement is known by hand."""
+    algorithm = tiny_algorithm(joint="gumbel")
+    torch.nn.init.zeros_(algorithm.actor.head.weight)
+    for parameter in algorithm.pm.parameters():
+        torch.nn.init.zeros_(parameter)
+    algorithm.pm.head.bias.data[2] = 10.0
+    arm = ActorsArm(algorithm)
+    arm.reset(0)
+    mask = np.ones((3, 1, 4), bool)
+    mask[0, 0, 2] = False  # agent 0 may not take it, so PM cannot lead it there
+    active = np.array([[True], [True], [False]])
+    step = TaskStep(
+        np.zeros((3, 1, 7), np.float32), np.zeros((1, 11), np.float32), mask, active,
+        *(np.zeros(1),) * 4, np.zeros((3, 1, 7)), np.zeros((1, 11)),
+    )  # fmt: skip
+    assert arm.act(step).tolist() == [0, 0, 0]
+    assert (arm.agreed, arm.decided) == (1, 2)
 
 
 def test_every_agent_is_accounted_for(verdict: Verdict) -> None:
