@@ -149,7 +149,7 @@ def _train(run: Run, task: Task, judge: Task, console: Console, resume: bool) ->
             if "eval_return" in numbers:
                 console.print(
                     f"step {step:>10,}  {numbers['steps_per_second']:>6,.0f} steps/s  decentralised greedy: "
-                    f"{headline(numbers, 'eval_')}",
+                    f"{headline(numbers, 'eval_')}; modes agree in {numbers['mode_agreement']:.3f} of decisions",
                     soft_wrap=True,
                     markup=False,
                 )
