@@ -27,6 +27,7 @@ from agentmixer.train.run import Run
 from agentmixer.validate import analysis
 
 COMPARISONS = Path("comparisons")
+MEASURES = ("return", "win_rate")
 
 
 @dataclass(frozen=True)
@@ -136,15 +137,17 @@ def prepare(
     return prepared
 
 
-def train_all(prepared: list[tuple[Variant, Run]], jobs: int, done: Callable[[Trained], None]) -> list[Trained]:
+def train_all(
+    prepared: list[tuple[Variant, Run]], jobs: int, done: Callable[[Trained], None], measure: str | None = None
+) -> list[Trained]:
     """Train what is not finished, `jobs` runs at a time, each on one thread, and call `done` with each as it ends.
 
-    Returns all, in the order of `prepared`. Raises AgentMixerError if a run fails; what is finished is kept and
+    measure: win_rate or return; unless given, the win rate where the task reports one and is not a matrix. Returns all, in the order of `prepared`. Raises AgentMixerError if a run fails; what is finished is kept and
     used by the next call."""
     found: dict[Path, Trained] = {}
 
     def note(variant: Variant, run: Run) -> None:
-        found[run.path] = judge(variant, run)
+        found[run.path] = judge(variant, run, measure)
         done(found[run.path])
 
     for variant, run in prepared:
@@ -173,12 +176,19 @@ def _train(run: Run) -> bool:
     return trainer.train(run, Console(quiet=True), resume=bool(run.checkpoint_files))
 
 
-def judge(variant: Variant, run: Run) -> Trained:
-    """What a finished run's own files say of it; for matrix games, its distance from equilibrium beside."""
+def judge(variant: Variant, run: Run, measure: str | None = None) -> Trained:
+    """What a finished run's own files say of it; for matrix games, its distance from equilibrium beside.
+
+    Raises AgentMixerError if the task does not report `measure`."""
     summary = run.summary
     assert summary is not None
     alone, joint = summary["decentralised_greedy"], summary["joint_greedy"]
-    measure = "win_rate" if "win_rate" in alone and run.task != "matrix" else "return"
+    if measure is None:
+        measure = "win_rate" if "win_rate" in alone and run.task != "matrix" else "return"
+    elif measure not in alone:
+        raise AgentMixerError(
+            f"{run.task} reports no {measure}; known: {', '.join(MEASURES[: 1 + ('win_rate' in alone)])}"
+        )
     last = json.loads((run.path / "metrics.jsonl").read_text().splitlines()[-1])
     gaps = None
     if run.task == "matrix":

@@ -28,6 +28,9 @@ def compare(
     env_args: Annotated[
         list[str] | None, typer.Option("--env-arg", metavar="KEY=VALUE", help="An option of the task.")
     ] = None,
+    measure: Annotated[
+        str | None, typer.Option(help="return or win_rate; the win rate unless given, where there is one.")
+    ] = None,
     jobs: Annotated[int, typer.Option(help="Runs at a time, one thread each.", min=1, max=256)] = 2,
     out: Annotated[
         Path | None, typer.Option(help="Where runs and table go; comparisons/<task>/<scenario> unless given.")
@@ -41,10 +44,13 @@ def compare(
     """
     from agentmixer import tasks
     from agentmixer.config import parse_assignments
+    from agentmixer.errors import AgentMixerError, nearest
     from agentmixer.train import run as runs
     from agentmixer.validate import comparison
 
     tasks.family(task)
+    if measure not in (None, *comparison.MEASURES):
+        raise AgentMixerError(f"unknown measure '{measure}'{nearest(str(measure), comparison.MEASURES)}")
     target = out or comparison.COMPARISONS / task / runs.folder_name(scenario)
     settings = parse_assignments(assignments or []) | ({} if steps is None else {"total_steps": steps})
     chosen = comparison.variants(vary or [], algorithm, preset)
@@ -62,7 +68,7 @@ def compare(
             markup=False,
         )
 
-    found = comparison.train_all(prepared, jobs, done)
+    found = comparison.train_all(prepared, jobs, done, measure)
     rows = comparison.summarise(found)
     table = comparison.markdown(found, rows)
     runs.write(target / "table.md", table)

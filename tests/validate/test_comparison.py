@@ -75,6 +75,9 @@ def test_runs_are_trained_once_and_used_again(tmp_path: Path) -> None:
     again = train_all(prepare("matrix", "climbing", chosen, [0], QUICK, {}, tmp_path), 2, lambda trained: None)
     assert again == found
     assert (prepared[0][1].path / "summary.json").stat().st_mtime_ns == written
+    wins = train_all(prepared, 1, lambda trained: None, "win_rate")
+    assert [one.measure for one in wins] == ["win_rate"] * 2
+    assert [one.decentralised for one in wins] == [float(one.decentralised == 11) for one in found]
     assert json.loads(comparison.to_json(found, summarise(found)))["runs"][1]["variant"] == "pm=none"
     with pytest.raises(AgentMixerError, match="other settings"):
         prepare("matrix", "climbing", chosen, [0], QUICK | {"clip": "0.1"}, {}, tmp_path)
