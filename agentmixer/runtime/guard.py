@@ -23,15 +23,18 @@ def read_regular(path: Path, limit: int) -> bytes:
         raise AgentMixerError(
             f"{path} is missing or not a regular file ({error.strerror}); copy or export the bundle again"
         ) from error
-    with open(descriptor, "rb") as file:
+    try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
-            raise AgentMixerError(f"{path} is not a regular file; copy or export the bundle again")
+            raise AgentMixerError(f"{path} is missing or not a regular file; copy or export the bundle again")
         if found.st_nlink != 1:
             raise AgentMixerError(
                 f"{path} has {found.st_nlink} names (hard links), so that it can change under another; copy the bundle again"
             )
-        data = file.read(limit + 1) if found.st_size <= limit else b""
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(limit + 1) if found.st_size <= limit else b""
+    finally:
+        os.close(descriptor)
     if found.st_size > limit or len(data) > limit:
         raise AgentMixerError(f"{path} has more than {limit:,} bytes; nothing in a bundle is that large")
     return data
