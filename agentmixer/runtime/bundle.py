@@ -204,6 +204,13 @@ def team_manifest(path: Path, data: bytes) -> TeamManifest:
     team = decode(data, TeamManifest, path / TEAM_FILE)
     if set(team.agents) != set(team.task.agents) or len(team.agents) != len(team.task.agents):
         raise AgentMixerError(f"{path / TEAM_FILE} lists other agents than its task has; export the bundle again")
+    task = team.task
+    if {len(task.obs_names), len(task.action_spaces), len(task.fallback_actions)} != {
+        len(task.agents)
+    } or not task.agents:
+        raise AgentMixerError(
+            f"{path / TEAM_FILE} does not say of every agent what it sees and does; export the bundle again"
+        )
     for name, entry in team.agents.items():
         if entry.folder != f"{AGENTS_FOLDER}/{name}":
             raise AgentMixerError(

@@ -75,6 +75,10 @@ def swap(bundle: Path) -> None:
         ),
         (lambda b: edit(b / "team.json", lambda d: d["task"].update(scenario="x")), "its task differs"),
         (
+            lambda b: edit(b / "team.json", lambda d: d["task"]["obs_names"].pop()),
+            "does not say of every agent what it sees",
+        ),
+        (
             lambda b: edit(b / "team.json", lambda d: d["task"]["agents"].__setitem__(0, "../../outside")),
             "not a valid manifest",
         ),
