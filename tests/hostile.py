@@ -206,7 +206,10 @@ SHAPES: dict[str, tuple[Callable[[Model], object], str]] = {
         lambda m: m.graph.node.extend([helper.make_node("Relu", ["obs"], [f"r{i}"]) for i in range(4096)]),
         "node too often",
     ),
-    "settings for onnxruntime": (lambda m: m.metadata_props.add(key="ort_config", value="{}"), "metadata"),
+    "settings for onnxruntime": (
+        lambda m: setattr(m.metadata_props[0], "key", "ort_config"),
+        "metadata that export does not write",
+    ),
     "a comment": (lambda m: setattr(m, "doc_string", "x"), "a comment"),
     "intermediate shapes": (lambda m: m.graph.value_info.add(name="x"), "shapes of intermediate values"),
     "quantisation notes": (lambda m: m.graph.quantization_annotation.add(), "field 14 in a graph"),
