@@ -191,11 +191,14 @@ def read_bundle(path: Path, trusted: Path | None = None) -> Bundle:
 
 
 def read_team_file(path: Path) -> bytes:
-    """The bytes of a bundle's team.json. Raises AgentMixerError if there is none."""
+    """The bytes of a bundle's team.json. Raises AgentMixerError if there is none, or no real folder of agents."""
     if not (path / TEAM_FILE).is_file():
         raise AgentMixerError(
             f"{path} holds no bundle (no {TEAM_FILE}); export one first: agentmixer export --per-agent onnx"
         )
+    folder = path / AGENTS_FOLDER
+    if not folder.is_dir() or folder.is_symlink():
+        raise AgentMixerError(f"{folder} is missing or not a folder; copy or export the bundle again")
     return read_regular(path / TEAM_FILE, MAX_FILE)
 
 
@@ -222,10 +225,7 @@ def team_manifest(path: Path, data: bytes) -> TeamManifest:
 def only_agents(path: Path, team: TeamManifest) -> None:
     """Raises AgentMixerError naming what lies in the bundle, or among its agents, and is not the team's."""
     _only(path, {TEAM_FILE, signature.SIGNATURE_FILE, AGENTS_FOLDER, REPORTS_FOLDER})
-    folder = path / AGENTS_FOLDER
-    if not folder.is_dir() or folder.is_symlink():
-        raise AgentMixerError(f"{folder} is missing or not a folder; copy or export the bundle again")
-    _only(folder, set(team.task.agents))
+    _only(path / AGENTS_FOLDER, set(team.task.agents))
 
 
 def newest(root: Path = BUNDLES) -> Path:

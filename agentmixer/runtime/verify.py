@@ -125,7 +125,7 @@ class _Given(NamedTuple):
 
 
 def _team_file(path: Path) -> tuple[bytes, str]:
-    return bundle.read_team_file(path), f"{TEAM_FILE} is a regular file"
+    return bundle.read_team_file(path), f"{TEAM_FILE} is a regular file, {bundle.AGENTS_FOLDER} a folder"
 
 
 def _agent_file(folder: Path) -> tuple[bytes, str]:

@@ -177,6 +177,7 @@ def test_what_is_wrong_fails_its_own_check(
         (lambda b: (b / "run.py").touch(), "files"),
         (lambda b: (b / "agents/x").mkdir(), "files"),
         (lambda b: (b / "team.json").write_text("{"), "manifest"),
+        (lambda b: ((b / "agents").rename(b / "../x"), (b / "agents").symlink_to(b / "../x")), "read"),
     ],
 )
 def test_what_is_wrong_with_the_team_is_said_of_the_team(
