@@ -11,7 +11,7 @@ import msgspec
 from agentmixer.contract.spec import Action, ActionSpace, Discrete, Name, TaskSpec
 from agentmixer.errors import AgentMixerError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 OPSET: Literal[18] = 18
 
 TEAM_FILE = "team.json"
@@ -83,6 +83,8 @@ class AgentManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: What to do when no decision arrives in time.
     fallback_action: Action
     opset: Literal[18]
+    #: The static locality certificate: for each output, the inputs among its ancestors, in the inputs' order.
+    depends_on: dict[str, tuple[str, ...]]
     files: dict[str, str]
     source: Source
 

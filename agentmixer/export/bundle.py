@@ -39,6 +39,9 @@ from agentmixer.export.graph import export_graph
 from agentmixer.runtime.agent import make_session
 from agentmixer.runtime.bundle import BUNDLES, read_bundle
 from agentmixer.runtime.golden import Golden, Parity, StepFunction, dump, replay
+from agentmixer.runtime.guard import check_model
+from agentmixer.runtime.locality import certificate, check_locality
+from agentmixer.runtime.onnx_graph import read_graph
 from agentmixer.tasks import Task
 from agentmixer.tasks.base import to_torch
 from agentmixer.train import checkpoint
@@ -118,7 +121,9 @@ def evaluators(actor: DeployedActor, model: onnx.ModelProto) -> dict[str, StepFu
     }
 
 
-def _manifest(spec: TaskSpec, index: int, actor: DeployedActor, files: dict[str, str], source: Source) -> AgentManifest:
+def _manifest(
+    spec: TaskSpec, index: int, actor: DeployedActor, contents: dict[str, bytes], source: Source
+) -> AgentManifest:
     space, elements = spec.action_spaces[index], spec.obs_names[index]
     tensors = {
         "obs": TensorSpec("obs", "float32", (len(elements),), elements),
@@ -146,7 +151,8 @@ def _manifest(spec: TaskSpec, index: int, actor: DeployedActor, files: dict[str,
         control_period_s=spec.control_period_s,
         fallback_action=spec.fallback_actions[index],
         opset=OPSET,
-        files=files,
+        depends_on=certificate(read_graph(contents[MODEL_FILE])),
+        files={name: sha256(data) for name, data in contents.items()},
         source=source,
     )
 
@@ -202,8 +208,9 @@ def export(run: Run, out: Path | None = None, progress: Callable[[str], None] = 
                         f"(by up to {result.policy_error:.1e}); nothing was exported"
                     )
             contents = {MODEL_FILE: model.SerializeToString(deterministic=True), GOLDEN_FILE: dump(goldens[index])}
-            digests = {file_name: sha256(data) for file_name, data in contents.items()}
-            manifest = encode(_manifest(spec, index, actor, digests, source))
+            described = _manifest(spec, index, actor, contents, source)
+            check_locality(check_model(contents[MODEL_FILE], described), described)
+            manifest = encode(described)
             folder = draft / AGENTS_FOLDER / name
             folder.mkdir(parents=True)
             for file_name, data in {**contents, AGENT_FILE: manifest}.items():

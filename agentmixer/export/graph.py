@@ -11,29 +11,7 @@ import torch
 from agentmixer.contract.manifest import OPSET
 from agentmixer.errors import AgentMixerError
 from agentmixer.export.actor import DeployedActor
-
-#: Operators a policy may use: deterministic, stateless, no control flow, no subgraphs.
-ALLOWED_OPERATORS = frozenset(
-    {
-        "Add",
-        "Sub",
-        "Mul",
-        "Div",
-        "Neg",
-        "Exp",
-        "Sqrt",
-        "Relu",
-        "Sigmoid",
-        "Tanh",
-        "Clip",
-        "Min",
-        "Max",
-        "MatMul",
-        "Gemm",
-    }
-    | {"LayerNormalization", "Concat", "Split", "Slice", "Reshape", "Transpose", "Unsqueeze", "Squeeze"}
-    | {"Identity", "Cast", "Where", "ArgMax"}
-)
+from agentmixer.runtime.onnx_graph import OPERATORS
 
 
 def export_graph(actor: DeployedActor, metadata: dict[str, str]) -> onnx.ModelProto:
@@ -95,7 +73,7 @@ def check(model: onnx.ModelProto) -> None:
     if model.functions:
         problems.append("functions")
     for node in model.graph.node:
-        if node.op_type not in ALLOWED_OPERATORS or node.domain:
+        if node.op_type not in OPERATORS or node.domain:
             problems.append(f"operator {node.domain}{node.op_type}")
         if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
             problems.append(f"a subgraph in {node.op_type}")

@@ -11,10 +11,12 @@ import onnxruntime
 from agentmixer.contract.manifest import AgentManifest
 from agentmixer.errors import AgentMixerError
 from agentmixer.runtime.bundle import AgentFiles, read_agent
+from agentmixer.runtime.guard import check_model
+from agentmixer.runtime.locality import check_locality
 
 
 def make_session(model: bytes) -> onnxruntime.InferenceSession:
-    """A session on one CPU thread that never spins. `model` is the graph's bytes, already verified."""
+    """A session on one CPU thread that never spins. `model` is the graph's bytes, already checked (`guard.check_model`)."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -42,8 +44,10 @@ class Agent:
     def __init__(self, files: AgentFiles):
         """Use `Agent.load` unless the files are verified already.
 
-        Raises AgentMixerError if the graph cannot be loaded or does not match its manifest."""
+        Raises AgentMixerError, before onnxruntime sees it, if the model holds what export does not write, does not
+        match its manifest or depends on what is not local; and if it cannot be loaded."""
         self.manifest: AgentManifest = files.manifest
+        check_locality(check_model(files.model, files.manifest), files.manifest)
         try:
             self._session = make_session(files.model)
         except Exception as error:  # onnxruntime's exceptions have no common base below Exception
@@ -65,9 +69,11 @@ class Agent:
         self.policy: np.ndarray | None = None
 
     @classmethod
-    def load(cls, folder: str | Path) -> Agent:
-        """Read, verify and load one agent's folder. Raises AgentMixerError naming what is wrong."""
-        return cls(read_agent(Path(folder)))
+    def load(cls, folder: str | Path, trusted: str | Path | None = None, name: str | None = None) -> Agent:
+        """Read, verify and load one agent's folder. Raises AgentMixerError naming what is wrong.
+
+        trusted: file of the public key that must have signed it; name: which agent it must be."""
+        return cls(read_agent(Path(folder), None if trusted is None else Path(trusted), name))
 
     def reset(self) -> None:
         """A new episode: forget the recurrent state."""
@@ -120,15 +126,8 @@ class Agent:
         )
 
     def _check_contract(self) -> None:
-        """The graph's inputs and outputs are the manifest's, by name, order, type and shape."""
+        """onnxruntime has understood the graph's inputs and outputs as the guard has."""
         types = {"tensor(float)": "float32", "tensor(bool)": "bool", "tensor(int64)": "int64"}
-        state = self.manifest.state
-        if state and not (
-            self.manifest.tensor(state.input).shape == self.manifest.tensor(state.output).shape == (state.size,)
-        ):
-            raise AgentMixerError(
-                f"agent {self.manifest.agent}: the recurrent state is not of its declared size; export again"
-            )
         for kind, declared, actual in (
             ("inputs", self.manifest.inputs, self._session.get_inputs()),
             ("outputs", self.manifest.outputs, self._session.get_outputs()),

@@ -17,8 +17,11 @@ from agentmixer.contract.manifest import (
     decode,
     sha256,
 )
-from agentmixer.contract.spec import Discrete, TaskSpec, allows
+from agentmixer.contract.spec import Discrete, allows
 from agentmixer.errors import AgentMixerError
+from agentmixer.runtime import signature
+from agentmixer.runtime.guard import read_regular
+from agentmixer.runtime.onnx_graph import MAX_FILE
 
 #: Where bundles go and are looked for unless told otherwise.
 BUNDLES = Path("bundles")
@@ -35,7 +38,9 @@ class AgentFiles(NamedTuple):
 
 
 class Bundle(NamedTuple):
-    """A verified bundle. `agents` follows the order of `team.task.agents`."""
+    """A verified bundle: every file is what was exported. The models are checked when they are loaded.
+
+    `agents` follows the order of `team.task.agents`."""
 
     path: Path
     team: TeamManifest
@@ -46,27 +51,36 @@ class Bundle(NamedTuple):
         return self.path / self.team.agents[agent].folder
 
 
-def _read(path: Path, whose: str) -> bytes:
-    if not path.is_file() or path.is_symlink():
-        raise AgentMixerError(f"{whose}: {path} is missing or not a regular file; copy or export the bundle again")
-    return path.read_bytes()
-
-
 def _only(folder: Path, allowed: set[str]) -> None:
     for entry in sorted(folder.iterdir()):
         if entry.name not in allowed:
             raise AgentMixerError(f"{entry} is not listed in the manifest; remove it, or export the bundle again")
 
 
-def read_agent(folder: Path) -> AgentFiles:
+def read_agent(folder: Path, trusted: Path | None = None, name: str | None = None) -> AgentFiles:
     """Read and verify one agent's folder, bytes once.
 
+    trusted: public key that must have signed it; name: which agent it must be.
     Raises AgentMixerError naming the file that is missing, changed, unlisted or of an unknown version."""
+    data = read_agent_file(folder)
+    if trusted is not None or name is not None:
+        signature.check_agent(folder, data, trusted, name)
+    manifest = agent_manifest(folder, data)
+    only_listed(folder, manifest)
+    return read_listed(folder, manifest, data)
+
+
+def read_agent_file(folder: Path) -> bytes:
+    """The bytes of agent.json in an agent's folder. Raises AgentMixerError if there is no such folder or file."""
     if not folder.is_dir() or folder.is_symlink():
         raise AgentMixerError(
             f"{folder} is missing: no agent there; export one first: agentmixer export --per-agent onnx"
         )
-    data = _read(folder / AGENT_FILE, "agent manifest")
+    return read_regular(folder / AGENT_FILE, MAX_FILE)
+
+
+def agent_manifest(folder: Path, data: bytes) -> AgentManifest:
+    """The manifest in `data`, the bytes of agent.json. Raises AgentMixerError if it is none or contradicts itself."""
     manifest = decode(data, AgentManifest, folder / AGENT_FILE)
     if set(manifest.files) != {MODEL_FILE, GOLDEN_FILE}:
         raise AgentMixerError(
@@ -79,10 +93,21 @@ def read_agent(folder: Path) -> AgentFiles:
     _consistent(manifest, folder / AGENT_FILE)
     if manifest.tensor("obs").shape != (len(manifest.tensor("obs").elements),):
         raise AgentMixerError(f"{folder / AGENT_FILE} does not name every element of obs; export the bundle again")
-    _only(folder, {AGENT_FILE, *manifest.files})
+    return manifest
+
+
+def only_listed(folder: Path, manifest: AgentManifest) -> None:
+    """Raises AgentMixerError naming a file in the agent's folder that its manifest does not list."""
+    _only(folder, {AGENT_FILE, signature.AGENT_SIGNATURE_FILE, *manifest.files})
+
+
+def read_listed(folder: Path, manifest: AgentManifest, data: bytes) -> AgentFiles:
+    """The files that the manifest lists. Raises AgentMixerError naming one that is missing or changed.
+
+    data: the bytes of agent.json."""
     contents = {}
     for name, digest in manifest.files.items():
-        contents[name] = _read(folder / name, f"agent {manifest.agent}")
+        contents[name] = read_regular(folder / name, MAX_FILE)
         if sha256(contents[name]) != digest:
             raise AgentMixerError(
                 f"{folder / name} is not what was exported (its SHA-256 differs); copy or export the bundle again"
@@ -112,6 +137,9 @@ def _consistent(manifest: AgentManifest, path: Path) -> None:
         action = manifest.tensor("action")
         told = {"action": (action.dtype, action.shape), "policy": manifest.tensor(manifest.policy).shape}
         wanted = {"action": ("int64", ()) if discrete else ("float32", (space.n,)), "policy": (space.n,)}
+        if state:
+            told["state"] = [manifest.tensor(name).shape for name in (state.input, state.output)]
+            wanted["state"] = [(state.size,)] * 2
     for name, value in wanted.items():
         if told[name] != value:
             raise AgentMixerError(
@@ -120,8 +148,15 @@ def _consistent(manifest: AgentManifest, path: Path) -> None:
             )
 
 
-def _belongs(manifest: AgentManifest, task: TaskSpec, index: int, folder: Path) -> None:
-    """Team and agent tell the same story. Raises AgentMixerError naming the first thing they differ in."""
+def belongs(manifest: AgentManifest, digest: str, team: TeamManifest, index: int, folder: Path) -> None:
+    """Team and agent tell the same story. digest: SHA-256 of agent.json.
+
+    Raises AgentMixerError naming the first thing they differ in."""
+    task = team.task
+    if digest != team.agents[task.agents[index]].sha256:
+        raise AgentMixerError(
+            f"{folder / AGENT_FILE} is not what was exported (its SHA-256 differs); copy or export the bundle again"
+        )
     told_and_wanted: dict[str, tuple[object, object]] = {
         "agent": (manifest.agent, task.agents[index]),
         "index": (manifest.index, index),
@@ -138,34 +173,59 @@ def _belongs(manifest: AgentManifest, task: TaskSpec, index: int, folder: Path) 
             )
 
 
-def read_bundle(path: Path) -> Bundle:
-    """Read and verify a whole bundle.
+def read_bundle(path: Path, trusted: Path | None = None) -> Bundle:
+    """Read and verify a whole bundle. trusted: public key that must have signed it.
 
     Raises AgentMixerError naming the file that is missing, changed, unlisted or of an unknown version."""
+    data = read_team_file(path)
+    if trusted is not None:
+        signature.check(path, data, trusted)
+    team = team_manifest(path, data)
+    only_agents(path, team)
+    agents = {}
+    for index, name in enumerate(team.task.agents):
+        folder = path / team.agents[name].folder
+        agents[name] = read_agent(folder)
+        belongs(agents[name].manifest, agents[name].digest, team, index, folder)
+    return Bundle(path, team, agents)
+
+
+def read_team_file(path: Path) -> bytes:
+    """The bytes of a bundle's team.json. Raises AgentMixerError if there is none, or no real folder of agents."""
     if not (path / TEAM_FILE).is_file():
         raise AgentMixerError(
             f"{path} holds no bundle (no {TEAM_FILE}); export one first: agentmixer export --per-agent onnx"
         )
-    team = decode(_read(path / TEAM_FILE, "team manifest"), TeamManifest, path / TEAM_FILE)
+    folder = path / AGENTS_FOLDER
+    if not folder.is_dir() or folder.is_symlink():
+        raise AgentMixerError(f"{folder} is missing or not a folder; copy or export the bundle again")
+    return read_regular(path / TEAM_FILE, MAX_FILE)
+
+
+def team_manifest(path: Path, data: bytes) -> TeamManifest:
+    """The manifest in `data`, the bytes of team.json. Raises AgentMixerError if it is none or contradicts itself."""
+    team = decode(data, TeamManifest, path / TEAM_FILE)
     if set(team.agents) != set(team.task.agents) or len(team.agents) != len(team.task.agents):
         raise AgentMixerError(f"{path / TEAM_FILE} lists other agents than its task has; export the bundle again")
-    _only(path, {TEAM_FILE, AGENTS_FOLDER, REPORTS_FOLDER})
-    agents = {}
-    for index, name in enumerate(team.task.agents):
-        entry = team.agents[name]
+    task = team.task
+    if {len(task.obs_names), len(task.action_spaces), len(task.fallback_actions)} != {
+        len(task.agents)
+    } or not task.agents:
+        raise AgentMixerError(
+            f"{path / TEAM_FILE} does not say of every agent what it sees and does; export the bundle again"
+        )
+    for name, entry in team.agents.items():
         if entry.folder != f"{AGENTS_FOLDER}/{name}":
             raise AgentMixerError(
                 f"{path / TEAM_FILE} places agent {name} outside {AGENTS_FOLDER}/; export the bundle again"
             )
-        files = read_agent(path / entry.folder)
-        if files.digest != entry.sha256:
-            raise AgentMixerError(
-                f"{path / entry.folder / AGENT_FILE} is not what was exported (its SHA-256 differs); copy or export the bundle again"
-            )
-        _belongs(files.manifest, team.task, index, path / entry.folder)
-        agents[name] = files
+    return team
+
+
+def only_agents(path: Path, team: TeamManifest) -> None:
+    """Raises AgentMixerError naming what lies in the bundle, or among its agents, and is not the team's."""
+    _only(path, {TEAM_FILE, signature.SIGNATURE_FILE, AGENTS_FOLDER, REPORTS_FOLDER})
     _only(path / AGENTS_FOLDER, set(team.task.agents))
-    return Bundle(path, team, agents)
 
 
 def newest(root: Path = BUNDLES) -> Path:

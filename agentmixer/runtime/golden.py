@@ -12,6 +12,10 @@ import numpy as np
 from agentmixer.contract.manifest import AgentManifest, Tolerances
 from agentmixer.errors import AgentMixerError
 
+#: A shorter trace shows too little of a recurrent policy to count as evidence.
+MIN_STEPS = 200
+MAX_STEPS = 1 << 14
+
 
 class Golden(NamedTuple):
     """T consecutive steps of one agent. obs [T, D]; action_mask [T, A], all True where nothing is masked; reset [T],
@@ -56,23 +60,47 @@ def dump(golden: Golden) -> bytes:
 
 
 def parse(data: bytes, manifest: AgentManifest) -> Golden:
-    """Read golden.npz (never unpickling). Raises AgentMixerError if it does not fit the manifest."""
+    """Read golden.npz (never unpickling, and no array before its declared size is known to be right).
+
+    Raises AgentMixerError if it does not fit the manifest or holds steps that no agent could be asked about."""
+    obs, policy, memory = manifest.tensor("obs").shape, manifest.tensor(manifest.policy).shape, (manifest.memory,)
+    action = manifest.tensor("action")
+    rows = Golden(*(("float32", obs), ("bool", policy), ("bool", ()), (action.dtype, action.shape)),  # type: ignore[arg-type]
+                  ("float32", policy), ("float32", memory))  # type: ignore[arg-type]  # fmt: skip
+    golden = None
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            golden = Golden(**{name: arrays[name] for name in Golden._fields})
-    except (ValueError, KeyError, OSError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            declared = [_header(archive, name) for name in Golden._fields]
+            steps = declared[Golden._fields.index("reset")][1][0]
+            if 0 < steps <= MAX_STEPS and declared == [(dtype, (steps, *shape)) for dtype, shape in rows]:
+                golden = Golden(*(_array(archive, name) for name in Golden._fields))
+    except Exception as error:  # zipfile, zlib and numpy raise what they like for bytes that are no archive
         raise AgentMixerError(
             f"agent {manifest.agent}: golden.npz cannot be read ({error}); export the bundle again"
         ) from error
-    steps = golden.reset.size
-    obs, policy = manifest.tensor("obs").shape[0], manifest.tensor(manifest.policy).shape[0]
-    action = (steps, *manifest.tensor("action").shape)
-    wanted = Golden((steps, obs), (steps, policy), (steps,), action, (steps, policy), (steps, manifest.memory))  # type: ignore[arg-type]
-    if any(array.shape != shape for array, shape in zip(golden, wanted, strict=True)):
+    if golden is None:
         raise AgentMixerError(
-            f"agent {manifest.agent}: golden.npz has other shapes than agent.json; export the bundle again"
+            f"agent {manifest.agent}: golden.npz has other shapes or types than agent.json; export the bundle again"
+        )
+    if not (golden.reset[0] and golden.action_mask.any(1).all() and np.isfinite(golden.obs).all()):
+        raise AgentMixerError(
+            f"agent {manifest.agent}: golden.npz holds steps that no task has (no reset first, no legal action, or an "
+            "observation that is not finite); export the bundle again"
         )
     return golden
+
+
+def _header(archive: zipfile.ZipFile, name: str) -> tuple[str, tuple[int, ...]]:
+    with archive.open(f"{name}.npy") as file:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError(f"{name} is not an array of format 1.0")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    return dtype.name if dtype.isnative else str(dtype), shape
+
+
+def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    with archive.open(f"{name}.npy") as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def replay(golden: Golden, step: StepFunction, tolerances: Tolerances) -> Parity:

@@ -20,9 +20,10 @@ from agentmixer.errors import AgentMixerError
 from agentmixer.export import bundle as exporting
 from agentmixer.export.actor import DeployedActor
 from agentmixer.export.bundle import Exported, evaluators
-from agentmixer.export.graph import ALLOWED_OPERATORS, check, export_graph
+from agentmixer.export.graph import check, export_graph
 from agentmixer.runtime.bundle import read_bundle
 from agentmixer.runtime.golden import parse, replay
+from agentmixer.runtime.onnx_graph import OPERATORS
 from agentmixer.train import checkpoint
 from agentmixer.train import run as runs
 from agentmixer.train.joint_policy import ILLEGAL, mask_logits
@@ -56,7 +57,7 @@ def test_the_graph_has_the_declared_inputs_and_outputs(exported: Exported) -> No
 def test_only_allowed_operators_of_one_opset(exported: Exported) -> None:
     model = model_of(exported)
     assert [(o.domain, o.version) for o in model.opset_import] == [("", OPSET)]
-    assert {node.op_type for node in model.graph.node} <= ALLOWED_OPERATORS
+    assert {node.op_type for node in model.graph.node} <= set(OPERATORS)
 
 
 def test_nothing_of_pm_or_critic_is_written(exported: Exported, trained: Run) -> None:

@@ -51,8 +51,8 @@ def swap(bundle: Path) -> None:
         (lambda b: (b / "run.py").touch(), r"run\.py is not listed"),
         (lambda b: (b / "agents/agent_9").mkdir(), "agent_9 is not listed"),
         (
-            lambda b: edit(b / "team.json", lambda d: d.update(schema_version=2)),
-            "schema version 2, .* reads 1; upgrade",
+            lambda b: edit(b / "team.json", lambda d: d.update(schema_version=3)),
+            "schema version 3, .* reads 2; upgrade",
         ),
         (
             lambda b: edit(b / "team.json", lambda d: d.update(schema_version=0)),
@@ -66,7 +66,7 @@ def swap(bundle: Path) -> None:
             "is not what was exported",
         ),
         (swap, "agent_0/agent.json is not what was exported"),
-        (lambda b: (b / "team.json").write_bytes(b'{"schema_version": 1, "\xff": 0}'), "not a valid manifest"),
+        (lambda b: (b / "team.json").write_bytes(b'{"schema_version": 2, "\xff": 0}'), "not a valid manifest"),
         (lambda b: (b / "team.json").write_text("[" * 200_000), "not a valid manifest"),
         (lambda b: edit(b / "team.json", lambda d: d["tolerances"].update(near_tie=1e300)), "not a valid manifest"),
         (
@@ -74,6 +74,10 @@ def swap(bundle: Path) -> None:
             "its fallback action differs",
         ),
         (lambda b: edit(b / "team.json", lambda d: d["task"].update(scenario="x")), "its task differs"),
+        (
+            lambda b: edit(b / "team.json", lambda d: d["task"]["obs_names"].pop()),
+            "does not say of every agent what it sees",
+        ),
         (
             lambda b: edit(b / "team.json", lambda d: d["task"]["agents"].__setitem__(0, "../../outside")),
             "not a valid manifest",
@@ -121,6 +125,7 @@ BOX = {"type": "box", "low": [0.0, 0.0], "high": [1.0, 1.0]}
         (lambda d: d["outputs"].reverse(), "contradicts itself .its outputs"),
         (lambda d: d.update(mask_rule="none"), "contradicts itself .its inputs"),
         (lambda d: d.update(action_scaling="graph"), "contradicts itself .its action scaling"),
+        (lambda d: d["state"].update(size=15), "contradicts itself .its state"),
         (lambda d: d["action_space"].update(n=9), "contradicts itself .its policy"),
         (lambda d: d.update(action_space=BOX, fallback_action=[0.0, 0.0]), "contradicts itself .its outputs"),
         (lambda d: d.update(action_space=BOX | {"high": [1.0]}, fallback_action=[0.0, 0.0]), "does not exist"),

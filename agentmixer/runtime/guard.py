@@ -1,0 +1,146 @@
+"""What stands before every session: files read without following links, models checked before onnxruntime sees them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from math import prod
+from pathlib import Path
+
+from agentmixer.contract.manifest import AgentManifest
+from agentmixer.errors import AgentMixerError
+from agentmixer.runtime.onnx_graph import BATCH, MAX_ELEMENTS, Graph, GraphRefused, Node, Shape, read_graph, refuse
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """The bytes of a regular file with one name and at most `limit` bytes, read once.
+
+    Symbolic links are not followed and nothing that could block is waited for.
+    Raises AgentMixerError naming the file and what is wrong with it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise AgentMixerError(
+            f"{path} is missing or not a regular file ({error.strerror}); copy or export the bundle again"
+        ) from error
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise AgentMixerError(f"{path} is missing or not a regular file; copy or export the bundle again")
+        if found.st_nlink != 1:
+            raise AgentMixerError(
+                f"{path} has {found.st_nlink} names (hard links), so that it can change under another; copy the bundle again"
+            )
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(limit + 1) if found.st_size <= limit else b""
+    finally:
+        os.close(descriptor)
+    if found.st_size > limit or len(data) > limit:
+        raise AgentMixerError(f"{path} has more than {limit:,} bytes; nothing in a bundle is that large")
+    return data
+
+
+def check_model(model: bytes, manifest: AgentManifest) -> Graph:
+    """Limits, then the allow-list, then names, types and shapes against the manifest.
+
+    Raises AgentMixerError naming the agent and the first thing that is wrong."""
+    try:
+        graph = read_graph(model)
+        check_contract(graph, manifest)
+        count_elements(graph)
+    except GraphRefused as error:
+        raise AgentMixerError(f"agent {manifest.agent}: {error}; export the bundle again") from error
+    return graph
+
+
+def check_contract(graph: Graph, manifest: AgentManifest) -> None:
+    """The graph's inputs and outputs are the manifest's, by name, order, type and shape. Raises GraphRefused."""
+    for kind, declared, actual in (
+        ("inputs", manifest.inputs, graph.inputs),
+        ("outputs", manifest.outputs, graph.outputs),
+    ):
+        wanted = [(spec.name, spec.dtype, (BATCH, *spec.shape)) for spec in declared]
+        found = [tuple(value) for value in actual]
+        if wanted != found:
+            refuse(f"has {kind} {found}, which are not the manifest's {wanted}")
+
+
+def count_elements(graph: Graph) -> int:
+    """How many elements the constants and everything computed from one row have together.
+
+    Every shape and type is worked out from the inputs, with the batch left open; every value keeps the batch
+    as its first dimension, so no row can depend on another. Raises GraphRefused for an operator that does not fit
+    its operands, an output that is not what the graph declares, or more than MAX_ELEMENTS."""
+    known: dict[str, tuple[str, Shape]] = {value.name: (value.dtype, value.shape) for value in graph.inputs}
+    known.update((constant.name, ("float32", constant.shape)) for constant in graph.constants.values())
+    total = sum(_elements(shape) for _, shape in known.values())
+    for node in graph.nodes:
+        results = _results(node, [known[name] for name in node.inputs])
+        if results is None or len(results) != len(node.outputs):
+            refuse(f"gives {node.op} operands or attributes that it cannot have")
+        known.update(zip(node.outputs, results, strict=True))
+        total += sum(_elements(shape) for _, shape in results)
+        if total > MAX_ELEMENTS:
+            refuse(f"computes more than {MAX_ELEMENTS:,} elements")
+    for value in graph.outputs:
+        if known[value.name] != (value.dtype, value.shape):
+            refuse(f"declares '{value.name}' as another type or shape than it computes")
+    return total
+
+
+def _elements(shape: Shape) -> int:
+    return prod(size for size in shape if isinstance(size, int))
+
+
+_UNARY = ("Neg", "Exp", "Sqrt", "Relu", "Sigmoid", "Tanh")
+_BINARY = ("Add", "Sub", "Mul", "Div", "Min", "Max")
+
+
+def _results(node: Node, operands: list[tuple[str, Shape]]) -> list[tuple[str, Shape]] | None:
+    """Types and shapes of what an operator computes; None if its operands do not suit it."""
+    types, shapes = [dtype for dtype, _ in operands], [shape for _, shape in operands]
+    floats, first = set(types) == {"float32"}, shapes[0]
+    led = first[:1] == (BATCH,)
+    attribute = node.attributes.get
+    match node.op, len(operands):
+        case "Identity", 1 if led:
+            return [operands[0]]
+        case op, 1 if op in _UNARY and floats and led:
+            return [operands[0]]
+        case op, 2 if op in _BINARY and floats:
+            return _broadcast("float32", shapes)
+        case "Where", 3 if types == ["bool", "float32", "float32"]:
+            return _broadcast("float32", shapes)
+        case "Clip", 3 if floats and led and shapes[1:] == [(), ()]:
+            return [operands[0]]
+        case "MatMul", 2 if floats and led and len(first) == len(shapes[1]) == 2 and first[1] == shapes[1][0]:
+            return [("float32", (BATCH, shapes[1][1]))]
+        case "Gemm", 2 | 3 if floats and led and len(first) == len(shapes[1]) == 2 and not attribute("transA", 0):
+            inner, size = reversed(shapes[1]) if attribute("transB", 0) else shapes[1]
+            if first[1] == inner and isinstance(size, int):
+                result: Shape = (BATCH, size)
+                fits = len(operands) == 2 or _broadcast("float32", [result, shapes[2]]) == [("float32", result)]
+                return [("float32", result)] if fits else None
+        case "LayerNormalization", 2 | 3 if floats and led and attribute("axis", -1) in (-1, len(first) - 1):
+            if len(first) == 2 and all(shape == first[1:] for shape in shapes[1:]) and attribute("stash_type", 1) == 1:
+                return [operands[0]]
+        case "Split", 1 if led and len(first) == 2 and attribute("axis", 0) in (-1, 1):
+            parts, size = len(node.outputs), first[1]
+            if isinstance(size, int) and attribute("num_outputs") == parts and size % parts == 0:
+                return [(types[0], (BATCH, size // parts))] * parts
+        case "ArgMax", 1 if floats and led and len(first) == 2 and attribute("axis", 0) in (-1, 1):
+            if attribute("keepdims", 1) == 0:
+                return [("int64", (BATCH,))]
+    return None
+
+
+def _broadcast(dtype: str, shapes: list[Shape]) -> list[tuple[str, Shape]] | None:
+    """What operands of these shapes make together, if it leads with the batch and has no more than two dimensions."""
+    rank = max(map(len, shapes))
+    result: list[int | str] = []
+    for sizes in zip(*((1,) * (rank - len(shape)) + shape for shape in shapes), strict=True):
+        larger = set(sizes) - {1}
+        if len(larger) > 1:
+            return None
+        result.append(larger.pop() if larger else 1)
+    return [(dtype, tuple(result))] if result[:1] == [BATCH] and len(result) <= 2 else None

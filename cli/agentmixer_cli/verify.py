@@ -1,0 +1,40 @@
+"""`agentmixer verify`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def verify(
+    path: Annotated[
+        Path | None,
+        typer.Argument(help="A bundle, or one agent's folder; the newest bundle under bundles/ unless given."),
+    ] = None,
+    trusted: Annotated[
+        Path | None, typer.Option(metavar="KEY.pub", help="Fail unless this public key signed it.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check that a bundle is what was exported, holds nothing else and decides as it did: one line a check.
+
+    Exits 1 if a check fails. Runs on a device, with the base install. Example: agentmixer verify
+    """
+    from agentmixer.runtime.bundle import newest
+    from agentmixer.runtime.verify import verify as check
+
+    report = check(path or newest(), trusted)
+    if as_json:
+        checks = [entry._asdict() for entry in report.checks]
+        typer.echo(json.dumps({"path": str(report.path), "passed": report.passed, "checks": checks}))
+    else:
+        typer.echo(report.path)
+        width = max(len(entry.subject) for entry in report.checks)
+        for entry in report.checks:
+            typer.echo(f"{entry.status:<7}  {entry.subject:<{width}}  {entry.name:<9}  {entry.detail}")
+        typer.echo("verdict: " + ("PASS" if report.passed else "FAIL"))
+    if not report.passed:
+        raise typer.Exit(1)
