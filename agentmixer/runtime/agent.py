@@ -65,9 +65,11 @@ class Agent:
         self.policy: np.ndarray | None = None
 
     @classmethod
-    def load(cls, folder: str | Path) -> Agent:
-        """Read, verify and load one agent's folder. Raises AgentMixerError naming what is wrong."""
-        return cls(read_agent(Path(folder)))
+    def load(cls, folder: str | Path, trusted: str | Path | None = None, name: str | None = None) -> Agent:
+        """Read, verify and load one agent's folder. Raises AgentMixerError naming what is wrong.
+
+        trusted: file of the public key that must have signed it; name: which agent it must be."""
+        return cls(read_agent(Path(folder), None if trusted is None else Path(trusted), name))
 
     def reset(self) -> None:
         """A new episode: forget the recurrent state."""

@@ -19,6 +19,7 @@ from agentmixer.contract.manifest import (
 )
 from agentmixer.contract.spec import Discrete, TaskSpec, allows
 from agentmixer.errors import AgentMixerError
+from agentmixer.runtime import signature
 
 #: Where bundles go and are looked for unless told otherwise.
 BUNDLES = Path("bundles")
@@ -58,15 +59,18 @@ def _only(folder: Path, allowed: set[str]) -> None:
             raise AgentMixerError(f"{entry} is not listed in the manifest; remove it, or export the bundle again")
 
 
-def read_agent(folder: Path) -> AgentFiles:
+def read_agent(folder: Path, trusted: Path | None = None, name: str | None = None) -> AgentFiles:
     """Read and verify one agent's folder, bytes once.
 
+    trusted: public key that must have signed it; name: which agent it must be.
     Raises AgentMixerError naming the file that is missing, changed, unlisted or of an unknown version."""
     if not folder.is_dir() or folder.is_symlink():
         raise AgentMixerError(
             f"{folder} is missing: no agent there; export one first: agentmixer export --per-agent onnx"
         )
     data = _read(folder / AGENT_FILE, "agent manifest")
+    if trusted is not None or name is not None:
+        signature.check_agent(folder, data, trusted, name)
     manifest = decode(data, AgentManifest, folder / AGENT_FILE)
     if set(manifest.files) != {MODEL_FILE, GOLDEN_FILE}:
         raise AgentMixerError(
@@ -79,7 +83,7 @@ def read_agent(folder: Path) -> AgentFiles:
     _consistent(manifest, folder / AGENT_FILE)
     if manifest.tensor("obs").shape != (len(manifest.tensor("obs").elements),):
         raise AgentMixerError(f"{folder / AGENT_FILE} does not name every element of obs; export the bundle again")
-    _only(folder, {AGENT_FILE, *manifest.files})
+    _only(folder, {AGENT_FILE, signature.AGENT_SIGNATURE_FILE, *manifest.files})
     contents = {}
     for name, digest in manifest.files.items():
         contents[name] = _read(folder / name, f"agent {manifest.agent}")
@@ -138,18 +142,21 @@ def _belongs(manifest: AgentManifest, task: TaskSpec, index: int, folder: Path) 
             )
 
 
-def read_bundle(path: Path) -> Bundle:
-    """Read and verify a whole bundle.
+def read_bundle(path: Path, trusted: Path | None = None) -> Bundle:
+    """Read and verify a whole bundle. trusted: public key that must have signed it.
 
     Raises AgentMixerError naming the file that is missing, changed, unlisted or of an unknown version."""
     if not (path / TEAM_FILE).is_file():
         raise AgentMixerError(
             f"{path} holds no bundle (no {TEAM_FILE}); export one first: agentmixer export --per-agent onnx"
         )
-    team = decode(_read(path / TEAM_FILE, "team manifest"), TeamManifest, path / TEAM_FILE)
+    data = _read(path / TEAM_FILE, "team manifest")
+    if trusted is not None:
+        signature.check(path, data, trusted)
+    team = decode(data, TeamManifest, path / TEAM_FILE)
     if set(team.agents) != set(team.task.agents) or len(team.agents) != len(team.task.agents):
         raise AgentMixerError(f"{path / TEAM_FILE} lists other agents than its task has; export the bundle again")
-    _only(path, {TEAM_FILE, AGENTS_FOLDER, REPORTS_FOLDER})
+    _only(path, {TEAM_FILE, signature.SIGNATURE_FILE, AGENTS_FOLDER, REPORTS_FOLDER})
     agents = {}
     for index, name in enumerate(team.task.agents):
         entry = team.agents[name]
