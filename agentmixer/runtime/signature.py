@@ -132,11 +132,12 @@ def check_agent(folder: Path, agent_bytes: bytes, trusted: Path | None, name: st
 
     name: which agent this must be. The signature of another member of the same team is as good as its own, so a
     device that knows who it is says so. Raises AgentMixerError as well if it is another one."""
+    result = _check(folder / AGENT_SIGNATURE_FILE, AGENT_PREFIX + agent_bytes, folder / AGENT_FILE, trusted)
     if name is not None:
         found = decode(agent_bytes, AgentManifest, folder / AGENT_FILE).agent
         if found != name:
             raise AgentMixerError(f"{folder} holds agent {found}, not {name}; copy the folder of {name} here")
-    return _check(folder / AGENT_SIGNATURE_FILE, AGENT_PREFIX + agent_bytes, folder / AGENT_FILE, trusted)
+    return result
 
 
 def _check(file: Path, message: bytes, signed: Path, trusted: Path | None) -> str:

@@ -288,7 +288,7 @@ def test_without_cryptography_only_keys_are_out_of_reach(
             use()
 
 
-def test_keygen_export_and_deploy_sim_from_the_command_line(
+def test_keygen_signed_export_and_refused_rehearsal_from_the_command_line(
     trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -298,11 +298,8 @@ def test_keygen_export_and_deploy_sim_from_the_command_line(
     made = run(app, ["export", str(trained.path), "--out", "bundle", "--sign", "agentmixer.key"])
     assert "signed with agentmixer.key" in made.output, made.output
     assert read_bundle(Path("bundle"), Path("agentmixer.key.pub"))
-    played = ["deploy-sim", "bundle", "--episodes", "1", "--deadline-ms", "10000", "--trusted"]
-    assert run(app, [*played, "agentmixer.key.pub"]).exit_code == 0
-    shutil.rmtree("bundle/reports")
-    refused = run(app, [*played, "other.pub"])
-    assert isinstance(refused.exception, AgentMixerError)
+    refused = run(app, ["deploy-sim", "bundle", "--trusted", "other.pub"])
+    assert isinstance(refused.exception, AgentMixerError) and "is no signature" in str(refused.exception)
     assert not Path("bundle/reports").exists()
     with pytest.raises(AgentMixerError, match="not an Ed25519 private key"):
         export_run(trained, tmp_path / "never", sign=Path("other.pub"))
