@@ -9,7 +9,7 @@ from typer.exceptions import TyperException
 
 from agentmixer import __version__
 from agentmixer.errors import AgentMixerError
-from agentmixer_cli import analyze, deploy_sim, evaluate, export, keygen, runs, tasks, train
+from agentmixer_cli import analyze, deploy_sim, evaluate, export, keygen, parity, runs, tasks, train
 
 app = typer.Typer(
     help="Train a team with everything you can see, ship each member with only what it will see, and prove that nothing was lost.",
@@ -21,6 +21,7 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("export")(export.export)
 app.command("deploy-sim")(deploy_sim.deploy_sim)
+app.command("parity")(parity.parity)
 app.command("keygen")(keygen.keygen)
 app.command("evaluate")(evaluate.evaluate)
 app.command("analyze")(analyze.analyze)
