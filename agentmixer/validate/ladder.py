@@ -60,7 +60,7 @@ class Rung:
     near_ties: int
     #: Observations left out because rounding alone moves the trained network by more than the tolerance (float32
     #: against float64), or makes it overflow: there is no answer to hold the graph to.
-    undetermined: int
+    undetermined: list[str]
     #: Output elements that are not the same bits (rung `batches` only).
     different_bits: int | None
     #: The first observation with an output beyond the tolerances: which, its most unusual elements, the
@@ -102,7 +102,7 @@ class _Trace(NamedTuple):
     golden: Golden
     state_in: np.ndarray | None
     labels: list[str]
-    undetermined: int = 0
+    undetermined: tuple[str, ...] = ()
 
 
 def climb(bundle: Bundle, run_path: Path | None = None, progress: Callable[[str], None] = lambda _: None) -> Ladder:
@@ -224,13 +224,14 @@ def _extremes(
     mask = played.action_mask[rows]
     answers = _answers(algorithm, manifest.index, obs, mask, state)
     exact = _answers(algorithm, manifest.index, obs, mask, state, copy.deepcopy(algorithm.actor).double())
-    determined = [
-        t for t in range(len(obs))
-        if is_close(answers.policy[t], exact.policy[t], tolerances)
+    answered = [
+        is_close(answers.policy[t], exact.policy[t], tolerances)
         and is_close(answers.state_out[t], exact.state_out[t], tolerances)
-    ]  # fmt: skip
-    kept = Golden(*(array[determined] for array in answers))
-    return _Trace(kept, state[determined], [labels[t] for t in determined], len(obs) - len(determined))
+        for t in range(len(obs))
+    ]
+    kept = Golden(*(array[answered] for array in answers))
+    names = {known: [n for n, a in zip(labels, answered, strict=True) if a == known] for known in (True, False)}
+    return _Trace(kept, state[answered], names[True], tuple(names[False]))
 
 
 def _free(
@@ -277,7 +278,7 @@ def _judge(
         }
     return Rung(
         rung, manifest.agent, result.steps, error if np.isfinite(error) else None, result.different_actions,
-        result.near_ties, trace.undetermined, different_bits, first,
+        result.near_ties, list(trace.undetermined), different_bits, first,
     )  # fmt: skip
 
 

@@ -79,7 +79,7 @@ def _table(result: Ladder) -> Table:
             f"{max(finite):.1e}" if len(finite) == len(errors) else "not finite",
             f"{sum(rung.different_actions for rung in mine):,}",
             f"{sum(rung.near_ties for rung in mine):,}",
-            f"{sum(rung.undetermined for rung in mine):,}",
+            f"{sum(len(rung.undetermined) for rung in mine):,}",
             f"{sum(bits):,}" if bits else "-",
             "ok" if all(rung.passed for rung in mine) else "FAIL",
         )
