@@ -251,6 +251,7 @@ def test_the_most_unusual_elements_come_first() -> None:
     found = unusual(np.array([5.0, 20.0, 5.5, 7.0], np.float32), played, ("a", "b", "c", "d"))
     assert [item["element"] for item in found] == ["c", "a", "b"]
     assert found[1] == {"element": "a", "value": 5.0, "mean_in_play": 1.0, "sd_in_play": 1.0}
+    assert [item["element"] for item in unusual(np.array([1, 10, 5, 8], np.float32), played, tuple("abcd"))] == ["d"]
 
 
 @pytest.fixture(scope="module")
