@@ -34,3 +34,12 @@ def mean(values: np.ndarray, confidence: float = 0.95) -> Estimate:
         return Estimate(centre, centre, centre)
     low, high = stats.t.interval(confidence, len(values) - 1, loc=centre, scale=stats.sem(values))
     return Estimate(centre, float(low), float(high))
+
+
+def paired(a: np.ndarray, b: np.ndarray, confidence: float = 0.95) -> Estimate:
+    """Mean of a - b over pairs, with Student's interval. a, b [n], bool or numbers; entry i of both is the same
+    episode, so that what makes episodes easy or hard cancels. Raises ValueError if they are not equally long."""
+    first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if first.shape != second.shape:
+        raise ValueError(f"{first.shape} values cannot be paired with {second.shape}")
+    return mean(first - second, confidence)

@@ -36,6 +36,7 @@ from agentmixer.contract.spec import Discrete, TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.export.actor import DeployedActor
 from agentmixer.export.graph import export_graph
+from agentmixer.runtime import signature
 from agentmixer.runtime.agent import make_session
 from agentmixer.runtime.bundle import BUNDLES, read_bundle
 from agentmixer.runtime.golden import Golden, Parity, StepFunction, dump, replay
@@ -163,12 +164,16 @@ def default_path(source: Source, task: TaskSpec) -> Path:
     return BUNDLES / name
 
 
-def export(run: Run, out: Path | None = None, progress: Callable[[str], None] = lambda _: None) -> Exported:
+def export(
+    run: Run, out: Path | None = None, progress: Callable[[str], None] = lambda _: None, sign: Path | None = None
+) -> Exported:
     """Export the newest checkpoint of `run`, one folder an agent; PM and critics are not written.
 
     `out` must not exist; without it the bundle goes to `default_path`, where an earlier export of the same
     checkpoint is replaced. Nothing appears there before all agents have passed parity. Calls `progress`
-    with each agent's name. Raises AgentMixerError if parity fails or `out` exists."""
+    with each agent's name. sign: file of the private key to sign it with. Raises AgentMixerError if parity fails,
+    `out` exists or the key is none."""
+    key = signature.private_key(sign) if sign else None
     run = run.on_cpu()
     file = checkpoint.latest(run)
     if out is not None and out.exists():
@@ -217,6 +222,8 @@ def export(run: Run, out: Path | None = None, progress: Callable[[str], None] = 
                 (folder / file_name).write_bytes(data)
             entries[name] = TeamAgent(f"{AGENTS_FOLDER}/{name}", sha256(manifest))
         (draft / TEAM_FILE).write_bytes(encode(TeamManifest(SCHEMA_VERSION, spec, entries, source, tolerances)))
+        if key:
+            signature.sign(draft, key)
         read_bundle(draft)
         if target.exists():
             target.rename(Path(scratch) / "replaced")

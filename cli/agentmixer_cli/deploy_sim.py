@@ -28,6 +28,9 @@ def deploy_sim(
         float | None,
         typer.Option(help="How long a step waits for decisions; the control period unless given.", min=0.01, max=4e6),
     ] = None,
+    trusted: Annotated[
+        Path | None, typer.Option(metavar="KEY.pub", help="Refuse a bundle that this public key did not sign.")
+    ] = None,
     report: Annotated[
         Path | None, typer.Option(help="Where to write the JSON; the bundle's reports/ unless given.")
     ] = None,
@@ -42,7 +45,7 @@ def deploy_sim(
 
     console = Console()
     path = bundle or newest()
-    opened = read_bundle(path)
+    opened = read_bundle(path, trusted)
     console.print(f"bundle {path}", soft_wrap=True, markup=False)
     target = rehearsal.report_file(path, report)
     arguments = (opened, episodes, rehearsal.DEPLOY_SEED if seed is None else seed, run)

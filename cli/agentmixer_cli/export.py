@@ -20,6 +20,9 @@ def export(
     out: Annotated[
         Path | None, typer.Option(help="Bundle directory, which must not exist; a folder under bundles/ unless given.")
     ] = None,
+    sign: Annotated[
+        Path | None, typer.Option(metavar="KEY", help="Sign it with this private key (agentmixer keygen makes one).")
+    ] = None,
 ) -> None:
     """Strip Policy Modifier and critics, write one ONNX model an agent, and check it against torch.
 
@@ -35,7 +38,7 @@ def export(
     source = runs.load(run) if run else runs.newest()
     console.print(f"exporting {source.path}", soft_wrap=True, markup=False)
     with console.status("exporting") as status:
-        result = bundle.export(source, out, lambda agent: status.update(f"exporting {agent}"))
+        result = bundle.export(source, out, lambda agent: status.update(f"exporting {agent}"), sign)
     table = Table(title="parity with the trained network, golden steps", box=box.SIMPLE)
     for column in ("agent", "steps", "torch", "onnxruntime", "reference", "near ties", "size"):
         table.add_column(column, justify="left" if column == "agent" else "right")
@@ -51,6 +54,8 @@ def export(
         )
     console.print(table)
     console.print(f"bundle {result.path}", soft_wrap=True, markup=False)
+    if sign:
+        console.print(f"signed with {sign}", soft_wrap=True, markup=False)
     console.print(
         "next: agentmixer deploy-sim" + (f" {shlex.quote(str(out))}" if out else ""), soft_wrap=True, markup=False
     )

@@ -1,0 +1,338 @@
+"""The parity ladder: the trained actors in torch against the exported graphs, from one step upwards.
+
+| rung | what it meets |
+|---|---|
+| single step | every played observation as the first of an episode |
+| played observations | the same, with the memory the trained actors had then |
+| extreme observations | zeros, denormals, ±1e6, spikes, the ends of what play showed, the largest numbers there are |
+| free-running | 200 steps with the graph's own memory fed back and resets at random places; only with memory |
+| batches | rows alone against the same rows in batches of 2 to 64 |
+
+Each agent climbs alone. The rung above, whole episodes in closed loop, is `agentmixer deploy-sim`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from agentmixer import __version__
+from agentmixer.contract.manifest import AgentManifest, Tolerances
+from agentmixer.errors import AgentMixerError
+from agentmixer.export.bundle import record
+from agentmixer.runtime.agent import Agent, make_session
+from agentmixer.runtime.bundle import AgentFiles, Bundle
+from agentmixer.runtime.golden import Golden, StepFunction, is_close, replay
+from agentmixer.train import checkpoint
+from agentmixer.train.algorithms import Algorithm
+from agentmixer.validate.deploy_sim import source_run
+
+#: Steps recorded; the last sixteenth of a recording is noise, so that 1,020 are played.
+RECORDED = 1_088
+FREE_STEPS = 200
+BATCHES = range(2, 65)
+#: Chance of a reset at each step of the free-running rung.
+RESET_RATE = 0.05
+SEED = 4_000_037
+#: How many of an observation's elements a report names.
+NAMED = 3
+
+
+@dataclass(frozen=True)
+class Rung:
+    """How one agent did on one rung. Errors are absolute maxima over legal logits (or means and actions) and memory;
+    None if one was not finite."""
+
+    rung: str
+    agent: str
+    observations: int
+    largest_error: float | None
+    different_actions: int
+    near_ties: int
+    #: Observations left out because rounding alone moves the trained network by more than the tolerance (float32
+    #: against float64), or makes it overflow: there is no answer to hold the graph to.
+    undetermined: list[str]
+    #: Output elements that are not the same bits (rung `batches` only).
+    different_bits: int | None
+    #: The first observation with an output beyond the tolerances: which, its most unusual elements, the
+    #: action expected and the one that the graph takes.
+    first: dict[str, Any] | None
+
+    @property
+    def passed(self) -> bool:
+        """Nothing is beyond the tolerances."""
+        return self.first is None
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """All rungs of all agents. `passed` decides the exit code."""
+
+    bundle: str
+    agentmixer: str
+    task: str
+    scenario: str
+    rungs: list[Rung]
+
+    @property
+    def passed(self) -> bool:
+        """Every agent stands on every rung."""
+        return all(rung.passed for rung in self.rungs)
+
+    def to_json(self) -> str:
+        """All figures and the verdict, as JSON."""
+        rungs = [{"passed": rung.passed, **dataclasses.asdict(rung)} for rung in self.rungs]
+        data = dataclasses.asdict(self) | {"rungs": rungs, "closed_loop": "agentmixer deploy-sim"}
+        return json.dumps({"passed": self.passed, **data}, indent=2, allow_nan=False) + "\n"
+
+
+class _Trace(NamedTuple):
+    """What an agent is held to on a rung. T independent steps from given memories state_in [T, M], or one free run
+    (state_in None). labels: what each observation is called in a report."""
+
+    golden: Golden
+    state_in: np.ndarray | None
+    labels: list[str]
+    undetermined: tuple[str, ...] = ()
+
+
+def climb(bundle: Bundle, run_path: Path | None = None, progress: Callable[[str], None] = lambda _: None) -> Ladder:
+    """Hold every agent's graph against the actor it was exported from, rung by rung.
+
+    run_path: the source run if it has moved. Calls `progress` with each agent's name. Raises AgentMixerError if the
+    run is gone or is not the bundle's, or a graph does not fit its manifest."""
+    run = source_run(bundle.team.source, run_path).on_cpu()
+    with contextlib.closing(run.make_task(1)) as task:
+        if task.spec != bundle.team.task:
+            raise AgentMixerError(
+                f"the task of {run.path} is not the one in {bundle.path}; export again: agentmixer export"
+            )
+        algorithm, _ = checkpoint.load_weights(run, task, run.checkpoints / bundle.team.source.checkpoint)
+        recorded = record(algorithm, task, RECORDED)
+    played = [Golden(*(array[: RECORDED - RECORDED // 16] for array in golden)) for golden in recorded]
+    rungs: list[Rung] = []
+    for (name, files), seen in zip(bundle.agents.items(), played, strict=True):
+        progress(name)
+        rungs += climb_agent(algorithm, files, seen, bundle.team.tolerances)
+    spec = bundle.team.task
+    return Ladder(str(bundle.path), __version__, spec.name, spec.scenario, rungs)
+
+
+def climb_agent(algorithm: Algorithm, files: AgentFiles, played: Golden, tolerances: Tolerances) -> Iterator[Rung]:
+    """One agent on every rung, lowest first. played: what its trained actor did, as `record` tells it.
+
+    Raises AgentMixerError if the graph does not fit its manifest."""
+    Agent(files)  # refuses a graph that does not fit its manifest
+    manifest, generator = files.manifest, np.random.default_rng(SEED)
+    step = _step(files)
+    nothing = np.zeros_like(played.state_out)
+    before = np.where(played.reset[:, None], nothing, np.roll(played.state_out, 1, 0))
+    labels = _labels(played.reset)
+    fresh = _answers(algorithm, manifest.index, played.obs, played.action_mask, nothing)
+    traces = {
+        "single step": _Trace(fresh, nothing, labels),
+        "played observations": _Trace(played, before, labels),
+        "extreme observations": _extremes(algorithm, manifest, played, before, tolerances, generator),
+    }
+    if manifest.memory:
+        traces["free-running"] = _free(algorithm, manifest.index, played, labels, generator)
+    for rung, trace in traces.items():
+        yield _judge(rung, manifest, step, trace, played, tolerances)
+    yield _batches(manifest, step, played, before, labels, tolerances)
+
+
+def _step(files: AgentFiles) -> StepFunction:
+    """The graph in ONNX Runtime, any batch."""
+    session, manifest = make_session(files.model), files.manifest
+    outputs = [tensor.name for tensor in manifest.outputs]
+
+    def step(obs: np.ndarray, mask: np.ndarray, state: np.ndarray) -> list[np.ndarray]:
+        given = {"obs": obs, "action_mask": mask, "state_in": state}
+        out = list(session.run(outputs, {tensor.name: given[tensor.name] for tensor in manifest.inputs}))
+        return out if manifest.memory else [*out, state]
+
+    return step
+
+
+@torch.no_grad()
+def _answers(
+    algorithm: Algorithm, index: int, obs: np.ndarray, mask: np.ndarray, state: np.ndarray, actor: Any = None
+) -> Golden:
+    """What the trained (stacked) network does in T independent steps of agent `index`, every one from the memory
+    given: obs [T, D], mask [T, A], state [T, M]. actor: another network than the algorithm's (of another precision)."""
+    spec, actor = algorithm.spec, actor or algorithm.actor
+    dtype = next(actor.parameters()).dtype
+
+    def place(array: np.ndarray, width: int, kind: torch.dtype) -> torch.Tensor:
+        stacked = torch.zeros(spec.num_agents, len(array), width, dtype=kind)
+        stacked[index, :, : array.shape[1]] = torch.from_numpy(array)
+        return stacked
+
+    raw, _, after = actor(place(obs, max(spec.obs_sizes), dtype), place(state, algorithm.actor.body.memory, dtype))
+    policy = algorithm.joint_policy.policy(raw, place(mask, algorithm.actions, torch.bool))
+    action, space = algorithm.to_task(algorithm.joint_policy.actor_mode(policy))[index], spec.action_spaces[index]
+    return Golden(
+        obs, mask, np.ones(len(obs), bool), (action.long() if spec.discrete else action[:, : space.n]).numpy(),
+        policy[index, :, : space.n].numpy(), after[index].numpy(),
+    )  # fmt: skip
+
+
+def _labels(reset: np.ndarray) -> list[str]:
+    episodes = np.cumsum(reset) - 1
+    starts = np.flatnonzero(reset)
+    return [f"episode {e}, step {t - starts[e]} of play" for t, e in enumerate(episodes)]
+
+
+def _extremes(
+    algorithm: Algorithm, manifest: AgentManifest, played: Golden, before: np.ndarray, tolerances: Tolerances,
+    generator: np.random.Generator,
+) -> _Trace:  # fmt: skip
+    """Observations that play never shows, from no memory and, where there is any, from memories of play."""
+    size, elements = played.obs.shape[1], manifest.tensor("obs").elements
+    named: dict[str, np.ndarray] = {
+        "all zero": np.zeros(size),
+        "the least of each element in play": played.obs.min(0),
+        "the greatest of each element in play": played.obs.max(0),
+    }
+    for value in (1e-40, 1e6, 1e30, float(np.finfo(np.float32).max)):
+        named |= {f"all {value:.3g}": np.full(size, value), f"all {-value:.3g}": np.full(size, -value)}
+    for draw in range(8):
+        named[f"random signs of 1e6, draw {draw}"] = generator.choice([-1e6, 1e6], size)
+    middle = np.median(played.obs, 0)
+    for j, element in enumerate(elements):
+        spike = np.zeros(size)
+        spike[j] = 1
+        for value in (1, 1e6, -1e6):
+            named[f"all zero but {element} = {value:g}"] = value * spike
+        named[f"the median of play but {element} = 1e6"] = np.where(spike, 1e6, middle)
+    obs, labels = np.array(list(named.values()), np.float32), list(named)
+    rows = np.arange(len(obs)) % len(played.obs)
+    state = np.zeros((len(obs), manifest.memory), np.float32)
+    if manifest.memory:
+        obs, rows = np.tile(obs, (2, 1)), np.tile(rows, 2)
+        state = np.concatenate([state, before[generator.integers(1, len(before), len(state))]])
+        labels = [f"{label}, {where}" for where in ("no memory", "memory of play") for label in labels]
+    mask = played.action_mask[rows]
+    answers = _answers(algorithm, manifest.index, obs, mask, state)
+    exact = _answers(algorithm, manifest.index, obs, mask, state, copy.deepcopy(algorithm.actor).double())
+    answered = [
+        is_close(answers.policy[t], exact.policy[t], tolerances)
+        and is_close(answers.state_out[t], exact.state_out[t], tolerances)
+        for t in range(len(obs))
+    ]
+    kept = Golden(*(array[answered] for array in answers))
+    names = {known: [n for n, a in zip(labels, answered, strict=True) if a == known] for known in (True, False)}
+    return _Trace(kept, state[answered], names[True], tuple(names[False]))
+
+
+def _free(
+    algorithm: Algorithm, index: int, played: Golden, labels: list[str], generator: np.random.Generator
+) -> _Trace:
+    """A stretch of play as one run of the trained network on its own memory, forgetting at random places."""
+    obs, mask = played.obs[:FREE_STEPS], played.action_mask[:FREE_STEPS]
+    reset = generator.random(FREE_STEPS) < RESET_RATE
+    reset[0] = True
+    state = np.zeros((1, played.state_out.shape[1]), np.float32)
+    rows = []
+    for t in range(FREE_STEPS):
+        rows.append(
+            _answers(algorithm, index, obs[t : t + 1], mask[t : t + 1], np.zeros_like(state) if reset[t] else state)
+        )
+        state = rows[-1].state_out
+    golden = Golden(*(np.concatenate(column) for column in zip(*rows, strict=True)))._replace(reset=reset)
+    return _Trace(golden, None, [f"free step {t} ({labels[t]})" for t in range(FREE_STEPS)])
+
+
+def _judge(
+    rung: str, manifest: AgentManifest, step: StepFunction, trace: _Trace, played: Golden, tolerances: Tolerances,
+    different_bits: int | None = None,
+) -> Rung:  # fmt: skip
+    """Replay a trace and name the first observation beyond the tolerances."""
+    given = None if trace.state_in is None else iter(trace.state_in)
+    acted = []
+
+    def watched(obs: np.ndarray, mask: np.ndarray, state: np.ndarray) -> list[np.ndarray]:
+        out = step(obs, mask, state if given is None else next(given)[None])
+        acted.append(out[0][0])
+        return out
+
+    with np.errstate(invalid="ignore", over="ignore"):
+        result = replay(trace.golden, watched, tolerances)
+    error, first = max(result.policy_error, result.state_error), None
+    if (t := result.first_failure) is not None:
+        first = {
+            "observation": trace.labels[t],
+            "index": t,
+            "unusual": unusual(trace.golden.obs[t], played.obs, manifest.tensor("obs").elements),
+            "expected": trace.golden.action[t].tolist(),
+            "got": _plain(acted[t]),
+        }
+    return Rung(
+        rung, manifest.agent, result.steps, error if np.isfinite(error) else None, result.different_actions,
+        result.near_ties, list(trace.undetermined), different_bits, first,
+    )  # fmt: skip
+
+
+def _plain(action: np.ndarray) -> Any:
+    return action.tolist() if np.isfinite(action).all() else str(action.tolist())
+
+
+def _batches(
+    manifest: AgentManifest, step: StepFunction, played: Golden, before: np.ndarray, labels: list[str],
+    tolerances: Tolerances,
+) -> Rung:  # fmt: skip
+    """Rows in batches of every size against the same rows alone, both in ONNX Runtime."""
+    rows = np.arange(sum(BATCHES)) % len(played.obs)
+    alone = [step(played.obs[r : r + 1], played.action_mask[r : r + 1], before[r : r + 1]) for r in rows]
+    batched, bits, start = [], 0, 0
+    names = []
+    for size in BATCHES:
+        chosen = rows[start : start + size]
+        out = step(played.obs[chosen], played.action_mask[chosen], before[chosen])
+        for i, row in enumerate(chosen):
+            batched.append([array[i : i + 1] for array in out])
+            pairs = zip(alone[start + i], batched[-1], strict=True)
+            bits += sum(int((_bits(a) != _bits(b)).sum()) for a, b in pairs)
+            names.append(f"row {i} of a batch of {size} ({labels[row]})")
+        start += size
+    action, policy, state = (np.concatenate(column) for column in zip(*alone, strict=True))
+    golden = Golden(played.obs[rows], played.action_mask[rows], np.ones(len(rows), bool), action, policy, state)
+    remaining = iter(batched)
+    return _judge(
+        "batches",
+        manifest,
+        lambda obs, mask, state: next(remaining),
+        _Trace(golden, None, names),
+        played,
+        tolerances,
+        bits,
+    )
+
+
+def _bits(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array).view(np.uint32 if array.dtype == np.float32 else array.dtype)
+
+
+def unusual(obs: np.ndarray, played: np.ndarray, elements: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The elements of obs [D] that lie furthest from play [T, D], in standard deviations of each; furthest first.
+
+    One that never varied in play and is different now comes before all others; those as in play are left out."""
+    mean, spread = played.mean(0, dtype=np.float64), played.std(0, dtype=np.float64)
+    away = np.abs(obs - mean)
+    # Rounding of the mean is no distance.
+    distance = np.where(away <= 1e-6 * np.maximum(np.abs(mean), 1), 0, away / np.maximum(spread, 1e-30))
+    order = np.argsort(-distance, kind="stable")[:NAMED]
+    return [
+        {"element": elements[j], "value": float(obs[j]), "mean_in_play": float(mean[j]), "sd_in_play": float(spread[j])}
+        for j in order
+        if distance[j] > 0
+    ]
