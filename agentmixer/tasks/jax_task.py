@@ -17,7 +17,7 @@ import numpy as np
 
 from agentmixer.contract.spec import TaskSpec
 from agentmixer.errors import AgentMixerError
-from agentmixer.tasks.base import TaskStep
+from agentmixer.tasks.base import Probe, Probed, TaskStep
 
 
 class View(NamedTuple):
@@ -39,31 +39,11 @@ class Outcome(NamedTuple):
     won: jax.Array
 
 
-class Probe(NamedTuple):
-    """A change of a game's state that one agent must not see (`hidden`), or one that it must: then a probe that
-    finds nothing would find nothing in the hidden ones either.
-
-    change(key, state, agent [] int32) -> state, the same one where there is nothing of that kind to change.
-    """
-
-    name: str
-    hidden: bool
-    change: Callable[[jax.Array, Any, jax.Array], Any]
-
-
-class Probed(NamedTuple):
-    """What a probe did, numpy. changed [E]: whether the state is another one; moved [E]: whether a bit of what the
-    agent is given, its observation or its mask, is another one."""
-
-    changed: np.ndarray
-    moved: np.ndarray
-
-
 class Game(NamedTuple):
     """One environment as pure functions. The game knows no episode limit: `JaxTask` truncates.
 
     reset(key) -> state, any tree of arrays; step(key, state, actions [N] int32) -> Outcome;
-    look(state) -> View. probes: what its rules hide from an agent, for `agentmixer locality`.
+    look(state) -> View. probes: what its rules hide from an agent, each a change(key, state, agent [] int32).
     """
 
     reset: Callable[[jax.Array], Any]
@@ -205,11 +185,11 @@ class JaxTask:
 
     @property
     def probes(self) -> tuple[Probe, ...]:
-        """What the game's rules hide from an agent, and what they show it."""
+        """The game's own."""
         return self._game.probes
 
     def probe(self, probe: Probe, agent: int, seed: int) -> Probed:
-        """Change the current state of every environment and look again, as one agent. The episodes go on unchanged."""
+        """See `tasks.base.Probing`."""
         if self._running is None:
             raise RuntimeError("reset comes first")
         keys = jax.random.split(jax.random.PRNGKey(seed), self.num_envs)

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from agentmixer.tasks import passage
-from agentmixer.tasks.jax_task import Game, Outcome, Probe, View
+from agentmixer.tasks.base import Probe
+from agentmixer.tasks.jax_task import Game, Outcome, View
 
 
 def _probes() -> tuple[Probe, ...]:

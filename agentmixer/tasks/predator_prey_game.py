@@ -12,7 +12,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from agentmixer.tasks.jax_task import Game, Outcome, Probe, View
+from agentmixer.tasks.base import Probe
+from agentmixer.tasks.jax_task import Game, Outcome, View
 from agentmixer.tasks.predator_prey import (
     CAPTORS,
     CAPTURE_REWARD,

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 
 from agentmixer.contract.spec import Discrete, TaskSpec
 from agentmixer.tasks import smacv2
-from agentmixer.tasks.jax_task import Game, JaxTask, Outcome, Probe, View
+from agentmixer.tasks.base import Probe
+from agentmixer.tasks.jax_task import Game, JaxTask, Outcome, View
 
 
 @contextlib.contextmanager

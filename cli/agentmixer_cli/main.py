@@ -9,7 +9,7 @@ from typer.exceptions import TyperException
 
 from agentmixer import __version__
 from agentmixer.errors import AgentMixerError
-from agentmixer_cli import analyze, deploy_sim, evaluate, export, runs, tasks, train
+from agentmixer_cli import analyze, deploy_sim, evaluate, export, locality, mutations, runs, tasks, train
 
 app = typer.Typer(
     help="Train a team with everything you can see, ship each member with only what it will see, and prove that nothing was lost.",
@@ -21,6 +21,8 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("export")(export.export)
 app.command("deploy-sim")(deploy_sim.deploy_sim)
+app.command("locality")(locality.locality)
+app.command("mutations")(mutations.mutations)
 app.command("evaluate")(evaluate.evaluate)
 app.command("analyze")(analyze.analyze)
 app.command("tasks")(tasks.tasks)
