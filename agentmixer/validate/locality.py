@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -247,7 +247,9 @@ class _Team:
         self.host = host
         self.episode = 0
 
-    def replay(self, moments: list[Moment], index: int, change: Change, killed: bool = False) -> list[np.ndarray | None]:
+    def replay(
+        self, moments: list[Moment], index: int, change: Change, killed: bool = False
+    ) -> list[np.ndarray | None]:
         """What agent `index` does at each moment; None where it refuses or is silent. killed: all others are, with
         SIGKILL, before the second half."""
         answers: list[np.ndarray | None] = []
@@ -271,9 +273,7 @@ class _Team:
         mask = b"" if given.masks is None else given.masks[agent.index].tobytes()
         sizes = (len(seen), len(mask))
         now, patience_us = time.monotonic_ns(), int(PATIENCE_S * 1e6)
-        frame = pack(
-            Kind.OBSERVE, agent.index, agent.digest, seen + mask, self.episode, step, now, patience_us, *sizes
-        )
+        frame = pack(Kind.OBSERVE, agent.index, agent.digest, seen + mask, self.episode, step, now, patience_us, *sizes)
         try:
             return agent.send(frame)
         except AgentLost:
@@ -322,9 +322,7 @@ def running_team(bundle: Bundle, moments: list[Moment], index: int) -> list[Find
     return findings
 
 
-def _compared(
-    reference: list[np.ndarray | None], found: list[np.ndarray | None], tally: Tally | None = None
-) -> Tally:
+def _compared(reference: list[np.ndarray | None], found: list[np.ndarray | None], tally: Tally | None = None) -> Tally:
     tally = tally or Tally()
     for ours, theirs in zip(reference, found, strict=True):
         if ours is not None:

@@ -215,7 +215,7 @@ def _drop_normaliser(draft: Draft) -> None:
 def _zero_state(draft: Draft) -> None:
     draft.memory()
     draft.redirect("state_in", "forgotten")
-    draft.prepend(helper.make_node("Mul", ["state_in", draft.constant("zero", np.float32(0))], ["forgotten"]))
+    draft.prepend(helper.make_node("Mul", ["state_in", draft.constant("zero", np.array(0, np.float32))], ["forgotten"]))
 
 
 def _freeze_state(draft: Draft) -> None:
@@ -299,8 +299,9 @@ def _swap_graphs(draft: Draft) -> None:
 
 def _swap_folders(draft: Draft) -> None:
     a, b = draft.name, draft.other()
-    for parts in (draft.models, draft.manifests, draft.goldens):
-        parts[a], parts[b] = parts[b], parts[a]  # type: ignore[index]
+    _swap_graphs(draft)
+    draft.manifests[a], draft.manifests[b] = draft.manifests[b], draft.manifests[a]
+    draft.goldens[a], draft.goldens[b] = draft.goldens[b], draft.goldens[a]
     for name, index in ((a, 0), (b, 1)):
         draft.manifests[name] = msgspec.structs.replace(draft.manifests[name], agent=name, index=index)
 
@@ -547,12 +548,19 @@ def _check_echo(host: Host, context: _Context, index: int) -> tuple[str, str] | 
         accepted += host.step(moment.episode, t, moment.obs, moment.masks)[index].in_time
     if accepted:
         return None
-    return "stale-frame refusal", f"agent {name}: none of its decisions echoes the step that was asked; the host took its fallback"
+    return (
+        "stale-frame refusal",
+        f"agent {name}: none of its decisions echoes the step that was asked; the host took its fallback",
+    )
 
 
 def _check_parity(host: Host, context: _Context) -> tuple[str, str] | None:
     """Deploy-sim's parity: what the running team does against the torch actors, on the same observations."""
-    spec, arm, shadow = context.bundle.team.task, DeployedArm(host, context.bundle.team.task), ActorsArm(context.algorithm)
+    spec, arm, shadow = (
+        context.bundle.team.task,
+        DeployedArm(host, context.bundle.team.task),
+        ActorsArm(context.algorithm),
+    )
     taken: list[list[np.ndarray]] = []
     beside: list[list[np.ndarray]] = []
     last = None
@@ -575,7 +583,10 @@ def _check_parity(host: Host, context: _Context) -> tuple[str, str] | None:
     parity = compare(played, shadow.logits, spec.agents, context.bundle.team.tolerances)
     if parity.passed:
         return None
-    return "deploy-sim parity", f"{parity.different} of {parity.actions} actions differ from the actors', first: {parity.first}"
+    return (
+        "deploy-sim parity",
+        f"{parity.different} of {parity.actions} actions differ from the actors', first: {parity.first}",
+    )
 
 
 def _tampered(context: _Context) -> list[Outcome]:
