@@ -410,7 +410,7 @@ def _same(draft: Draft) -> bool:
 # The checks on a bundle ---------------------------------------------------------------------------------------------
 
 
-class _Context(NamedTuple):
+class Context(NamedTuple):
     """What the checks hold a bundle against: the run it came from."""
 
     bundle: Bundle
@@ -419,22 +419,30 @@ class _Context(NamedTuple):
     moments: list[Moment]
 
 
-def _check_manifests(path: Path, context: _Context) -> None:
+def prepare(bundle: Bundle, run_path: Path | None = None) -> Context:
+    """What the checks need. Raises AgentMixerError if the run that the bundle came from is gone."""
+    run = source_run(bundle.team.source, run_path).on_cpu()
+    with contextlib.closing(run.make_task(1)) as task:
+        algorithm, _ = checkpoint.load_weights(run, task, run.checkpoints / bundle.team.source.checkpoint)
+        return Context(bundle, algorithm, record_golden(algorithm, task), record(bundle, task, STEPS))
+
+
+def _check_manifests(path: Path, context: Context) -> None:
     read_bundle(path)
 
 
-def _check_contract(path: Path, context: _Context) -> None:
+def _check_contract(path: Path, context: Context) -> None:
     for files in read_bundle(path).agents.values():
         Agent(files)
 
 
-def _check_golden(path: Path, context: _Context) -> None:
+def _check_golden(path: Path, context: Context) -> None:
     bundle = read_bundle(path)
     for name, files in bundle.agents.items():
         _replayed(bundle, name, parse(files.golden, files.manifest), "its golden trace")
 
 
-def _check_run(path: Path, context: _Context) -> None:
+def _check_run(path: Path, context: Context) -> None:
     bundle = read_bundle(path)
     for name, golden in zip(bundle.agents, context.goldens, strict=True):
         _replayed(bundle, name, golden, "the actor in its run's checkpoint")
@@ -450,7 +458,7 @@ def _replayed(bundle: Bundle, name: str, golden: Golden, what: str) -> None:
 
 
 #: Name -> check, in the order in which a bundle meets them; a check raises AgentMixerError.
-CHECKS: dict[str, Callable[[Path, _Context], None]] = {
+CHECKS: dict[str, Callable[[Path, Context], None]] = {
     "manifests": _check_manifests,
     "contract": _check_contract,
     "golden replay": _check_golden,
@@ -458,7 +466,7 @@ CHECKS: dict[str, Callable[[Path, _Context], None]] = {
 }
 
 
-def _judge(path: Path, context: _Context) -> tuple[str, str] | None:
+def _judge(path: Path, context: Context) -> tuple[str, str] | None:
     """The first check that objects, and its sentence."""
     for name, check in CHECKS.items():
         try:
@@ -468,7 +476,8 @@ def _judge(path: Path, context: _Context) -> tuple[str, str] | None:
     return None
 
 
-def _mutate(mutation: Mutation, context: _Context) -> Outcome:
+def mutate(mutation: Mutation, context: Context) -> Outcome:
+    """Make one wrong copy in a temporary folder and hold it against every check."""
     draft = Draft(context.bundle)
     try:
         mutation.make(draft)
@@ -540,7 +549,7 @@ class _SwappingHost(Host):
         return super().step(episode, step, [second, first, *rest], masks)
 
 
-def _check_echo(host: Host, context: _Context, index: int) -> tuple[str, str] | None:
+def _check_echo(host: Host, context: Context, index: int) -> tuple[str, str] | None:
     """Stale-frame refusal: a decision that echoes another step than was asked is not accepted."""
     name, host.deadline_s = host.agents[index].name, WAIT_S
     accepted = 0
@@ -554,7 +563,7 @@ def _check_echo(host: Host, context: _Context, index: int) -> tuple[str, str] | 
     )
 
 
-def _check_parity(host: Host, context: _Context) -> tuple[str, str] | None:
+def _check_parity(host: Host, context: Context) -> tuple[str, str] | None:
     """Deploy-sim's parity: what the running team does against the torch actors, on the same observations."""
     spec, arm, shadow = (
         context.bundle.team.task,
@@ -589,7 +598,7 @@ def _check_parity(host: Host, context: _Context) -> tuple[str, str] | None:
     )
 
 
-def _tampered(context: _Context) -> list[Outcome]:
+def tampered(context: Context) -> list[Outcome]:
     """Teams of real processes with a bundle that is right and a link or a host that is wrong."""
     bundle, outcomes = context.bundle, []
     for name, what, change in (
@@ -626,7 +635,7 @@ def _tampered(context: _Context) -> list[Outcome]:
     return outcomes
 
 
-def _heeded(context: _Context) -> bool:
+def _heeded(context: Context) -> bool:
     """Whether the first two agents would do anything else with each other's observations; so say agents alone."""
     first, second, *_ = context.bundle.agents.values()
     for i, j in ((0, 1), (1, 0)):
@@ -650,17 +659,14 @@ def mutations(
     """Make every wrong copy of `bundle` and see which check objects first.
 
     Calls `progress` with each mutation's name. Raises AgentMixerError if the run it came from is gone."""
-    run = source_run(bundle.team.source, run_path).on_cpu()
     progress("recording")
-    with contextlib.closing(run.make_task(1)) as task:
-        algorithm, _ = checkpoint.load_weights(run, task, run.checkpoints / bundle.team.source.checkpoint)
-        context = _Context(bundle, algorithm, record_golden(algorithm, task), record(bundle, task, STEPS))
+    context = prepare(bundle, run_path)
     outcomes = []
     for mutation in MUTATIONS:
         progress(mutation.name)
-        outcomes.append(_mutate(mutation, context))
+        outcomes.append(mutate(mutation, context))
     progress("running teams")
-    outcomes += _tampered(context)
+    outcomes += tampered(context)
     with tempfile.TemporaryDirectory(prefix="agentmixer-") as scratch:
         path = Path(scratch) / "bundle"
         Draft(bundle).write(path)
