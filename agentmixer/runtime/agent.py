@@ -80,6 +80,11 @@ class Agent:
         if self._state_input:
             self._feed[self._state_input] = self._zeros
 
+    @property
+    def state(self) -> np.ndarray:
+        """The recurrent state that the next decision starts from, [H] float32; H is 0 without memory."""
+        return (self._feed[self._state_input] if self._state_input else self._zeros)[0]
+
     def act(self, obs: np.ndarray, action_mask: np.ndarray | None = None) -> np.ndarray:
         """Decide. obs [D] float32; action_mask [A] bool, where the task masks.
 

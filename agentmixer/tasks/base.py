@@ -6,8 +6,9 @@ Arrays stay in the task's own library (anything that speaks dlpack); `to_torch` 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from agentmixer.config import Config
 from agentmixer.contract.spec import TaskSpec
@@ -80,6 +81,37 @@ class Task(Protocol):
 
     def close(self) -> None:
         """Release processes and threads. Doing it twice is harmless."""
+        ...
+
+
+class Probe(NamedTuple):
+    """A change of one environment's state that an agent must not see (`hidden`), or one that it must see: where
+    that one goes unnoticed, the hidden ones would too.
+
+    change(randomness, state, agent) -> state, the same one where there is nothing of that kind to change."""
+
+    name: str
+    hidden: bool
+    change: Callable[[Any, Any, Any], Any]
+
+
+class Probed(NamedTuple):
+    """What a probe did, numpy. changed [E] bool: the state became another one; moved [E] bool: so did a bit of
+    what the agent is given, its observation or its mask."""
+
+    changed: np.ndarray
+    moved: np.ndarray
+
+
+@runtime_checkable
+class Probing(Protocol):
+    """What a task has beside `Task` if its rules hide something that can be changed, for `agentmixer locality`."""
+
+    @property
+    def probes(self) -> tuple[Probe, ...]: ...
+
+    def probe(self, probe: Probe, agent: int, seed: int) -> Probed:
+        """Change the current state of every environment and look again as one agent. Episodes go on unchanged."""
         ...
 
 

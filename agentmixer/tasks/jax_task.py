@@ -17,7 +17,7 @@ import numpy as np
 
 from agentmixer.contract.spec import TaskSpec
 from agentmixer.errors import AgentMixerError
-from agentmixer.tasks.base import TaskStep
+from agentmixer.tasks.base import Probe, Probed, TaskStep
 
 
 class View(NamedTuple):
@@ -43,12 +43,13 @@ class Game(NamedTuple):
     """One environment as pure functions. The game knows no episode limit: `JaxTask` truncates.
 
     reset(key) -> state, any tree of arrays; step(key, state, actions [N] int32) -> Outcome;
-    look(state) -> View.
+    look(state) -> View. probes: what its rules hide from an agent, each a change(key, state, agent [] int32).
     """
 
     reset: Callable[[jax.Array], Any]
     step: Callable[[jax.Array, Any, jax.Array], Outcome]
     look: Callable[[Any], View]
+    probes: tuple[Probe, ...] = ()
 
 
 class _Running(NamedTuple):
@@ -123,6 +124,21 @@ def _compile(game: Game, episode_limit: int) -> _Compiled:
     )
 
 
+@functools.cache
+def _look(game: Game) -> Any:
+    return jax.jit(jax.vmap(game.look))
+
+
+@functools.cache
+def _change(probe: Probe) -> Any:
+    def change(key: jax.Array, state: Any, agent: jax.Array) -> tuple[Any, jax.Array]:
+        after = probe.change(key, state, agent)
+        parted = jax.tree.leaves(jax.tree.map(lambda a, b: jnp.any(a != b), state, after))
+        return after, jnp.any(jnp.array(parted, jnp.bool_))
+
+    return jax.jit(jax.vmap(change, in_axes=(0, 0, None)))
+
+
 class JaxTask:
     """E environments of one game. See `tasks.base.Task`.
 
@@ -133,7 +149,7 @@ class JaxTask:
     restarts = False
 
     def __init__(self, spec: TaskSpec, game: Game, num_envs: int, device: str = "cpu"):
-        self.spec, self.num_envs = spec, num_envs
+        self.spec, self.num_envs, self._game = spec, num_envs, game
         try:
             self._device = jax.devices("cpu" if device == "cpu" else "gpu")[0]
         except RuntimeError as error:
@@ -166,6 +182,25 @@ class JaxTask:
         leaves = [jax.device_put(arrays[name], self._device) for name in sorted(arrays)]
         self._running, self._last = jax.tree.unflatten(structure, leaves)
         return self._last
+
+    @property
+    def probes(self) -> tuple[Probe, ...]:
+        """The game's own."""
+        return self._game.probes
+
+    def probe(self, probe: Probe, agent: int, seed: int) -> Probed:
+        """See `tasks.base.Probing`."""
+        if self._running is None:
+            raise RuntimeError("reset comes first")
+        keys = jax.random.split(jax.random.PRNGKey(seed), self.num_envs)
+        state = self._running.game
+        after, changed = _change(probe)(keys, state, jnp.int32(agent))
+        # The same compiled function for both, so that a bit that moves was moved by the state.
+        before, now = (jax.tree.map(np.asarray, _look(self._game)(which)) for which in (state, after))
+        moved = np.zeros(self.num_envs, bool)
+        for a, b in ((before.obs, now.obs), (before.action_mask, now.action_mask)):
+            moved |= (a[:, agent].view(np.uint8) != b[:, agent].view(np.uint8)).any(-1)
+        return Probed(np.asarray(changed), moved)
 
     def close(self) -> None:
         """Nothing to release."""

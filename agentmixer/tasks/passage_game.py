@@ -8,7 +8,18 @@ import jax
 import jax.numpy as jnp
 
 from agentmixer.tasks import passage
+from agentmixer.tasks.base import Probe
 from agentmixer.tasks.jax_task import Game, Outcome, View
+
+
+def _probes() -> tuple[Probe, ...]:
+    def partner(key: jax.Array, state: jax.Array, agent: jax.Array) -> jax.Array:
+        return state.at[1 - agent].set(1 - state[1 - agent])
+
+    def own(key: jax.Array, state: jax.Array, agent: jax.Array) -> jax.Array:
+        return state.at[agent].set(1 - state[agent])
+
+    return Probe("the partner's size", True, partner), Probe("its own size", False, own)
 
 
 @functools.cache
@@ -28,4 +39,4 @@ def game() -> Game:
         obs = jax.nn.one_hot(state, 2)
         return View(obs, obs.ravel(), jnp.ones((2, 2), jnp.bool_), jnp.ones(2, jnp.bool_))
 
-    return Game(reset, step, look)
+    return Game(reset, step, look, _probes())

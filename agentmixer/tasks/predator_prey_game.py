@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from agentmixer.tasks.base import Probe
 from agentmixer.tasks.jax_task import Game, Outcome, View
 from agentmixer.tasks.predator_prey import (
     CAPTORS,
@@ -123,6 +124,42 @@ def look(state: State, grid: int) -> View:
     )
 
 
+def _in_view(cells: jax.Array, predator: jax.Array) -> jax.Array:
+    """Whether a predator sees each cell. cells [..., 2] -> [...] bool."""
+    return (jnp.abs(cells - predator) <= SIGHT).all(-1)
+
+
+def probes(grid: int) -> tuple[Probe, ...]:
+    """What a predator may not see: prey outside its view, prey that are gone, and all other predators."""
+
+    def cells(key: jax.Array, count: int) -> jax.Array:
+        return jax.random.randint(key, (count, 2), 0, grid)
+
+    def prey_elsewhere(key: jax.Array, state: State, agent: jax.Array) -> State:
+        me, to = state.predators[agent], cells(key, len(state.preys))
+        unseen = ~_in_view(state.preys, me) & ~_in_view(to, me)
+        return state._replace(preys=jnp.where((unseen | ~state.alive)[:, None], to, state.preys))
+
+    def prey_gone(key: jax.Array, state: State, agent: jax.Array) -> State:
+        unseen = ~_in_view(state.preys, state.predators[agent])
+        drawn = jax.random.bernoulli(key, 0.5, state.alive.shape)
+        return state._replace(alive=jnp.where(unseen, drawn, state.alive))
+
+    def others_elsewhere(key: jax.Array, state: State, agent: jax.Array) -> State:
+        drawn = cells(key, len(state.predators))
+        return state._replace(predators=drawn.at[agent].set(state.predators[agent]))
+
+    def prey_caught(key: jax.Array, state: State, agent: jax.Array) -> State:
+        return state._replace(alive=state.alive & ~_in_view(state.preys, state.predators[agent]))
+
+    return (
+        Probe("prey outside its view: elsewhere", True, prey_elsewhere),
+        Probe("prey outside its view: gone or back", True, prey_gone),
+        Probe("other predators: elsewhere", True, others_elsewhere),
+        Probe("prey in its view: gone", False, prey_caught),
+    )
+
+
 @functools.cache
 def game(size: Size, penalty: float) -> Game:
     """The game of that size, made once a process."""
@@ -137,4 +174,5 @@ def game(size: Size, penalty: float) -> Game:
         reset=lambda key: start(key, size),
         step=step,
         look=lambda state: look(state, size.grid),
+        probes=probes(size.grid),
     )

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from agentmixer.contract.spec import Discrete, TaskSpec
 from agentmixer.tasks import smacv2
+from agentmixer.tasks.base import Probe
 from agentmixer.tasks.jax_task import Game, JaxTask, Outcome, View
 
 
@@ -133,7 +134,83 @@ def _as_game(scenario: str) -> Game:
             active=state.state.unit_alive[:allies],
         )
 
-    return Game(reset=lambda key: env.reset(key)[1], step=step, look=look)
+    return Game(reset=lambda key: env.reset(key)[1], step=step, look=look, probes=_probes(env, kinds))
+
+
+def _probes(env: HeuristicEnemySMAX, kinds: int) -> tuple[Probe, ...]:
+    """What a unit may not see: whoever is dead or not nearer than its sight range, and what the enemy has in mind."""
+    sight, units = env.unit_type_sight_ranges, env.num_allies + env.num_enemies
+
+    def near(game: Any, agent: jax.Array) -> jax.Array:
+        # With room to spare, so that rounding cannot put on one side who is seen on the other.
+        distance = jnp.linalg.norm(game.unit_positions - game.unit_positions[agent], axis=-1)
+        return distance < sight[game.unit_types[agent]] + 1e-3
+
+    def unseen(game: Any, agent: jax.Array) -> jax.Array:
+        seen = near(game, agent) & game.unit_alive & game.unit_alive[agent]
+        return ~seen & (jnp.arange(units) != agent)
+
+    def away(game: Any, agent: jax.Array) -> jax.Array:
+        """Nobody who is away is seen, dead or alive."""
+        return ~(near(game, agent) & game.unit_alive[agent]) & (jnp.arange(units) != agent)
+
+    def elsewhere(key: jax.Array, state: Any, agent: jax.Array) -> Any:
+        game = state.state
+        drawn = jax.random.uniform(key, (units, 2), maxval=MAP_SIZE)
+        moved = game.replace(unit_positions=drawn.at[agent].set(game.unit_positions[agent]))
+        hidden = unseen(game, agent) & unseen(moved, agent)
+        return state.replace(state=game.replace(unit_positions=jnp.where(hidden[:, None], drawn, game.unit_positions)))
+
+    def otherwise(key: jax.Array, state: Any, agent: jax.Array) -> Any:
+        game, hidden, keys = state.state, unseen(state.state, agent), jax.random.split(key, 5)
+        types = jax.random.randint(keys[0], (units,), 0, kinds).astype(game.unit_types.dtype)
+        health = jax.random.uniform(keys[1], (units,), maxval=400.0)
+        cooldowns = jax.random.uniform(keys[2], (units,), maxval=2.0)
+        moves = jax.random.uniform(keys[3], (units, 2), minval=-1.0)
+        attacks = jax.random.randint(keys[4], (units,), 0, units)
+        return state.replace(
+            state=game.replace(
+                unit_types=jnp.where(hidden, types, game.unit_types),
+                unit_health=jnp.where(hidden, health, game.unit_health),
+                unit_weapon_cooldowns=jnp.where(hidden, cooldowns, game.unit_weapon_cooldowns),
+                prev_movement_actions=jnp.where(hidden[:, None], moves, game.prev_movement_actions),
+                prev_attack_actions=jnp.where(hidden, attacks, game.prev_attack_actions).astype(
+                    game.prev_attack_actions.dtype
+                ),
+            )
+        )
+
+    def dead(key: jax.Array, state: Any, agent: jax.Array) -> Any:
+        game = state.state
+        drawn = jax.random.bernoulli(key, 0.5, (units,))
+        return state.replace(state=game.replace(unit_alive=jnp.where(away(game, agent), drawn, game.unit_alive)))
+
+    def intent(key: jax.Array, state: Any, agent: jax.Array) -> Any:
+        leaves, tree = jax.tree.flatten(state.enemy_policy_state)
+        keys = jax.random.split(key, len(leaves))
+        drawn = [
+            jax.random.normal(k, leaf.shape).astype(leaf.dtype)
+            if jnp.issubdtype(leaf.dtype, jnp.inexact)
+            else jax.random.randint(k, leaf.shape, 0, 2).astype(leaf.dtype)
+            for k, leaf in zip(keys, leaves, strict=True)
+        ]
+        return state.replace(enemy_policy_state=jax.tree.unflatten(tree, drawn))
+
+    def hurt(key: jax.Array, state: Any, agent: jax.Array) -> Any:
+        game = state.state
+        well_in = jnp.linalg.norm(game.unit_positions - game.unit_positions[agent], axis=-1) < (
+            sight[game.unit_types[agent]] - 1e-3
+        )
+        seen = well_in & game.unit_alive & game.unit_alive[agent] & (jnp.arange(units) != agent)
+        return state.replace(state=game.replace(unit_health=jnp.where(seen, game.unit_health / 2, game.unit_health)))
+
+    return (
+        Probe("units out of sight or dead: elsewhere", True, elsewhere),
+        Probe("units out of sight or dead: type, health, cooldown, last action", True, otherwise),
+        Probe("units out of sight: dead or alive", True, dead),
+        Probe("what the scripted enemy remembers", True, intent),
+        Probe("units in sight: half the health", False, hurt),
+    )
 
 
 def _spec(scenario: str) -> TaskSpec:

@@ -9,7 +9,7 @@ from typer.exceptions import TyperException
 
 from agentmixer import __version__
 from agentmixer.errors import AgentMixerError
-from agentmixer_cli import analyze, compare, deploy_sim, evaluate, export, keygen, parity, runs, tasks, train, verify
+from agentmixer_cli import analyze, compare, deploy_sim, evaluate, export, keygen, locality, mutations, parity, runs, tasks, train, verify
 
 app = typer.Typer(
     help="Train a team with everything you can see, ship each member with only what it will see, and prove that nothing was lost.",
@@ -24,6 +24,8 @@ app.command("deploy-sim")(deploy_sim.deploy_sim)
 app.command("verify")(verify.verify)
 app.command("parity")(parity.parity)
 app.command("keygen")(keygen.keygen)
+app.command("locality")(locality.locality)
+app.command("mutations")(mutations.mutations)
 app.command("evaluate")(evaluate.evaluate)
 app.command("analyze")(analyze.analyze)
 app.command("compare")(compare.compare)

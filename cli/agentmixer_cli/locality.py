@@ -1,0 +1,71 @@
+"""`agentmixer locality`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from agentmixer.validate.locality import Finding, Locality
+
+
+def locality(
+    bundle: Annotated[
+        Path | None, typer.Argument(help="Bundle directory; the newest under bundles/ unless given.")
+    ] = None,
+    run: Annotated[Path | None, typer.Option(help="The run it was exported from; where it was unless given.")] = None,
+    steps: Annotated[int, typer.Option(help="Steps of real play that are recorded and repeated.", min=1)] = 200,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report, every agent apart.")] = False,
+) -> None:
+    """Change all that an agent must not depend on, in the running team, in training and in the task: not one bit may move.
+
+    The others see noise, zeros or NaN, or are killed; Policy Modifier, critics and global state are replaced; the task
+    changes what it hides. Beside each check stands a control that must move. The report is kept in the bundle's
+    reports/. Exits 1 if anything moved that must not, or a control did not.
+
+    Example: agentmixer locality
+    """
+    from agentmixer.contract.manifest import REPORTS_FOLDER
+    from agentmixer.runtime.bundle import newest, read_bundle
+    from agentmixer.validate import locality as check
+    from agentmixer.validate.deploy_sim import report_file
+
+    path = bundle or newest()
+    opened = read_bundle(path)
+    target = report_file(path, path / REPORTS_FOLDER / "locality.json")
+    console = Console(stderr=as_json)
+    with console.status("starting") as status:
+        found = check.locality(opened, steps, run, progress=lambda what: status.update(escape(what)))
+    target.write_text(found.to_json())
+    if as_json:
+        typer.echo(found.to_json(), nl=False)
+    else:
+        _print(console, path, target, found)
+    if not found.passed:
+        raise typer.Exit(1)
+
+
+def _print(console: Console, path: Path, target: Path, found: Locality) -> None:
+    console.print(f"bundle {path}", soft_wrap=True, markup=False)
+    table = Table(title=f"{found.steps} recorded steps, every agent in turn", box=box.SIMPLE)
+    for column in ("where", "what was changed", "agents", "compared", "bits", "moved", ""):
+        table.add_column(column, justify="right" if column in {"agents", "compared", "bits", "moved"} else "left")
+    groups: dict[tuple[str, str], list[Finding]] = {}
+    for finding in found.findings:
+        groups.setdefault((finding.where, finding.change), []).append(finding)
+    for (where, change), findings in groups.items():
+        failed = [finding.agent for finding in findings if not finding.passed]
+        sums = (sum(getattr(finding, name) for finding in findings) for name in ("comparisons", "bits", "differing"))
+        verdict = f"FAIL {', '.join(failed)}" if failed else "ok"
+        table.add_row(where, escape(change), str(len(findings)), *(f"{value:,}" for value in sums), verdict)
+    console.print(table)
+    console.print(f"observation: {found.observation}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"report {target}", soft_wrap=True, markup=False)
+    passed = found.passed
+    console.print("verdict: " + ("PASS" if passed else "FAIL"), style="bold green" if passed else "bold red")

@@ -1,0 +1,249 @@
+"""Locality: nothing moves that must not, everything moves that must, and a team that leaks is found out."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from agentmixer_cli.main import app
+from conftest import quiet
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from test_every_task import started
+from typer.testing import CliRunner
+
+from agentmixer.export import bundle as exporting
+from agentmixer.export.bundle import Exported
+from agentmixer.runtime.agent import Agent
+from agentmixer.runtime.bundle import read_bundle
+from agentmixer.runtime.host import AgentProcess
+from agentmixer.tasks import make
+from agentmixer.tasks.base import Probe, Probing, TaskStep
+from agentmixer.train import checkpoint, trainer
+from agentmixer.train import run as runs
+from agentmixer.train.run import Run
+from agentmixer.validate import locality as check
+from agentmixer.validate.locality import Finding, Locality, Moment, Tally
+
+
+@pytest.fixture(scope="module")
+def found(exported: Exported) -> Locality:
+    """protoss_5v5: discrete, masked, recurrent."""
+    return check.locality(read_bundle(exported.path), 40)
+
+
+@pytest.fixture(scope="module")
+def hopper(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """Hopper-3x1: real-valued actions, no memory."""
+    run = started("mamujoco", "Hopper-3x1", tmp_path_factory.mktemp("hopper") / "run", {})
+    assert trainer.train(run, quiet())
+    return exporting.export(runs.load(run.path), run.path.parent / "bundle")
+
+
+@pytest.fixture(scope="module")
+def moments(exported: Exported, trained: Run) -> list[Moment]:
+    task = trained.make_task(1)
+    return check.record(read_bundle(exported.path), task, 40)
+
+
+def grouped(found: Locality) -> dict[tuple[str, str], list[Finding]]:
+    groups: dict[tuple[str, str], list[Finding]] = {}
+    for finding in found.findings:
+        groups.setdefault((finding.where, finding.change), []).append(finding)
+    return groups
+
+
+def test_not_one_bit_moves_in_a_recurrent_masked_team(found: Locality) -> None:
+    assert found.passed
+    assert found.steps == 40
+    hidden = [finding for finding in found.findings if not finding.control]
+    assert sum(finding.differing for finding in hidden) == 0
+    groups = grouped(found)
+    assert all(len(findings) == 5 for findings in groups.values())
+    for change in (
+        "nothing: the same again",
+        "others' observations: NaN",
+        "order of sending",
+        "others killed half way",
+    ):
+        # One int64 at each of 40 steps.
+        assert {(f.comparisons, f.bits) for f in groups["running team", change]} == {(40, 40 * 64)}
+    # Action, 10 logits and 16 numbers of memory.
+    assert {f.bits for f in groups["one process", "others' observations: noise"]} == {40 * (64 + 26 * 32)}
+
+
+def test_every_control_moves(found: Locality) -> None:
+    controls = {(f.where, f.agent) for f in found.findings if f.control and f.differing > 0}
+    assert len(controls) == 4 * 5  # where something is changed, and agents
+
+
+def test_what_smax_hides_does_not_show(found: Locality) -> None:
+    groups = grouped(found)
+    for probe in make("smacv2", "protoss_5v5", 1).probes:  # type: ignore[attr-defined]
+        findings = groups["observation", probe.name if probe.hidden else f"control: {probe.name}"]
+        for finding in findings:
+            assert finding.comparisons > 100
+            assert finding.differing == (0 if probe.hidden else finding.comparisons)
+
+
+def test_not_one_bit_moves_in_a_team_with_real_valued_actions(hopper: Exported) -> None:
+    found = check.locality(read_bundle(hopper.path), 40)
+    assert found.passed
+    assert found.observation == "not available: the states of mamujoco cannot be changed from outside"
+
+
+class _Gossip:
+    """Agents of one process that share a number: the sum of what the last one saw."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self.heard = np.float32(0)
+        act = Agent.act
+
+        def leaky(agent: Agent, obs: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+            obs = obs + np.float32(1e-4) * self.heard
+            action = act(agent, obs, mask)
+            self.heard = obs.sum()
+            return action
+
+        monkeypatch.setattr(Agent, "act", leaky)
+
+
+def test_agents_that_share_a_number_are_found_out(
+    exported: Exported, moments: list[Moment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _Gossip(monkeypatch)
+    findings = check.one_process(read_bundle(exported.path), moments, 1)
+    assert not any(f.passed for f in findings if f.change.startswith("others' observations"))
+
+
+def test_a_link_that_listens_to_the_others_is_found_out(
+    exported: Exported, moments: list[Moment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frames to one agent carry the observation of whoever was served before."""
+    send, last = AgentProcess.send, [b""]
+
+    def leaky(agent: AgentProcess, data: bytes) -> bool:
+        head, body = data[:48], data[48:]
+        sent = send(agent, head + last[0] if last[0] and agent.index == 1 else data)
+        last[0] = body
+        return sent
+
+    monkeypatch.setattr(AgentProcess, "send", leaky)
+    findings = {f.change: f for f in check.running_team(read_bundle(exported.path), moments, 1)}
+    assert not findings["others' observations: NaN"].passed
+    assert not findings["nothing: the same again"].passed
+
+
+def test_an_actor_that_reads_the_global_state_is_found_out(
+    trained: Run, moments: list[Moment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = trained.make_task(1)
+    algorithm, _ = checkpoint.load_weights(trained, task, checkpoint.latest(trained))
+    assert all(finding.passed for finding in check.training(algorithm, moments))
+    act = check.ActorsArm.act
+
+    def leaky(arm: check.ActorsArm, step: TaskStep) -> np.ndarray:
+        action = act(arm, step)
+        arm.h = arm.h + 1e-3 * float(np.asarray(step.state).sum())
+        return action
+
+    monkeypatch.setattr(check.ActorsArm, "act", leaky)
+    failed = {finding.change for finding in check.training(algorithm, moments) if not finding.passed}
+    assert failed == {"global state: noise", "global state: zeros", "global state: NaN"}
+
+
+def test_an_actor_that_reads_the_policy_modifier_is_found_out(
+    trained: Run, moments: list[Moment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = trained.make_task(1)
+    algorithm, _ = checkpoint.load_weights(trained, task, checkpoint.latest(trained))
+    weight = next(algorithm.pm.parameters())
+    before = weight.detach().clone()
+    policy = algorithm.joint_policy.policy
+    monkeypatch.setattr(
+        algorithm.joint_policy, "policy", lambda raw, mask: policy(raw + 10 * weight.flatten()[: raw.shape[-1]], mask)
+    )
+    failed = {finding.change for finding in check.training(algorithm, moments) if not finding.passed}
+    assert failed
+    assert all(change.startswith("Policy Modifier") for change in failed)
+    assert torch.equal(weight, before)
+
+
+@pytest.mark.parametrize(("task", "scenario"), [("predator_prey", "7x7"), ("passage", "two_agents")])
+def test_what_a_task_hides_does_not_show(task: str, scenario: str) -> None:
+    _, findings = check.environmental(make(task, scenario, check.PROBED_ENVS))
+    assert {finding.control for finding in findings} == {True, False}
+    for finding in findings:
+        assert finding.passed, finding
+        assert finding.differing == (finding.comparisons if finding.control else 0)
+
+
+def test_a_probe_leaves_the_episodes_alone() -> None:
+    task, beside = (make("predator_prey", "7x7", check.PROBED_ENVS) for _ in range(2))
+    task.reset(5)
+    beside.reset(5)
+    assert isinstance(task, Probing)
+    for probe in task.probes:
+        assert task.probe(probe, 2, 7).changed.shape == (check.PROBED_ENVS,)
+    action = torch.full((4, check.PROBED_ENVS), 4, dtype=torch.int32)
+    for ours, theirs in zip(task.step(action), beside.step(action), strict=True):
+        assert np.array_equal(np.asarray(ours), np.asarray(theirs))
+
+
+def test_a_task_that_shows_what_it_claims_to_hide_fails() -> None:
+    task = make("passage", "two_agents", check.PROBED_ENVS)
+    partner, own = task.probes  # type: ignore[attr-defined]
+    task._game = task._game._replace(probes=(Probe("its own size", True, own.change), partner._replace(hidden=False)))  # type: ignore[attr-defined]
+    _, findings = check.environmental(task)
+    assert len(findings) == 4
+    assert not any(finding.passed for finding in findings)
+
+
+def test_a_task_without_hidden_state_says_so() -> None:
+    said, findings = check.environmental(make("matrix", "climbing", check.PROBED_ENVS))
+    assert (said, findings) == ("nothing to change: matrix climbing declares no hidden state", [])
+
+
+@given(
+    arrays.arrays(np.float32, 7, elements=st.floats(width=32)),
+    st.integers(0, 6),
+    st.integers(0, 31),
+)
+def test_a_single_bit_is_counted(array: np.ndarray, where: int, bit: int) -> None:
+    """Whatever the numbers are: NaN against NaN, 0 against -0."""
+    other = array.copy()
+    other.view(np.uint32)[where] ^= np.uint32(1 << bit)
+    tally = Tally()
+    tally.compare(array, array.copy())
+    assert (tally.comparisons, tally.bits, tally.differing) == (1, 224, 0)
+    tally.compare(array, other)
+    assert (tally.comparisons, tally.bits, tally.differing) == (2, 448, 1)
+
+
+def test_an_agent_that_gives_no_answer_differs_in_every_bit() -> None:
+    tally = Tally()
+    tally.compare(np.int64(3), None)
+    tally.compare(np.zeros(2, np.float32), np.zeros(2))
+    assert (tally.bits, tally.differing) == (128, 128)
+    assert not tally.finding("", "", "").passed
+    assert not Tally().finding("", "nothing was compared", "").passed
+    assert not Tally().finding("", "a control that was never tried", "", control=True).passed
+
+
+def test_the_command(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = Finding("running team", "order of sending", "agent_1", False, 3, 192, 1)
+    monkeypatch.setenv("COLUMNS", "200")
+    fine = Finding("running team", "others killed half way", "agent_1", False, 3, 192, 0)
+    for finding, code in ((fine, 0), (moved, 1)):
+        result = Locality(str(exported.path), 3, "not available", (fine, finding))
+        monkeypatch.setattr(check, "locality", lambda *_, result=result, **__: result)
+        shown = CliRunner().invoke(app, ["locality", str(exported.path)])
+        assert shown.exit_code == code
+        assert ("FAIL agent_1" in shown.output) == bool(code)
+        printed = CliRunner().invoke(app, ["locality", str(exported.path), "--json"])
+        kept = json.loads((exported.path / "reports" / "locality.json").read_text())
+        assert kept["passed"] == (not code)
+        assert json.loads(printed.stdout) == kept
