@@ -9,7 +9,7 @@ from typer.exceptions import TyperException
 
 from agentmixer import __version__
 from agentmixer.errors import AgentMixerError
-from agentmixer_cli import analyze, deploy_sim, evaluate, export, runs, tasks, train
+from agentmixer_cli import analyze, deploy_sim, evaluate, export, isolation, runs, tasks, train
 
 app = typer.Typer(
     help="Train a team with everything you can see, ship each member with only what it will see, and prove that nothing was lost.",
@@ -23,6 +23,7 @@ app.command("export")(export.export)
 app.command("deploy-sim")(deploy_sim.deploy_sim)
 app.command("evaluate")(evaluate.evaluate)
 app.command("analyze")(analyze.analyze)
+app.command("isolation")(isolation.isolation)
 app.command("tasks")(tasks.tasks)
 app.command("runs")(runs.runs)
 
