@@ -31,6 +31,9 @@ def deploy_sim(
     report: Annotated[
         Path | None, typer.Option(help="Where to write the JSON; the bundle's reports/ unless given.")
     ] = None,
+    require_isolation: Annotated[
+        bool, typer.Option("--require-isolation", help="Refuse to start unless every agent is fully sandboxed.")
+    ] = False,
 ) -> None:
     """Rehearse the deployment: every agent in its own process, against the same episodes in process; a verdict.
 
@@ -52,6 +55,7 @@ def deploy_sim(
                 *arguments,
                 deadline_s=None if deadline_ms is None else deadline_ms / 1e3,
                 progress=lambda arm: status.update(f"playing {episodes} episodes: {arm}"),
+                require_isolation=require_isolation,
             )
     except AgentLost as error:
         target.write_text(rehearsal.lost_report(error))
@@ -88,8 +92,8 @@ def _arms(verdict: Verdict) -> Table:
 
 
 def _agents(verdict: Verdict) -> Table:
-    table = Table(title="each agent's process: µs to decide, peak memory, traffic over its link", box=box.SIMPLE)
-    for column in ("agent", "start s", "p50", "p99", "p99.9", "max", "missed", "MB", "kB in", "kB out"):
+    table = Table(title="each agent's process: µs to decide, peak memory, traffic over its link", box=box.SIMPLE, padding=0)
+    for column in ("agent", "start s", "p50", "p99", "p99.9", "max", "missed", "MB", "kB in", "kB out", "sandbox"):
         table.add_column(column, justify="left" if column == "agent" else "right", no_wrap=True)
     for name, agent in verdict.agents.items():
         table.add_row(
@@ -100,6 +104,7 @@ def _agents(verdict: Verdict) -> Table:
             f"{agent.peak_mb:.0f}",
             f"{agent.bytes_to_agent / 1e3:,.0f}",
             f"{agent.bytes_from_agent / 1e3:,.0f}",
+            agent.isolation,
         )
     return table
 
@@ -110,11 +115,13 @@ def _sentences(verdict: Verdict) -> list[str]:
     how = (
         f"{parity.near_ties} near ties" if parity.largest_error is None else f"largest error {parity.largest_error:.1e}"
     )
+    lacks = sorted({part for agent in verdict.agents.values() for part in agent.isolation_lacks})
     return [
         f"{'ok  ' if parity.passed else 'FAIL'} parity: {parity.actions - parity.different:,} of {parity.actions:,} actions equal over "
         f"{parity.steps:,} steps, {how}{first}",
         f"{'ok  ' if verdict.missed_deadlines == 0 else 'FAIL'} deadline: {verdict.missed_deadlines} decisions later than "
         f"{verdict.deadline_s * 1e3:g} ms (control period {verdict.control_period_s * 1e3:g} ms)",
+        f"     isolation: {'full' if not lacks else 'without ' + ', '.join(lacks)}",
         f"     lock-step round trip of {len(verdict.agents)} agents: p50 {_number(step['p50'])}, p99 {_number(step['p99'])}, p99.9 {_number(step['p99.9'])}, "
         f"max {_number(step['max'])} µs; start to first action {verdict.start_to_first_action_s:.2f} s",
     ]
