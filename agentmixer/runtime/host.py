@@ -82,7 +82,12 @@ class AgentProcess:
         frame = unpack(data)
         if frame.kind != Kind.READY or frame.digest != self.digest:
             raise AgentMixerError(f"agent {self.name} did not start: {bytes(frame.payload).decode(errors='replace')}")
-        self.isolation = msgspec.json.decode(frame.payload, type=Ready).isolation
+        try:
+            self.isolation = msgspec.json.decode(frame.payload, type=Ready).isolation
+        except msgspec.MsgspecError as error:
+            raise AgentMixerError(
+                f"agent {self.name} did not start: what it announced is not READY ({error})"
+            ) from error
         if self._required:
             self.isolation.require(self.name)
         return (time.monotonic_ns() - self._started) / 1e9

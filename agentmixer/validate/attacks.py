@@ -17,6 +17,7 @@ if __name__ == "__main__":
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import ctypes
+import encodings.idna  # noqa: F401  sockets import it when they first meet an address
 import errno
 import hashlib
 import json
@@ -34,6 +35,8 @@ import msgspec
 from agentmixer.runtime import process, sandbox
 from agentmixer.runtime.sandbox import Isolation
 
+#: This file, for `runtime.launch`.
+SCRIPT = Path(__file__)
 MAX_MESSAGE = 1 << 16
 
 #: System calls without a function in the C library: x86-64, aarch64.

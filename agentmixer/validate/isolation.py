@@ -35,9 +35,8 @@ from agentmixer.runtime.frames import Kind, pack, unpack
 from agentmixer.runtime.launch import PROCESS, Ready, launch
 from agentmixer.runtime.sandbox import Isolation, Offered
 from agentmixer.validate import attacks
-from agentmixer.validate.attacks import MAX_MESSAGE, Target, call, checked, libc
+from agentmixer.validate.attacks import MAX_MESSAGE, SCRIPT, Target, call, checked, libc
 
-SCRIPT = Path(attacks.__file__)
 #: How long a message over a link may take.
 PATIENCE_S = 30.0
 #: What follows this many characters of the victim's golden digest in its memory is to be stolen.

@@ -223,7 +223,7 @@ def test_elsewhere_nothing_is_entered_and_nothing_claimed(monkeypatch: pytest.Mo
 PRELUDE = """
 import os
 os.environ["OPENBLAS_NUM_THREADS"] = os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-import ctypes, errno, json, mmap, signal, socket, sys, threading
+import ctypes, encodings.idna, errno, json, mmap, signal, socket, sys, threading
 import msgspec
 from agentmixer.runtime import sandbox
 link = socket.socket(fileno=0)

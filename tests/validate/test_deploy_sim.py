@@ -15,6 +15,7 @@ from agentmixer.contract.manifest import Tolerances
 from agentmixer.errors import AgentMixerError
 from agentmixer.export.bundle import Exported
 from agentmixer.runtime.bundle import read_bundle
+from agentmixer.runtime.sandbox import probe
 from agentmixer.train.run import Run
 from agentmixer.validate import deploy_sim as rehearsal
 from agentmixer.validate.arms import Played
@@ -38,6 +39,7 @@ def test_deployed_actions_equal_the_actors_on_every_step(verdict: Verdict) -> No
 def test_every_agent_is_accounted_for(verdict: Verdict) -> None:
     assert list(verdict.agents) == [f"agent_{i}" for i in range(5)]
     for agent in verdict.agents.values():
+        assert agent.isolation == "full" or not all(probe())
         assert 0 < agent.resident_mb <= agent.peak_mb <= 80
         assert list(agent.deciding_us) == ["p50", "p99", "p99.9", "max"]
         times = [value or 0.0 for value in agent.deciding_us.values()]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -127,3 +129,26 @@ def test_nothing_is_left_behind(bundle: Bundle) -> None:
 def test_the_attacker_is_not_part_of_what_a_device_runs() -> None:
     runtime = Path(isolation.__file__).parents[1] / "runtime"
     assert not [file for file in runtime.glob("*.py") if "attacks" in file.read_text()]
+
+
+def command(code: str, bundle: Bundle, *options: str) -> subprocess.CompletedProcess[str]:
+    start = f"import sys\nfrom agentmixer_cli.main import main\n{code}\nsys.argv[0] = 'agentmixer'\nmain()"
+    command = [sys.executable, "-c", start, "isolation", str(bundle.path), *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_the_command_prints_the_verdict_and_exits_with_it(bundle: Bundle) -> None:
+    passed = command("", bundle, "--json")
+    assert passed.returncode == 0, passed.stderr
+    assert json.loads(passed.stdout)["passed"] is True
+    failed = command(
+        """
+from agentmixer.validate.isolation import Stage
+real = Stage.__init__
+Stage.__init__ = lambda self, bundle, protected: real(self, bundle, False)
+""",
+        bundle,
+    )
+    assert failed.returncode == 1, failed.stderr
+    assert "GOT THROUGH" in failed.stdout
+    assert failed.stdout.rstrip().endswith("verdict: FAIL")
