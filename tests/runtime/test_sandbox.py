@@ -116,6 +116,14 @@ def test_what_is_allowed_stays_allowed_and_nothing_else(machine: Machine) -> Non
         assert verdict(code, machine.audit, number, first, 0, read_write) == (ALLOW if number in numbers else REFUSE)
 
 
+def test_architectures_are_told_by_their_elf_numbers() -> None:
+    """64-bit and little-endian, with the machine's number in ELF files."""
+    assert {name: machine.audit for name, machine in MACHINES.items()} == {
+        "x86_64": 0x80000000 | 0x40000000 | 62,
+        "aarch64": 0x80000000 | 0x40000000 | 183,
+    }
+
+
 @machines
 def test_calls_that_reach_others_are_refused(machine: Machine) -> None:
     code = program(machine, PID)
@@ -392,6 +400,30 @@ def test_another_tables_calls_end_the_process(script: str, status: int, tmp_path
     )
     assert found.told == {"here": True}
     assert found.status == status
+
+
+@both
+@pytest.mark.parametrize(
+    ("how", "looked_into"), [("sandbox._drop_capabilities(sandbox.machine())", True), ("entered()", False)]
+)
+def test_a_process_of_the_same_user_cannot_look_in(how: str, looked_into: bool, tmp_path: Path) -> None:
+    """One with no more rights than it has: root's exemption is a capability."""
+    file = tmp_path / "script.py"
+    file.write_text(f"{PRELUDE}\n{how}\ntell(here=True)\nlink.recv(1)")
+    process, link, directory, _ = launch(file)
+    with directory, link:
+        link.settimeout(60)
+        assert link.recv(100)
+        code = f"""
+from agentmixer.runtime import sandbox
+assert sandbox._drop_capabilities(sandbox.machine())
+print(len(open("/proc/{process.pid}/maps").read()))
+"""
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        link.shutdown(2)
+        process.wait(60)
+    assert (result.returncode == 0) == looked_into
+    assert looked_into or "PermissionError" in result.stderr
 
 
 @both
