@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import select
-import socket
 import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from agentmixer.contract.spec import Discrete
 from agentmixer.errors import AgentMixerError
 from agentmixer.runtime.bundle import Bundle
 from agentmixer.runtime.frames import MAX_FRAME, Kind, action_of, pack, unpack
+from agentmixer.runtime.launch import PROCESS, Ready, launch
+from agentmixer.runtime.sandbox import Isolation
 
 START_TIMEOUT_S = 30.0
 
@@ -49,7 +49,7 @@ class AgentProcess:
     Holding the descriptor is the identity: nobody else can speak to this agent or for it.
     """
 
-    def __init__(self, bundle: Bundle, name: str):
+    def __init__(self, bundle: Bundle, name: str, require_isolation: bool = False):
         files = bundle.agents[name]
         self.name, self.index = name, files.manifest.index
         self.digest = bytes.fromhex(files.digest)[:8]
@@ -58,26 +58,12 @@ class AgentProcess:
             files.manifest.fallback_action, np.int64 if isinstance(self.space, Discrete) else np.float32
         )
         self.sent_bytes = self.received_bytes = 0
-        self.link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._cwd = tempfile.TemporaryDirectory(prefix="agentmixer-")
-        self._started = time.monotonic_ns()
-        command = [
-            sys.executable,
-            "-I",
-            "-m",
-            "agentmixer.runtime.process",
-            str(theirs.fileno()),
-            str(bundle.folder(name).resolve()),
-        ]
-        self.process = subprocess.Popen(
-            command,
-            env={},
-            cwd=self._cwd.name,
-            pass_fds=(theirs.fileno(),),
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,  # the terminal's Ctrl-C is for the host, which then stops its agents
-        )
-        theirs.close()
+        self._required = require_isolation
+        arguments = ["--require-isolation"] if require_isolation else []
+        launched = launch(PROCESS, str(bundle.folder(name).resolve()), *arguments)
+        self.process, self.link, self._cwd, self._started = launched
+        #: What its process has given up; nothing until it has announced itself.
+        self.isolation = Isolation()
 
     def await_ready(self) -> float:
         """Wait until the agent announces itself. Returns seconds since its process was started.
@@ -96,6 +82,14 @@ class AgentProcess:
         frame = unpack(data)
         if frame.kind != Kind.READY or frame.digest != self.digest:
             raise AgentMixerError(f"agent {self.name} did not start: {bytes(frame.payload).decode(errors='replace')}")
+        try:
+            self.isolation = msgspec.json.decode(frame.payload, type=Ready).isolation
+        except msgspec.MsgspecError as error:
+            raise AgentMixerError(
+                f"agent {self.name} did not start: what it announced is not READY ({error})"
+            ) from error
+        if self._required:
+            self.isolation.require(self.name)
         return (time.monotonic_ns() - self._started) / 1e9
 
     def send(self, data: bytes) -> bool:
@@ -183,11 +177,13 @@ class Host:
     """The whole team, one process an agent. Use as a context manager.
 
     deadline_s: how long a step waits for decisions; the manifest's control period unless given.
+    require_isolation: refuse to start unless every agent's isolation is full.
     """
 
-    def __init__(self, bundle: Bundle, deadline_s: float | None = None):
+    def __init__(self, bundle: Bundle, deadline_s: float | None = None, require_isolation: bool = False):
         self.bundle = bundle
         self.deadline_s = bundle.team.task.control_period_s if deadline_s is None else deadline_s
+        self.require_isolation = require_isolation
         self.agents: list[AgentProcess] = []
         self.start_seconds: list[float] = []
         self._poll = select.poll()
@@ -196,7 +192,7 @@ class Host:
     def __enter__(self) -> Host:
         try:
             for name in self.bundle.team.task.agents:
-                self.agents.append(AgentProcess(self.bundle, name))
+                self.agents.append(AgentProcess(self.bundle, name, self.require_isolation))
             self.start_seconds = [agent.await_ready() for agent in self.agents]
             self._index = {agent.link.fileno(): agent.index for agent in self.agents}
             for descriptor in self._index:

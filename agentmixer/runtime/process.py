@@ -1,37 +1,66 @@
 """The agent's process: one folder, one descriptor, nothing else.
 
-Started by `runtime.host` as `python -I -m agentmixer.runtime.process FD FOLDER` with an empty environment
-in an empty directory. It verifies its folder, loads its model and answers frames until told to stop.
+Started by `runtime.launch` as `python -I process.py FOLDER [--require-isolation]` with an empty environment in an
+empty directory; its standard input is the link. It verifies its folder, enters the sandbox, loads its model from the
+bytes it verified and answers frames until told to stop.
 """
 
 from __future__ import annotations
+
+import os
+
+if __name__ == "__main__":
+    # Read when numpy and ONNX Runtime are imported. The sandbox wants a single thread, and numpy's linear algebra
+    # would start others; ONNX Runtime's telemetry would too, and keeps a database open under the user's home.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import contextlib
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from agentmixer.errors import AgentMixerError
+from agentmixer.runtime import sandbox
 from agentmixer.runtime.agent import Agent
-from agentmixer.runtime.bundle import read_agent
+from agentmixer.runtime.bundle import AgentFiles, read_agent
 from agentmixer.runtime.frames import MAX_FRAME, MAX_REASON, Kind, decision, observation, pack, unpack
+from agentmixer.runtime.launch import Ready
+from agentmixer.runtime.sandbox import Isolation
 
 
-def serve(link: socket.socket, folder: Path) -> None:
-    """Load the agent in `folder`, announce READY, then answer until STOP or until the host is gone.
+def start(
+    link: socket.socket, folder: Path, required: bool = False, enter: Callable[[int], Isolation] = sandbox.enter
+) -> tuple[AgentFiles, Agent] | None:
+    """Verify `folder`, give up everything but `link`, load the agent, announce READY.
 
-    A frame of another episode than the last one's resets the agent first, so that no lost message can
-    leave it with the recurrent state of an episode that is over."""
+    required: refuse before the model is touched unless isolation is full. Returns None, having told the host why,
+    if there is no agent to be had."""
     index, digest = 0, bytes(8)
     try:
         files = read_agent(folder)
         index, digest = files.manifest.index, bytes.fromhex(files.digest)[:8]
+        isolation = enter(link.fileno())
+        if required:
+            isolation.require(files.manifest.agent)
         agent = Agent(files)
     except Exception as error:  # whatever it is, the host must hear of it
         link.send(pack(Kind.REFUSE, index, digest, str(error).encode()[:MAX_REASON]))
-        return
-    link.send(pack(Kind.READY, index, digest, files.manifest.agent.encode()))
+        return None
+    link.send(pack(Kind.READY, index, digest, msgspec.json.encode(Ready(files.manifest.agent, isolation))))
+    return files, agent
+
+
+def serve(link: socket.socket, files: AgentFiles, agent: Agent) -> None:
+    """Answer until STOP or until the host is gone.
+
+    A frame of another episode than the last one's resets the agent first, so that no lost message can
+    leave it with the recurrent state of an episode that is over."""
+    index, digest = files.manifest.index, bytes.fromhex(files.digest)[:8]
     clock = time.monotonic_ns
     current = None
     while data := link.recv(MAX_FRAME):
@@ -58,6 +87,15 @@ def serve(link: socket.socket, folder: Path) -> None:
             link.send(pack(Kind.REFUSE, index, digest, str(error).encode()[:MAX_REASON], episode, step))
 
 
-if __name__ == "__main__":
+def main(
+    link: socket.socket, folder: Path, required: bool = False, enter: Callable[[int], Isolation] = sandbox.enter
+) -> None:
+    """Start and serve, see there."""
     with contextlib.suppress(ConnectionError):  # the host is gone, so there is nobody left to act for
-        serve(socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2]))
+        started = start(link, folder, required, enter)
+        if started:
+            serve(link, *started)
+
+
+if __name__ == "__main__":
+    main(socket.socket(fileno=sys.stdin.fileno()), Path(sys.argv[1]), "--require-isolation" in sys.argv[2:])

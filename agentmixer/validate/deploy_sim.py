@@ -50,8 +50,11 @@ class ParityResult:
 
 @dataclass(frozen=True)
 class AgentFigures:
-    """What one agent's process cost. Times in microseconds, memory in MB of 2^20 bytes."""
+    """What one agent's process cost, and its isolation: level, and what full isolation has beyond it. Times in
+    microseconds, memory in MB of 2^20 bytes."""
 
+    isolation: str
+    isolation_lacks: tuple[str, ...]
     start_s: float
     resident_mb: float
     peak_mb: float
@@ -163,20 +166,21 @@ def source_run(source: Source, given: Path | None) -> Run:
 
 def deploy_sim(
     bundle: Bundle, episodes: int, seed: int = DEPLOY_SEED, run_path: Path | None = None, deadline_s: float | None = None,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Callable[[str], None] = lambda _: None, require_isolation: bool = False,
 ) -> Verdict:  # fmt: skip
     """Play `episodes` paired episodes with each arm and judge the deployed one.
 
     deadline_s: how long a step waits for decisions; the control period unless given. Calls `progress` with
-    each arm's name. Raises AgentMixerError if the run is gone or an agent cannot be started."""
+    each arm's name. Raises AgentMixerError if the run is gone, an agent cannot be started, or its isolation is
+    required and not full."""
     run = source_run(bundle.team.source, run_path).on_cpu()
     with contextlib.closing(run.make_task(1)) as task:
-        return _deploy_sim(bundle, run, task, episodes, seed, deadline_s, progress)
+        return _deploy_sim(bundle, run, task, episodes, seed, deadline_s, progress, require_isolation)
 
 
 def _deploy_sim(
     bundle: Bundle, run: Run, task: Task, episodes: int, seed: int, deadline_s: float | None,
-    progress: Callable[[str], None],
+    progress: Callable[[str], None], require_isolation: bool,
 ) -> Verdict:  # fmt: skip
     if task.spec != bundle.team.task:
         raise AgentMixerError(
@@ -189,7 +193,7 @@ def _deploy_sim(
     progress("actors")
     played["actors"] = play(ActorsArm(algorithm), task, episodes, seed)
     progress("deployed")
-    with Host(bundle, deadline_s) as host:
+    with Host(bundle, deadline_s, require_isolation) as host:
         deployed, shadow = DeployedArm(host, task.spec), ActorsArm(algorithm)
         played["deployed"] = play(deployed, task, episodes, seed, shadow)
         figures = {agent.name: _figures(host, i, deployed.decisions) for i, agent in enumerate(host.agents)}
@@ -226,6 +230,8 @@ def _figures(host: Host, index: int, decisions: list[list[Decision]]) -> AgentFi
     agent, mine = host.agents[index], [step[index] for step in decisions]
     resident, peak = agent.resident_mb()
     return AgentFigures(
+        isolation=agent.isolation.level,
+        isolation_lacks=agent.isolation.missing,
         start_s=host.start_seconds[index],
         resident_mb=resident,
         peak_mb=peak,

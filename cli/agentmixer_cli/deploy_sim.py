@@ -34,6 +34,9 @@ def deploy_sim(
     report: Annotated[
         Path | None, typer.Option(help="Where to write the JSON; the bundle's reports/ unless given.")
     ] = None,
+    require_isolation: Annotated[
+        bool, typer.Option("--require-isolation", help="Refuse to start unless every agent is fully sandboxed.")
+    ] = False,
 ) -> None:
     """Rehearse the deployment: every agent in its own process, against the same episodes in process; a verdict.
 
@@ -55,6 +58,7 @@ def deploy_sim(
                 *arguments,
                 deadline_s=None if deadline_ms is None else deadline_ms / 1e3,
                 progress=lambda arm: status.update(f"playing {episodes} episodes: {arm}"),
+                require_isolation=require_isolation,
             )
     except AgentLost as error:
         target.write_text(rehearsal.lost_report(error))
@@ -91,8 +95,8 @@ def _arms(verdict: Verdict) -> Table:
 
 
 def _agents(verdict: Verdict) -> Table:
-    table = Table(title="each agent's process: µs to decide, peak memory, traffic over its link", box=box.SIMPLE)
-    for column in ("agent", "start s", "p50", "p99", "p99.9", "max", "missed", "MB", "kB in", "kB out"):
+    table = Table(title="each agent's process: µs to decide, peak memory, traffic over its link", box=box.SIMPLE, padding=0)
+    for column in ("agent", "start s", "p50", "p99", "p99.9", "max", "missed", "MB", "kB in", "kB out", "sandbox"):
         table.add_column(column, justify="left" if column == "agent" else "right", no_wrap=True)
     for name, agent in verdict.agents.items():
         table.add_row(
@@ -103,6 +107,7 @@ def _agents(verdict: Verdict) -> Table:
             f"{agent.peak_mb:.0f}",
             f"{agent.bytes_to_agent / 1e3:,.0f}",
             f"{agent.bytes_from_agent / 1e3:,.0f}",
+            agent.isolation,
         )
     return table
 
@@ -116,6 +121,7 @@ def _sentences(verdict: Verdict) -> list[str]:
     gap = verdict.asymmetric_gap.get("win_rate", verdict.asymmetric_gap["return"])
     measure = "win rate" if "win_rate" in verdict.asymmetric_gap else "return"
     agree = verdict.mode_agreement
+    lacks = sorted({part for agent in verdict.agents.values() for part in agent.isolation_lacks})
     return [
         f"{'ok  ' if parity.passed else 'FAIL'} parity: {parity.actions - parity.different:,} of {parity.actions:,} actions equal over "
         f"{parity.steps:,} steps, {how}{first}",
@@ -123,6 +129,7 @@ def _sentences(verdict: Verdict) -> list[str]:
         f"{verdict.deadline_s * 1e3:g} ms (control period {verdict.control_period_s * 1e3:g} ms)",
         f"     joint minus deployed, same episodes: {measure} {gap['value']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]; joint policy and "
         f"actor have the same mode in {_share(agree['joint'])} of decisions played jointly, {_share(agree['deployed'])} deployed",
+        f"     isolation: {'full' if not lacks else 'without ' + ', '.join(lacks)}",
         f"     lock-step round trip of {len(verdict.agents)} agents: p50 {_number(step['p50'])}, p99 {_number(step['p99'])}, p99.9 {_number(step['p99.9'])}, "
         f"max {_number(step['max'])} µs; start to first action {verdict.start_to_first_action_s:.2f} s",
     ]

@@ -9,7 +9,22 @@ from typer.exceptions import TyperException
 
 from agentmixer import __version__
 from agentmixer.errors import AgentMixerError
-from agentmixer_cli import analyze, compare, deploy_sim, evaluate, export, keygen, locality, mutations, parity, runs, tasks, train, verify
+from agentmixer_cli import (
+    analyze,
+    compare,
+    deploy_sim,
+    evaluate,
+    export,
+    isolation,
+    keygen,
+    locality,
+    mutations,
+    parity,
+    runs,
+    tasks,
+    train,
+    verify,
+)
 
 app = typer.Typer(
     help="Train a team with everything you can see, ship each member with only what it will see, and prove that nothing was lost.",
@@ -29,6 +44,7 @@ app.command("mutations")(mutations.mutations)
 app.command("evaluate")(evaluate.evaluate)
 app.command("analyze")(analyze.analyze)
 app.command("compare")(compare.compare)
+app.command("isolation")(isolation.isolation)
 app.command("tasks")(tasks.tasks)
 app.command("runs")(runs.runs)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -16,9 +17,12 @@ from agentmixer.errors import AgentMixerError
 from agentmixer.export.bundle import Exported
 from agentmixer.runtime import Agent
 from agentmixer.runtime.bundle import Bundle, read_bundle
-from agentmixer.runtime.frames import HEADER, Kind, observation, pack, unpack
+from agentmixer.runtime.frames import HEADER, MAX_FRAME, Kind, observation, pack, unpack
 from agentmixer.runtime.golden import Golden, parse
 from agentmixer.runtime.host import AgentLost, Host
+from agentmixer.runtime.launch import Launched, launch
+from agentmixer.runtime.sandbox import probe
+from agentmixer.validate import attacks
 
 U32 = st.integers(0, 2**32 - 1)
 
@@ -93,16 +97,61 @@ def test_processes_repeat_the_golden_traces(bundle: Bundle, goldens: list[Golden
 
 
 def test_an_agents_process_has_nothing_but_its_folder_and_one_descriptor(bundle: Bundle) -> None:
-    with Host(bundle) as host:
+    """Seen from outside, in a process that has not entered the sandbox and so can be looked into."""
+    process, link, directory, _ = launch(attacks.SCRIPT, str(bundle.folder("agent_0").resolve()), "victim", "--open")
+    with directory, link:
+        link.settimeout(60)
+        assert unpack(link.recv(MAX_FRAME)).kind == Kind.READY
+        proc = Path(f"/proc/{process.pid}")
+        assert (proc / "environ").read_bytes() == b""
+        assert list((proc / "cwd").iterdir()) == []
+        links = {int(fd.name): os.readlink(fd) for fd in (proc / "fd").iterdir()}
+        assert links.pop(2) == os.readlink("/proc/self/fd/2")
+        assert links.pop(1) == os.devnull
+        assert list(links) == [0] and links[0].startswith("socket:")
+        modules = (proc / "maps").read_text()
+        assert "onnxruntime" in modules
+        assert "libtorch" not in modules
+        assert "jaxlib" not in modules
+        link.shutdown(socket.SHUT_RDWR)
+        assert process.wait(60) == 0
+
+
+@pytest.mark.skipif(not all(probe()), reason=f"this kernel offers {probe()}, not Landlock and seccomp")
+def test_a_sandboxed_agent_cannot_be_looked_into(bundle: Bundle) -> None:
+    """By other processes of its user; one that may trace everything (root) finds its link and nothing else."""
+    with Host(bundle, require_isolation=True) as host:
+        assert {agent.isolation.level for agent in host.agents} == {"full"}
         for agent in host.agents:
             proc = Path(f"/proc/{agent.process.pid}")
-            assert (proc / "environ").read_bytes() == b""
-            assert list((proc / "cwd").iterdir()) == []
-            links = [os.readlink(fd) for fd in (proc / "fd").iterdir()]
-            assert sum(link.startswith("socket:") for link in links) == 1
-            modules = (proc / "maps").read_text()
-            assert "libtorch" not in modules
-            assert "jaxlib" not in modules
+            try:
+                links = [os.readlink(fd) for fd in (proc / "fd").iterdir()]
+            except PermissionError:
+                for name in ("environ", "maps", "mem"):
+                    with pytest.raises(PermissionError):
+                        (proc / name).open("rb")
+            else:
+                assert os.geteuid() == 0
+                assert len(links) == 1 and links[0].startswith("socket:")
+            status = dict(line.split(":\t", 1) for line in (proc / "status").read_text().splitlines() if ":\t" in line)
+            assert (status["Seccomp"], status["NoNewPrivs"], status["Threads"]) == ("2", "1", "1")
+
+
+def test_what_is_announced_is_checked(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that announces no isolation is not taken for an isolated one."""
+    from agentmixer.runtime import host as module
+
+    def unprotected(script: Path, folder: str, *_: str) -> Launched:
+        return launch(attacks.SCRIPT, folder, "victim", "--open")
+
+    monkeypatch.setattr(module, "launch", unprotected)
+    with Host(bundle) as host:
+        assert {agent.isolation.level for agent in host.agents} == {"none"}
+    with (
+        pytest.raises(AgentMixerError, match="agent_0 lacks Landlock, seccomp, "),
+        Host(bundle, require_isolation=True),
+    ):
+        pass
 
 
 def test_a_refusal_comes_back_in_the_agents_words_and_it_lives_on(bundle: Bundle, goldens: list[Golden]) -> None:

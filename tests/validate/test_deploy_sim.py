@@ -17,6 +17,7 @@ from agentmixer.contract.manifest import Tolerances
 from agentmixer.errors import AgentMixerError
 from agentmixer.export.bundle import Exported
 from agentmixer.runtime.bundle import read_bundle
+from agentmixer.runtime.sandbox import probe
 from agentmixer.tasks.base import TaskStep
 from agentmixer.train.run import Run
 from agentmixer.validate import deploy_sim as rehearsal
@@ -72,6 +73,7 @@ def test_mode_agreement_is_counted_over_those_who_can_act() -> None:
 def test_every_agent_is_accounted_for(verdict: Verdict) -> None:
     assert list(verdict.agents) == [f"agent_{i}" for i in range(5)]
     for agent in verdict.agents.values():
+        assert agent.isolation == "full" or not all(probe())
         assert 0 < agent.resident_mb <= agent.peak_mb <= 80
         assert list(agent.deciding_us) == ["p50", "p99", "p99.9", "max"]
         times = [value or 0.0 for value in agent.deciding_us.values()]

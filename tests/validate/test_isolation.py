@@ -1,0 +1,154 @@
+"""The attack self-test: it passes here, and it fails when the sandbox or an attack does not do what it should."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agentmixer.errors import AgentMixerError
+from agentmixer.export.bundle import Exported
+from agentmixer.runtime.bundle import Bundle, read_bundle
+from agentmixer.runtime.sandbox import probe
+from agentmixer.validate import isolation
+from agentmixer.validate.attacks import ATTACKS
+from agentmixer.validate.isolation import AIMS, Outcome, SelfTest, Stage, self_test
+
+OFFERED = probe()
+pytestmark = pytest.mark.skipif(
+    not (OFFERED.landlock and OFFERED.seccomp), reason=f"this kernel offers {OFFERED}, not Landlock and seccomp"
+)
+
+
+@pytest.fixture(scope="module")
+def bundle(exported: Exported) -> Bundle:
+    return read_bundle(exported.path)
+
+
+@pytest.fixture(scope="module")
+def result(bundle: Bundle) -> SelfTest:
+    return self_test(bundle)
+
+
+def test_no_attack_gets_through_and_every_one_works_without_the_sandbox(result: SelfTest) -> None:
+    assert [outcome.name for outcome in result.outcomes] == list(AIMS)
+    assert set(AIMS) == set(ATTACKS)
+    for outcome in result.outcomes:
+        assert outcome.sandboxed is False or outcome.not_shown, outcome
+        assert outcome.control or outcome.not_shown, outcome
+    # What no container forbids: these are always shown.
+    shown = {outcome.name for outcome in result.outcomes if not outcome.not_shown}
+    assert shown >= {
+        "read_model",
+        "read_golden",
+        "write_folder",
+        "tcp",
+        "udp",
+        "abstract_socket",
+        "kill",
+        "fork",
+        "execute",
+    }
+    assert result.passed
+
+
+def test_the_others_are_real_agents_and_answer_after_all_attacks(result: SelfTest) -> None:
+    assert result.still_answer == {f"agent_{i}": True for i in range(1, 5)}
+    assert {found.level for found in result.isolation.values()} == {"full"}
+    assert len(result.isolation) == 5
+
+
+def test_the_report_is_json(result: SelfTest) -> None:
+    data = json.loads(result.to_json())
+    assert data["passed"] is True
+    assert data["isolation"]["agent_3"]["level"] == "full"
+    assert {row["name"] for row in data["attacks"]} == set(AIMS)
+
+
+def test_the_bundle_itself_is_not_touched(bundle: Bundle, result: SelfTest) -> None:
+    assert read_bundle(bundle.path).agents == bundle.agents
+
+
+def staged(monkeypatch: pytest.MonkeyPatch, protected: bool) -> None:
+    real = Stage.__init__
+    monkeypatch.setattr(Stage, "__init__", lambda self, bundle, **_: real(self, bundle, protected=protected))
+
+
+def test_a_sandbox_that_is_not_there_fails_the_test(
+    bundle: Bundle, result: SelfTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sandboxed run without its sandbox: whatever can be shown here gets through, and the verdict is FAIL."""
+    staged(monkeypatch, protected=False)
+    found = self_test(bundle)
+    assert not found.passed
+    shown = {outcome.name for outcome in result.outcomes if not outcome.not_shown}
+    assert {outcome.name for outcome in found.outcomes if outcome.sandboxed} == shown
+    assert found.still_answer["agent_1"] is False  # it was killed
+    assert {level.level for level in found.isolation.values()} == {"none"}
+
+
+def test_attacks_that_do_not_work_fail_the_test(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control in the sandbox: nothing works, so nothing is shown."""
+    staged(monkeypatch, protected=True)
+    found = self_test(bundle)
+    assert not found.passed
+    assert not any(outcome.control or outcome.sandboxed for outcome in found.outcomes)
+
+
+def test_what_an_outcome_means() -> None:
+    def passed(control: bool | None, sandboxed: bool | None, not_shown: str = "") -> bool:
+        return Outcome("x", "x", control, sandboxed, not_shown=not_shown).passed
+
+    assert passed(True, False)
+    assert not passed(True, True)
+    assert not passed(False, False)
+    assert passed(None, False, "no such thing here")
+    assert not passed(None, True, "no such thing here")
+
+
+def test_a_team_of_one_is_refused(bundle: Bundle) -> None:
+    alone = bundle._replace(agents={"agent_0": bundle.agents["agent_0"]})
+    with pytest.raises(AgentMixerError, match="holds one agent, who has nobody to reach"):
+        self_test(alone)
+
+
+def test_nothing_is_left_behind(bundle: Bundle) -> None:
+    with Stage(bundle, protected=False) as stage:
+        stage.attempt("write_home")
+        places = [stage.scratch, stage.home, stage.shared, stage.attacker.directory]
+        processes = [stage.attacker.process, *(victim.process for victim in stage.victims)]
+        assert all(place.exists() for place in places)
+    assert not any(place.exists() for place in places)
+    assert not list(Path.home().glob(stage.home.name + "*"))
+    assert all(process.poll() is not None for process in processes)
+
+
+def test_the_attacker_is_not_part_of_what_a_device_runs() -> None:
+    runtime = Path(isolation.__file__).parents[1] / "runtime"
+    assert not [file for file in runtime.glob("*.py") if "attacks" in file.read_text()]
+
+
+def command(code: str, bundle: Bundle, *options: str) -> subprocess.CompletedProcess[str]:
+    start = f"import sys\nfrom agentmixer_cli.main import main\n{code}\nsys.argv[0] = 'agentmixer'\nmain()"
+    command = [sys.executable, "-c", start, "isolation", str(bundle.path), *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_the_command_prints_the_verdict_and_exits_with_it(bundle: Bundle) -> None:
+    passed = command("", bundle, "--json")
+    assert passed.returncode == 0, passed.stderr
+    assert json.loads(passed.stdout)["passed"] is True
+    failed = command(
+        """
+from agentmixer.validate.isolation import Stage
+real = Stage.__init__
+Stage.__init__ = lambda self, bundle, protected: real(self, bundle, False)
+""",
+        bundle,
+    )
+    assert failed.returncode == 1, failed.stderr
+    assert "GOT THROUGH" in failed.stdout
+    assert failed.stdout.rstrip().endswith("verdict: FAIL")
