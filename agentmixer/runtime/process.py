@@ -15,14 +15,15 @@ from pathlib import Path
 from agentmixer.errors import AgentMixerError
 from agentmixer.runtime.agent import Agent
 from agentmixer.runtime.bundle import read_agent
-from agentmixer.runtime.frames import MAX_FRAME, MAX_REASON, Kind, decision, observation, pack, unpack
+from agentmixer.runtime.frames import MAX_FRAME, MAX_REASON, NOWHERE, Kind, decision, observation, pack, unpack
 
 
 def serve(link: socket.socket, folder: Path) -> None:
     """Load the agent in `folder`, announce READY, then answer until STOP or until the host is gone.
 
-    A frame of another episode than the last one's resets the agent first, so that no lost message can
-    leave it with the recurrent state of an episode that is over."""
+    A frame of a later episode than the last one's resets the agent first, so that no lost message can
+    leave it with the recurrent state of an episode that is over. A frame that comes twice, or after a later one, is
+    refused, so that the recurrent state takes each step at most once and in order."""
     index, digest = 0, bytes(8)
     try:
         files = read_agent(folder)
@@ -33,10 +34,10 @@ def serve(link: socket.socket, folder: Path) -> None:
         return
     link.send(pack(Kind.READY, index, digest, files.manifest.agent.encode()))
     clock = time.monotonic_ns
-    current = None
+    last = (-1, -1)
     while data := link.recv(MAX_FRAME):
         begin = clock()
-        episode = step = 0
+        episode, step = NOWHERE
         try:
             frame = unpack(data)
             episode, step = frame.episode, frame.step
@@ -46,10 +47,15 @@ def serve(link: socket.socket, folder: Path) -> None:
                 return
             if frame.kind != Kind.OBSERVE:
                 raise AgentMixerError(f"an agent does not take frames of kind {frame.kind.name}")
-            if episode != current:
+            if (episode, step) <= last:
+                raise AgentMixerError(
+                    f"step {step} of episode {episode} is over; step {last[1]} of episode {last[0]} was seen"
+                )
+            seen = observation(frame)
+            if episode != last[0]:
                 agent.reset()
-                current = episode
-            action = agent.act(*observation(frame))
+            last = (episode, step)
+            action = agent.act(*seen)
             now = clock()
             link.send(pack(Kind.ACT, index, digest, decision(action, now - begin), episode, step, now))
         except ConnectionError:

@@ -79,7 +79,8 @@ class DeployedArm:
         self._room = (spec.num_agents, max(space.n for space in spec.action_spaces))
 
     def reset(self, episode: int) -> None:
-        self._episode, self._step = episode, 0
+        # Counted on by the host, so that the same episodes may be played again over the same links.
+        self._episode, self._step = self.host.last[0] + 1, 0
 
     def act(self, step: TaskStep) -> np.ndarray:
         spec = self.spec
