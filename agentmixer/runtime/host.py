@@ -253,6 +253,7 @@ class Host:
         #: Agents that do not answer yet, and how often they were started in vain.
         self._starting: dict[int, int] = {}
         self._gone: set[int] = set()
+        self._ended: list[AgentProcess] = []
         #: When which stopped agent continues.
         self._stopped: list[tuple[int, int]] = []
 
@@ -278,7 +279,7 @@ class Host:
     ) -> None:
         for _, index in self._stopped:
             self.agents[index].process.send_signal(signal.SIGCONT)
-        for agent in self.agents:
+        for agent in (*self.agents, *self._ended):
             agent.close()
 
     def _start(self, name: str) -> AgentProcess:
@@ -489,7 +490,7 @@ class Host:
         del self._index[old.link.fileno()]
         self._poll.unregister(old.link)
         old.process.kill()
-        old.close()
+        self._ended.append(old)  # its last moments would cost the others milliseconds of this step
         if self._playing:
             self._note(index, self._playing, "agent lost")
         missed = self.tallies[index].missed
@@ -511,6 +512,8 @@ class Host:
         except AgentMixerError:
             self._replace(index, self._starting[index])
             return
+        while self._ended:
+            self._ended.pop().close()
         del self._starting[index]
         self.tallies[index].restarts += 1
         self._happened(index, "rejoined, recurrent state reset")
