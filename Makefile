@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test learn bench lint clean
+.PHONY: demo test learn soak bench lint clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +29,10 @@ lint: $(READY)
 # The learning claims: slow, several seeds. Figures go to docs/results.md by hand, with command and commit.
 learn: $(READY)
 	$(BIN)/python -m pytest -m learn -s
+
+# What shows only in the long run: 100,000 malformed frames, and a team that steps for AGENTMIXER_SOAK_MINUTES (60).
+soak: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak -s
 
 # Speed, as ratios against something measured in the same run. Needs a bundle (make demo leaves one).
 bench: $(READY)

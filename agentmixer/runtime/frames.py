@@ -1,11 +1,13 @@
 """The frames that host and agents exchange: the same bytes over every link.
 
-A fixed little-endian header, then a payload: an observation and its mask to the agent, a decision back.
+A fixed little-endian header, then a payload: an observation and its mask to the agent, a decision back. A checksum
+covers both, so that a damaged frame is refused and never acted on.
 """
 
 from __future__ import annotations
 
 import struct
+import zlib
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -15,15 +17,19 @@ from agentmixer.contract.spec import ActionSpace, Discrete
 from agentmixer.errors import AgentMixerError
 
 MAGIC = b"AMXR"
-VERSION = 1
+VERSION = 2
 #: magic, version, kind, agent, episode, step, send time ns (sender's monotonic clock), deadline us after
-#: it, observation bytes, mask bytes, first 8 bytes of the agent.json SHA-256.
-HEADER = struct.Struct("<4sHHIIIQIII8s")
+#: it, observation bytes, mask bytes, first 8 bytes of the agent.json SHA-256; then CRC-32 of those and of the payload.
+_FIELDS = struct.Struct("<4sHHIIIQIII8s")
+_CHECKSUM = struct.Struct("<I")
+HEADER = struct.Struct(_FIELDS.format + "I")
 #: Before the action in a decision: time spent deciding in ns.
 DECIDING = struct.Struct("<Q")
 MAX_FRAME = 1 << 20
 #: Bytes of text a refusal may carry.
 MAX_REASON = 4096
+#: Episode and step of a refusal of a frame that cannot be trusted to say which it was.
+NOWHERE = (2**32 - 1, 2**32 - 1)
 
 
 class Kind(IntEnum):
@@ -56,25 +62,29 @@ def pack(
     sent_ns: int = 0, deadline_us: int = 0, obs_bytes: int = 0, mask_bytes: int = 0,
 ) -> bytes:  # fmt: skip
     """A frame's bytes. digest: the 8 bytes of the contract."""
-    return (
-        HEADER.pack(MAGIC, VERSION, kind, agent, episode, step, sent_ns, deadline_us, obs_bytes, mask_bytes, digest)
-        + payload
+    fields = _FIELDS.pack(
+        MAGIC, VERSION, kind, agent, episode, step, sent_ns, deadline_us, obs_bytes, mask_bytes, digest
     )
+    return fields + _CHECKSUM.pack(zlib.crc32(payload, zlib.crc32(fields))) + payload
 
 
 def unpack(data: bytes) -> Frame:
-    """Take a frame apart. Raises AgentMixerError if it is too short, foreign, of another version, of an
+    """Take a frame apart. Raises AgentMixerError if it is too short, foreign, of another version, damaged, of an
     unknown kind, or its length is not what its header says."""
     if len(data) < HEADER.size:
         raise AgentMixerError(f"frame of {len(data)} bytes is shorter than its header ({HEADER.size})")
-    magic, version, kind, agent, episode, step, sent, deadline, obs_bytes, mask_bytes, digest = HEADER.unpack_from(data)
+    magic, version, kind, agent, episode, step, sent, deadline, obs_bytes, mask_bytes, digest, checksum = (
+        HEADER.unpack_from(data)
+    )
     if magic != MAGIC or version != VERSION:
         raise AgentMixerError(
             f"frame starts with {magic!r} version {version}; both ends must run agentmixer frames version {VERSION}"
         )
+    payload = memoryview(data)[HEADER.size :]
+    if checksum != zlib.crc32(payload, zlib.crc32(memoryview(data)[: _FIELDS.size])):
+        raise AgentMixerError("frame was damaged on the way (its checksum differs)")
     if kind not in Kind._value2member_map_:
         raise AgentMixerError(f"frame has the unknown kind {kind}")
-    payload = memoryview(data)[HEADER.size :]
     if (kind == Kind.OBSERVE and len(payload) != obs_bytes + mask_bytes) or (
         kind == Kind.ACT and len(payload) <= DECIDING.size
     ):

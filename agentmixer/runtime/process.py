@@ -28,7 +28,7 @@ from agentmixer.errors import AgentMixerError
 from agentmixer.runtime import sandbox
 from agentmixer.runtime.agent import Agent
 from agentmixer.runtime.bundle import AgentFiles, read_agent
-from agentmixer.runtime.frames import MAX_FRAME, MAX_REASON, Kind, decision, observation, pack, unpack
+from agentmixer.runtime.frames import MAX_FRAME, MAX_REASON, NOWHERE, Kind, decision, observation, pack, unpack
 from agentmixer.runtime.launch import Ready
 from agentmixer.runtime.sandbox import Isolation
 
@@ -58,14 +58,15 @@ def start(
 def serve(link: socket.socket, files: AgentFiles, agent: Agent) -> None:
     """Answer until STOP or until the host is gone.
 
-    A frame of another episode than the last one's resets the agent first, so that no lost message can
-    leave it with the recurrent state of an episode that is over."""
+    A frame of a later episode than the last one's resets the agent first, so that no lost message can
+    leave it with the recurrent state of an episode that is over. A frame that comes twice, or after a later one, is
+    refused, so that the recurrent state takes each step at most once and in order."""
     index, digest = files.manifest.index, bytes.fromhex(files.digest)[:8]
     clock = time.monotonic_ns
-    current = None
+    last = (-1, -1)
     while data := link.recv(MAX_FRAME):
         begin = clock()
-        episode = step = 0
+        episode, step = NOWHERE
         try:
             frame = unpack(data)
             episode, step = frame.episode, frame.step
@@ -75,10 +76,15 @@ def serve(link: socket.socket, files: AgentFiles, agent: Agent) -> None:
                 return
             if frame.kind != Kind.OBSERVE:
                 raise AgentMixerError(f"an agent does not take frames of kind {frame.kind.name}")
-            if episode != current:
+            if (episode, step) <= last:
+                raise AgentMixerError(
+                    f"step {step} of episode {episode} is over; step {last[1]} of episode {last[0]} was seen"
+                )
+            seen = observation(frame)
+            if episode != last[0]:
                 agent.reset()
-                current = episode
-            action = agent.act(*observation(frame))
+            last = (episode, step)
+            action = agent.act(*seen)
             now = clock()
             link.send(pack(Kind.ACT, index, digest, decision(action, now - begin), episode, step, now))
         except ConnectionError:

@@ -80,11 +80,14 @@ class DeployedArm:
         self.host, self.spec = host, spec
         self.decisions: list[list[Decision]] = []
         self.step_ns: list[int] = []
+        #: For each agent the decisions that came in time and were applied, by the host's episode and step.
+        self.applied: list[dict[tuple[int, int], np.ndarray]] = [{} for _ in spec.agents]
         self._episode = self._step = 0
         self._room = (spec.num_agents, max(space.n for space in spec.action_spaces))
 
     def reset(self, episode: int) -> None:
-        self._episode, self._step = episode, 0
+        # Counted on by the host, so that the same episodes may be played again over the same links.
+        self._episode, self._step = self.host.last[0] + 1, 0
 
     def act(self, step: TaskStep) -> np.ndarray:
         spec = self.spec
@@ -95,6 +98,9 @@ class DeployedArm:
         decisions = self.host.step(self._episode, self._step, obs, mine if spec.has_action_mask else None)
         self.step_ns.append(time.monotonic_ns() - begin)
         self.decisions.append(decisions)
+        for applied, decision in zip(self.applied, decisions, strict=True):
+            if decision.in_time:
+                applied[self._episode, self._step] = decision.action
         self._step += 1
         if spec.discrete:
             return np.array([decision.action for decision in decisions], np.int32)

@@ -164,6 +164,14 @@ def source_run(source: Source, given: Path | None) -> Run:
     return run
 
 
+def check_task(task: Task, bundle: Bundle, run: Run) -> None:
+    """Raises AgentMixerError if the run's task is not the one that the bundle was exported for."""
+    if task.spec != bundle.team.task:
+        raise AgentMixerError(
+            f"the task of {run.path} is not the one in {bundle.path}; export again: agentmixer export"
+        )
+
+
 def deploy_sim(
     bundle: Bundle, episodes: int, seed: int = DEPLOY_SEED, run_path: Path | None = None, deadline_s: float | None = None,
     progress: Callable[[str], None] = lambda _: None, require_isolation: bool = False,
@@ -182,10 +190,7 @@ def _deploy_sim(
     bundle: Bundle, run: Run, task: Task, episodes: int, seed: int, deadline_s: float | None,
     progress: Callable[[str], None], require_isolation: bool,
 ) -> Verdict:  # fmt: skip
-    if task.spec != bundle.team.task:
-        raise AgentMixerError(
-            f"the task of {run.path} is not the one in {bundle.path}; export again: agentmixer export"
-        )
+    check_task(task, bundle, run)
     algorithm, _ = checkpoint.load_weights(run, task, run.checkpoints / bundle.team.source.checkpoint)
     progress("joint")
     joint = JointArm(algorithm)
@@ -193,7 +198,7 @@ def _deploy_sim(
     progress("actors")
     played["actors"] = play(ActorsArm(algorithm), task, episodes, seed)
     progress("deployed")
-    with Host(bundle, deadline_s, require_isolation) as host:
+    with Host(bundle, deadline_s, require_isolation=require_isolation) as host:
         deployed, shadow = DeployedArm(host, task.spec), ActorsArm(algorithm)
         played["deployed"] = play(deployed, task, episodes, seed, shadow)
         figures = {agent.name: _figures(host, i, deployed.decisions) for i, agent in enumerate(host.agents)}
@@ -247,10 +252,10 @@ def lost_report(error: AgentLost) -> str:
     return json.dumps({"passed": False, "agentmixer": __version__, "error": str(error)}, indent=2) + "\n"
 
 
-def report_file(bundle: Path, asked: Path | None) -> Path:
+def report_file(bundle: Path, asked: Path | None, name: str = "deploy_sim.json") -> Path:
     """Where the verdict will be kept: `asked`, or in the bundle's reports folder. Made ready before anything
     is played. Raises AgentMixerError if nothing can be written there."""
-    target = asked or bundle / REPORTS_FOLDER / "deploy_sim.json"
+    target = asked or bundle / REPORTS_FOLDER / name
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.open("a").close()

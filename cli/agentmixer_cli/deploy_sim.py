@@ -12,7 +12,10 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from agentmixer.runtime.bundle import Bundle
+    from agentmixer.runtime.faults import Faults
     from agentmixer.validate.deploy_sim import Verdict
+    from agentmixer.validate.faults import FaultReport
 
 
 def deploy_sim(
@@ -37,22 +40,43 @@ def deploy_sim(
     require_isolation: Annotated[
         bool, typer.Option("--require-isolation", help="Refuse to start unless every agent is fully sandboxed.")
     ] = False,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Something that goes wrong, once or more: drop, duplicate, reorder, corrupt, truncate or oversize=RATE, "
+            "delay=20ms:p=RATE, kill=AGENT@STEP, stop=AGENT@STEP:for=500ms.",
+            metavar="KIND=...",
+        ),
+    ] = None,
+    fault_matrix: Annotated[
+        bool, typer.Option("--fault-matrix", help="Play with each kind of fault at 0, 1, 5 and 20 % instead.")
+    ] = False,
 ) -> None:
     """Rehearse the deployment: every agent in its own process, against the same episodes in process; a verdict.
 
-    Exits 1 if an action differs or a deadline is missed. Example: agentmixer deploy-sim --episodes 100
+    Exits 1 if an action differs or a deadline is missed; with faults, if the team does not do as declared.
+    Example: agentmixer deploy-sim --episodes 100
     """
+    from agentmixer.errors import AgentMixerError
     from agentmixer.runtime.bundle import newest, read_bundle
+    from agentmixer.runtime.faults import parse_faults
     from agentmixer.runtime.host import AgentLost
     from agentmixer.validate import deploy_sim as rehearsal
 
     console = Console()
     path = bundle or newest()
     opened = read_bundle(path, trusted)
+    if fault and fault_matrix:
+        raise AgentMixerError("--fault-matrix sets the faults itself; leave out --fault")
+    faults = parse_faults(fault or [], opened.team.task.agents)
     console.print(f"bundle {path}", soft_wrap=True, markup=False)
-    target = rehearsal.report_file(path, report)
+    name = "faults.json" if fault_matrix else "deploy_sim_faults.json" if fault else "deploy_sim.json"
+    target = rehearsal.report_file(path, report, name)
     arguments = (opened, episodes, rehearsal.DEPLOY_SEED if seed is None else seed, run)
     try:
+        if fault or fault_matrix:
+            _with_faults(console, target, None if fault_matrix else faults, deadline_ms, *arguments)
+            return
         with console.status("starting") as status:
             verdict = rehearsal.deploy_sim(
                 *arguments,
@@ -72,6 +96,67 @@ def deploy_sim(
     target.write_text(verdict.to_json())
     console.print(f"report {target}", soft_wrap=True, markup=False)
     _conclude(console, verdict.passed)
+
+
+def _with_faults(
+    console: Console, target: Path, faults: Faults | None, deadline_ms: float | None,
+    bundle: Bundle, episodes: int, seed: int, run: Path | None,
+) -> None:  # fmt: skip
+    """Rehearse under these faults, or under the matrix of them."""
+    from agentmixer.validate import faults as rehearsal
+
+    deadline_s = None if deadline_ms is None else deadline_ms / 1e3
+    with console.status("playing") as status:
+        if faults is None:
+            reports = rehearsal.matrix(
+                bundle, episodes, seed, run, deadline_s,
+                progress=lambda cell: status.update(f"playing {episodes} episodes: {cell}"),
+            )  # fmt: skip
+        else:
+            reports = [rehearsal.rehearse(bundle, faults, episodes, seed, run, deadline_s)]
+    console.print(_faults(reports))
+    for report in reports:
+        name = _rates(report) + ": " if len(reports) > 1 else ""
+        for check in report.checks:
+            if faults or not check.passed:
+                line = f"{'ok  ' if check.passed else 'FAIL'} {name}{check.name}: {check.figures}"
+                console.print(line, soft_wrap=True, highlight=False, markup=False)
+    passed = all(report.passed for report in reports)
+    if faults is None and passed:
+        kept = f"ok   {len(reports)} rehearsals behaved as declared: " + ", ".join(c.name for c in reports[0].checks)
+        console.print(kept, soft_wrap=True, highlight=False, markup=False)
+    target.write_text(reports[0].to_json() if faults else rehearsal.matrix_json(reports))
+    console.print(f"report {target}", soft_wrap=True, markup=False)
+    _conclude(console, passed)
+
+
+def _rates(report: FaultReport) -> str:
+    faults = report.faults
+    told = [f"{kind} {rate:.3g}" for kind, rate in faults["rates"].items()]
+    told += [f"{i['kind']} {i['agent']}@{i['step']}" for i in faults["incidents"]]
+    return ", ".join(told) or "none"
+
+
+def _faults(reports: list[FaultReport]) -> Table:
+    some = reports[0]
+    title = f"{some.task} {some.scenario}, {some.episodes} episodes, deadline {some.deadline_s * 1e3:g} ms"
+    table = Table(title=escape(title), box=box.SIMPLE)
+    measures = [name for name in ("win_rate", "return") if name in some.figures]
+    for column in ("faults", *(f"{name.replace('_', ' ')} [95 %]" for name in measures)):
+        table.add_column(column)
+    for column in ("decisions", "fallbacks", "lost", "late", "stale", "double", "refused", "step ms"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for report in reports:
+        cells = (report.figures[name] for name in measures)
+        counts = ("decisions", "fallbacks", "lost", "late", "stale", "duplicates", "refused")
+        longest = report.step_us["max"] or 0.0
+        table.add_row(
+            escape(_rates(report)),
+            *(f"{c['value']:.3f} [{c['low']:.3f}, {c['high']:.3f}]" for c in cells),
+            *(f"{report.total(name):,}" for name in counts),
+            f"{longest / 1e3:.1f}",
+        )
+    return table
 
 
 def _conclude(console: Console, passed: bool) -> None:
@@ -95,7 +180,9 @@ def _arms(verdict: Verdict) -> Table:
 
 
 def _agents(verdict: Verdict) -> Table:
-    table = Table(title="each agent's process: µs to decide, peak memory, traffic over its link", box=box.SIMPLE, padding=0)
+    table = Table(
+        title="each agent's process: µs to decide, peak memory, traffic over its link", box=box.SIMPLE, padding=0
+    )
     for column in ("agent", "start s", "p50", "p99", "p99.9", "max", "missed", "MB", "kB in", "kB out", "sandbox"):
         table.add_column(column, justify="left" if column == "agent" else "right", no_wrap=True)
     for name, agent in verdict.agents.items():

@@ -46,27 +46,27 @@ def test_arbitrary_bytes_are_refused_and_never_crash(data: bytes) -> None:
 
 
 @given(st.integers(0, HEADER.size + 15), st.integers(1, 255))
-def test_a_changed_frame_is_refused_or_reads_as_what_it_says(position: int, flip: int) -> None:
-    """No changed byte is lost: what an accepted frame reads as packs back into the very same bytes."""
+def test_a_changed_byte_anywhere_is_refused(position: int, flip: int) -> None:
     data = bytearray(pack(Kind.OBSERVE, 0, bytes(8), bytes(12) + b"\0\1\0\1", 1, 2, 3, 4, 12, 4))
     data[position] ^= flip
-    try:
-        frame = unpack(bytes(data))
-        if frame.kind == Kind.OBSERVE:
-            observation(frame)
-    except AgentMixerError:
-        return
-    again = pack(
-        frame.kind, frame.agent, frame.digest, bytes(frame.payload), frame.episode, frame.step,
-        frame.sent_ns, frame.deadline_us, frame.obs_bytes, frame.mask_bytes,
-    )  # fmt: skip
-    assert again == data
+    with pytest.raises(AgentMixerError):
+        unpack(bytes(data))
 
 
 def test_the_header_is_little_endian_and_fixed() -> None:
-    assert pack(Kind.STOP, 1, b"12345678", episode=2).hex() == (
-        "414d5852" "0100" "0500" "01000000" "02000000" "00000000" "0000000000000000" "00000000" "00000000" "00000000"
+    fields = (
+        "414d5852" "0200" "0500" "01000000" "02000000" "00000000" "0000000000000000" "00000000" "00000000" "00000000"
     ) + b"12345678".hex()  # fmt: skip
+    # CRC-32 bit by bit, as IEEE 802.3 has it: reflected, polynomial 0xEDB88320.
+    crc = 2**32 - 1
+    for byte in bytes.fromhex(fields) + b"payload":
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0xEDB88320 if crc & 1 else 0)
+    crc ^= 2**32 - 1
+    assert pack(Kind.STOP, 1, b"12345678", b"payload", episode=2).hex() == (
+        fields + crc.to_bytes(4, "little").hex() + b"payload".hex()
+    )
 
 
 @pytest.fixture(scope="module")

@@ -79,9 +79,9 @@ def test_every_agent_is_accounted_for(verdict: Verdict) -> None:
         times = [value or 0.0 for value in agent.deciding_us.values()]
         assert times == sorted(times)
         assert times[0] > 0
-        # A header of 48 bytes, 97 floats and 10 mask bytes a step.
-        assert agent.bytes_to_agent == verdict.parity.steps * (48 + 97 * 4 + 10)
-        assert agent.bytes_from_agent == verdict.parity.steps * (48 + 16)
+        # A header of 52 bytes, 97 floats and 10 mask bytes a step.
+        assert agent.bytes_to_agent == verdict.parity.steps * (52 + 97 * 4 + 10)
+        assert agent.bytes_from_agent == verdict.parity.steps * (52 + 16)
 
 
 def test_the_report_is_json_with_the_verdict(verdict: Verdict, tmp_path: Path) -> None:

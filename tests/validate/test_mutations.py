@@ -96,7 +96,7 @@ def test_wrong_bundles_with_real_valued_actions_are_caught(boxes: Context) -> No
 
 def test_nothing_is_caught_where_nothing_is_wrong(context: Context, tmp_path: Path) -> None:
     Draft(context.bundle).write(tmp_path)
-    for name, judge in check.CHECKS.items():
+    for judge in check.CHECKS.values():
         judge(tmp_path, context)
     model = next(iter(context.bundle.agents.values())).model
     again = (tmp_path / "agents" / "agent_0" / "policy.onnx").read_bytes()

@@ -1,0 +1,300 @@
+"""What a deployed team does when frames are lost and processes die: its declared behaviour, held against what happened."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from agentmixer import __version__, statistics
+from agentmixer.contract.manifest import Tolerances
+from agentmixer.runtime.agent import Agent
+from agentmixer.runtime.bundle import AgentFiles, Bundle
+from agentmixer.runtime.faults import Faults, Key
+from agentmixer.runtime.frames import observation, unpack
+from agentmixer.runtime.golden import is_close
+from agentmixer.runtime.host import Event, Host
+from agentmixer.tasks import Task
+from agentmixer.train.run import Run
+from agentmixer.validate.arms import DeployedArm, play
+from agentmixer.validate.deploy_sim import check_task, quantiles, source_run
+
+#: A step with faults may take this much longer than the deadline.
+STEP_SLACK = 0.1
+#: A dead agent is noticed within this time, and is back within that, s.
+NOTICED_S, REJOINED_S = 0.1, 2.0
+#: What the fault matrix draws.
+MATRIX_KINDS = ("drop", "delay", "duplicate", "reorder", "corrupt")
+MATRIX_RATES = (0.0, 0.01, 0.05, 0.2)
+
+
+class Check(NamedTuple):
+    """One promise. figures: the sentence that says what was found."""
+
+    name: str
+    passed: bool
+    figures: str
+
+
+@dataclass(frozen=True)
+class AgentFaults:
+    """What became of one agent's steps and frames. fallbacks: steps without a decision in time; late: those whose
+    decision came after all; lost: those whose decision never came, for a known reason; causes: counts of those reasons.
+    injected: frames that each fault happened to. damaged: damaged frames that reached the agent and the host; refused:
+    those that either refused."""
+
+    decisions: int
+    fallbacks: int
+    lost: int
+    late: int
+    causes: dict[str, int]
+    stale: int
+    duplicates: int
+    restarts: int
+    injected: dict[str, int]
+    damaged: int
+    refused: int
+
+
+@dataclass(frozen=True)
+class FaultReport:
+    """Episodes of one deployed team under faults, and whether it behaved as declared."""
+
+    bundle: str
+    agentmixer: str
+    task: str
+    scenario: str
+    seed: int
+    faults: dict[str, Any]
+    episodes: int
+    steps: int
+    deadline_s: float
+    step_us: dict[str, float | None]
+    figures: dict[str, Any]
+    agents: dict[str, AgentFaults]
+    events: list[dict[str, Any]]
+    checks: list[Check]
+
+    @property
+    def passed(self) -> bool:
+        """Every promise was kept."""
+        return all(check.passed for check in self.checks)
+
+    def total(self, name: str) -> int:
+        """A count, over all agents."""
+        return sum(getattr(agent, name) for agent in self.agents.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """All figures and the verdict."""
+        data = dataclasses.asdict(self)
+        data["checks"] = [check._asdict() for check in self.checks]
+        return {"passed": self.passed, **data}
+
+    def to_json(self) -> str:
+        """All figures and the verdict, as JSON."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+
+
+def rehearse(
+    bundle: Bundle, faults: Faults, episodes: int, seed: int, run_path: Path | None = None,
+    deadline_s: float | None = None,
+) -> FaultReport:  # fmt: skip
+    """Play `episodes` episodes with the deployed team under `faults`, drawn from `seed` as the episodes are.
+
+    Raises AgentMixerError if the run is gone or an agent cannot be started, AgentLost if one breaks the protocol."""
+    with _task(bundle, run_path) as task:
+        return _rehearse(bundle, task, faults, episodes, seed, deadline_s)
+
+
+def matrix(
+    bundle: Bundle, episodes: int, seed: int, run_path: Path | None = None, deadline_s: float | None = None,
+    kinds: Sequence[str] = MATRIX_KINDS, rates: Sequence[float] = MATRIX_RATES,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[FaultReport]:  # fmt: skip
+    """One report for each kind of fault at each rate, all on the same episodes; rate 0 is played once, without any fault,
+    and comes first. A delayed frame is held for one deadline, so that it always misses its step. Errors as in `rehearse`."""
+    held_s = bundle.team.task.control_period_s if deadline_s is None else deadline_s
+    cells = [Faults()] if 0 in rates else []
+    cells += [Faults({kind: rate}, held_s) for kind in kinds for rate in rates if rate]
+    reports = []
+    with _task(bundle, run_path) as task:
+        for faults in cells:
+            progress(", ".join(f"{kind} {rate:.0%}" for kind, rate in faults.rates.items()) or "no fault")
+            reports.append(_rehearse(bundle, task, faults, episodes, seed, deadline_s))
+    return reports
+
+
+def matrix_json(reports: Sequence[FaultReport]) -> str:
+    """The fault matrix as JSON: one entry a report."""
+    passed = all(report.passed for report in reports)
+    data = {"passed": passed, "reports": [report.to_dict() for report in reports]}
+    return json.dumps(data, indent=2, allow_nan=False) + "\n"
+
+
+@contextlib.contextmanager
+def _task(bundle: Bundle, run_path: Path | None) -> Iterator[Task]:
+    run: Run = source_run(bundle.team.source, run_path).on_cpu()
+    with contextlib.closing(run.make_task(1)) as task:
+        check_task(task, bundle, run)
+        yield task
+
+
+def _rehearse(
+    bundle: Bundle, task: Task, faults: Faults, episodes: int, seed: int, deadline_s: float | None
+) -> FaultReport:
+    with Host(bundle, deadline_s, faults, seed, restart=True) as host:
+        arm = DeployedArm(host, task.spec)
+        played = play(arm, task, episodes, seed)
+        settle(host, faults)
+    figures: dict[str, Any] = {"return": statistics.mean(played.returns)._asdict()}
+    if task.spec.reports_wins:
+        figures["win_rate"] = statistics.rate(played.won)._asdict()
+    return FaultReport(
+        bundle=str(bundle.path),
+        agentmixer=__version__,
+        task=task.spec.name,
+        scenario=task.spec.scenario,
+        seed=seed,
+        faults=dataclasses.asdict(faults)
+        | {"incidents": [i._asdict() | {"agent": task.spec.agents[i.agent]} for i in faults.incidents]},
+        episodes=episodes,
+        steps=len(arm.step_ns),
+        deadline_s=host.deadline_s,
+        step_us=quantiles(arm.step_ns),
+        figures=figures,
+        agents={agent.name: _counts(host, i, len(arm.step_ns)) for i, agent in enumerate(host.agents)},
+        events=[event._asdict() for event in host.events],
+        checks=judge(host, arm.applied, max(arm.step_ns) / 1e9, faults),
+    )
+
+
+def settle(host: Host, faults: Faults) -> bool:
+    """Let everything arrive that was on its way after the last step: held frames, stopped and restarted agents."""
+    return host.settle(2 * faults.delay_s + max((i.for_s for i in faults.incidents), default=0.0) + 2 * REJOINED_S)
+
+
+def _counts(host: Host, index: int, steps: int) -> AgentFaults:
+    tally, link = host.tallies[index], host.links[index]
+    causes: dict[str, int] = {}
+    for why in tally.missed.values():
+        name = (why or "unknown").partition(":")[0]
+        causes[name] = causes.get(name, 0) + 1
+    return AgentFaults(
+        decisions=steps - tally.fallbacks,
+        fallbacks=tally.fallbacks,
+        lost=tally.lost,
+        late=tally.late,
+        causes=causes,
+        stale=tally.stale,
+        duplicates=tally.duplicates,
+        restarts=tally.restarts,
+        injected=link.injected,
+        damaged=link.damaged + link.damaged_back,
+        refused=link.refused + tally.broken,
+    )
+
+
+def judge(host: Host, applied: list[dict[Key, np.ndarray]], longest_s: float, faults: Faults) -> list[Check]:
+    """Hold what a host did under faults against what is declared. applied: for each agent, the decisions that were
+    applied, by episode and step; longest_s: the longest step."""
+    limit = host.deadline_s * (1 + STEP_SLACK)
+    fallbacks, lost, late = (
+        sum(getattr(tally, name) for tally in host.tallies) for name in ("fallbacks", "lost", "late")
+    )
+    damaged = sum(link.damaged + link.damaged_back for link in host.links)
+    refused = sum(link.refused for link in host.links) + sum(tally.broken for tally in host.tallies)
+    stale, doubles = (sum(getattr(tally, name) for tally in host.tallies) for name in ("stale", "duplicates"))
+    wrong, compared = _wrong(host, applied)
+    first = f"; first: {wrong[0]}" if wrong else ""
+    checks = [
+        Check("fallbacks", fallbacks == lost + late, f"{fallbacks:,} fallbacks = {lost:,} lost + {late:,} late"),
+        Check(
+            "decisions",
+            not wrong,
+            f"{compared - len(wrong):,} of {compared:,} applied decisions are those of their own step, by an agent that "
+            f"saw just the frames that arrived; {stale:,} stale and {doubles:,} double ones were refused{first}",
+        ),
+        Check("damage", damaged == refused, f"{refused:,} of {damaged:,} damaged frames that arrived were refused"),
+        Check("step", longest_s <= limit, f"longest {longest_s * 1e3:.1f} ms, at most {limit * 1e3:g} ms are allowed"),
+    ]
+    if faults.incidents:
+        checks.append(_incidents(host.events, faults, host.bundle.team.task.agents))
+    return checks
+
+
+def _wrong(host: Host, applied: list[dict[Key, np.ndarray]]) -> tuple[list[dict[str, Any]], int]:
+    """Applied decisions that a replay of the agent's own frames does not make, and how many were compared."""
+    wrong, compared = [], 0
+    for link, mine, files in zip(host.links, applied, host.bundle.agents.values(), strict=True):
+        expected = replay(files, link.delivered)
+        compared += len(mine)
+        for key, action in mine.items():
+            if key not in expected or not _same(action, expected[key], host.bundle.team.tolerances):
+                wrong.append({"agent": files.manifest.agent, "episode": key[0], "step": key[1]})
+    return wrong, compared
+
+
+def _same(action: np.ndarray, expected: np.ndarray, tolerances: Tolerances) -> bool:
+    if action.dtype == np.int64:
+        return bool(action == expected)
+    return is_close(action, expected, tolerances)
+
+
+def replay(files: AgentFiles, delivered: Sequence[bytes | None]) -> dict[Key, np.ndarray]:
+    """What an agent decides that receives exactly these frames, by episode and step; None: it is started anew.
+
+    It runs in this process, without link or host, and keeps the rule that a step is taken once and in order."""
+    agent, last = Agent(files), (-1, -1)
+    decisions: dict[Key, np.ndarray] = {}
+    for data in delivered:
+        if data is None:
+            agent.reset()
+            last = (-1, -1)
+            continue
+        frame = unpack(data)
+        key = (frame.episode, frame.step)
+        if key > last:
+            if key[0] != last[0]:
+                agent.reset()
+            last = key
+            decisions[key] = agent.act(*observation(frame))
+    return decisions
+
+
+def _incidents(events: Sequence[Event], faults: Faults, agents: Sequence[str]) -> Check:
+    """Every process fault happened; who was killed was noticed and came back in time, with its reset announced."""
+    problems, noticed, rejoined = [], [], []
+    for incident in faults.incidents:
+        what = {"kill": "killed", "stop": "stopped"}[incident.kind]
+        mine = [event for event in events if event.agent == agents[incident.agent]]
+        at = next((n for n, e in enumerate(mine) if (e.what, e.step) == (what, incident.step)), None)
+        label = f"{incident.kind}={agents[incident.agent]}@{incident.step}"
+        if at is None:
+            problems.append(f"{label} did not happen")
+        elif incident.kind == "stop":
+            if not any(e.what in ("continued", "lost") for e in mine[at:]):
+                problems.append(f"{label}: it never continued")
+        else:
+            lost = next((e for e in mine[at:] if e.what == "lost"), None)
+            back = next((e for e in mine[at:] if e.what.startswith("rejoined")), None)
+            if not lost or not back:
+                problems.append(f"{label}: {'not back' if lost else 'not noticed'}")
+                continue
+            noticed.append(lost.at_s - mine[at].at_s)
+            rejoined.append(back.at_s - lost.at_s)
+            if noticed[-1] > NOTICED_S or rejoined[-1] > REJOINED_S:
+                problems.append(f"{label}: too slow")
+    times = (
+        f"noticed after {max(noticed) * 1e3:.1f} ms, back after {max(rejoined):.2f} s with recurrent state reset; "
+        if noticed
+        else ""
+    )
+    return Check(
+        "processes", not problems, times + ("; ".join(problems) or f"{len(faults.incidents)} incidents as told")
+    )
