@@ -13,7 +13,15 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import onnxruntime
 
-from agentmixer.contract.manifest import AGENT_FILE, TEAM_FILE, AgentManifest, TeamManifest, Tolerances, sha256
+from agentmixer.contract.manifest import (
+    AGENT_FILE,
+    AGENTS_FOLDER,
+    TEAM_FILE,
+    AgentManifest,
+    TeamManifest,
+    Tolerances,
+    sha256,
+)
 from agentmixer.errors import AgentMixerError
 from agentmixer.runtime import bundle, golden, guard, signature
 from agentmixer.runtime.agent import Agent, make_session
@@ -125,7 +133,7 @@ class _Given(NamedTuple):
 
 
 def _team_file(path: Path) -> tuple[bytes, str]:
-    return bundle.read_team_file(path), f"{TEAM_FILE} is a regular file, {bundle.AGENTS_FOLDER} a folder"
+    return bundle.read_team_file(path), f"{TEAM_FILE} is a regular file, {AGENTS_FOLDER} a folder"
 
 
 def _agent_file(folder: Path) -> tuple[bytes, str]:
