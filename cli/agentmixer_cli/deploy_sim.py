@@ -92,7 +92,9 @@ def _arms(verdict: Verdict) -> Table:
 
 
 def _agents(verdict: Verdict) -> Table:
-    table = Table(title="each agent's process: µs to decide, peak memory, traffic over its link", box=box.SIMPLE, padding=0)
+    table = Table(
+        title="each agent's process: µs to decide, peak memory, traffic over its link", box=box.SIMPLE, padding=0
+    )
     for column in ("agent", "start s", "p50", "p99", "p99.9", "max", "missed", "MB", "kB in", "kB out", "sandbox"):
         table.add_column(column, justify="left" if column == "agent" else "right", no_wrap=True)
     for name, agent in verdict.agents.items():
