@@ -59,15 +59,15 @@ def _table(result: Ladder) -> Table:
     table = Table(title=escape(f"{result.task} {result.scenario}, {agents} agents"), box=box.SIMPLE)
     for column in (
         "rung",
-        "observations",
+        "steps",
         "largest error",
-        "different actions",
+        "differ",
         "near ties",
         "left out",
-        "different bits",
+        "bits",
         "",
     ):
-        table.add_column(column, justify="left" if column == "rung" else "right")
+        table.add_column(column, justify="left" if column == "rung" else "right", no_wrap=column == "rung")
     for name in dict.fromkeys(rung.rung for rung in result.rungs):
         mine = [rung for rung in result.rungs if rung.rung == name]
         errors = [rung.largest_error for rung in mine]
