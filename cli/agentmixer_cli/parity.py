@@ -60,14 +60,14 @@ def _table(result: Ladder) -> Table:
     for column in (
         "rung",
         "steps",
-        "largest error",
+        "error",
         "differ",
         "near ties",
         "left out",
         "bits",
         "",
     ):
-        table.add_column(column, justify="left" if column == "rung" else "right", no_wrap=column == "rung")
+        table.add_column(column, justify="left" if column == "rung" else "right", no_wrap=True)
     for name in dict.fromkeys(rung.rung for rung in result.rungs):
         mine = [rung for rung in result.rungs if rung.rung == name]
         errors = [rung.largest_error for rung in mine]
