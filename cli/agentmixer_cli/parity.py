@@ -56,18 +56,15 @@ def parity(
 
 def _table(result: Ladder) -> Table:
     agents = len({rung.agent for rung in result.rungs})
-    table = Table(title=escape(f"{result.task} {result.scenario}, {agents} agents"), box=box.SIMPLE)
-    for column in (
-        "rung",
-        "observations",
-        "largest error",
-        "different actions",
-        "near ties",
-        "left out",
-        "different bits",
-        "",
-    ):
-        table.add_column(column, justify="left" if column == "rung" else "right")
+    table = Table(
+        title=escape(
+            f"{result.task} {result.scenario}, {agents} agents: steps, largest error, different actions, "
+            "near ties, steps left out, different bits"
+        ),
+        box=box.SIMPLE,
+    )
+    for column in ("rung", "steps", "error", "differ", "ties", "out", "bits", ""):
+        table.add_column(column, justify="left" if column == "rung" else "right", no_wrap=True)
     for name in dict.fromkeys(rung.rung for rung in result.rungs):
         mine = [rung for rung in result.rungs if rung.rung == name]
         errors = [rung.largest_error for rung in mine]
