@@ -13,6 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from agentmixer.contract.manifest import (
+    SCHEMA_VERSION,
     AgentManifest,
     Source,
     StateSpec,
@@ -36,15 +37,24 @@ def model() -> bytes:
     def tensor(name: str, size: int) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size])
 
-    one = numpy_helper.from_array(np.ones((1, 1), np.float32), "one")
+    # Places observation and count side by side, since only products and sums are on the list of operators.
+    constants = {"one": np.ones((1, 1)), "first": np.eye(2, 3), "last": np.eye(3)[2:]}
     nodes = [
         helper.make_node("Add", ["state_in", "one"], ["state_out"]),
-        helper.make_node("Concat", ["obs", "state_out"], ["mean"], axis=1),
+        helper.make_node("MatMul", ["obs", "first"], ["seen"]),
+        helper.make_node("MatMul", ["state_out", "last"], ["count"]),
+        helper.make_node("Add", ["seen", "count"], ["mean"]),
         helper.make_node("Identity", ["mean"], ["action"]),
     ]
     inputs = [tensor("obs", 2), tensor("state_in", 1)]
     outputs = [tensor("action", 3), tensor("mean", 3), tensor("state_out", 1)]
-    graph = helper.make_graph(nodes, "policy", inputs, outputs, [one])
+    graph = helper.make_graph(
+        nodes,
+        "policy",
+        inputs,
+        outputs,
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in constants.items()],
+    )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.checker.check_model(made, full_check=True)
     return made.SerializeToString()
@@ -73,7 +83,7 @@ def counting_bundle(path: Path, agents: tuple[str, ...] = ("a", "b", "c"), contr
     entries = {}
     for index, name in enumerate(agents):
         manifest = AgentManifest(
-            schema_version=1,
+            schema_version=SCHEMA_VERSION,
             agent=name,
             index=index,
             task="none",
@@ -91,6 +101,7 @@ def counting_bundle(path: Path, agents: tuple[str, ...] = ("a", "b", "c"), contr
             control_period_s=control_period_s,
             fallback_action=FALLBACK,
             opset=18,
+            depends_on={"action": ("obs", "state_in"), "mean": ("obs", "state_in"), "state_out": ("state_in",)},
             files={file: sha256(data) for file, data in files.items()},
             source=source,
         )
@@ -99,7 +110,7 @@ def counting_bundle(path: Path, agents: tuple[str, ...] = ("a", "b", "c"), contr
         for file, data in (*files.items(), ("agent.json", encode(manifest))):
             (folder / file).write_bytes(data)
         entries[name] = TeamAgent(f"agents/{name}", sha256(encode(manifest)))
-    (path / "team.json").write_bytes(encode(TeamManifest(1, task, entries, source, Tolerances())))
+    (path / "team.json").write_bytes(encode(TeamManifest(SCHEMA_VERSION, task, entries, source, Tolerances())))
     return read_bundle(path)
 
 
