@@ -565,11 +565,8 @@ def _check_echo(host: Host, context: Context, index: int) -> tuple[str, str] | N
 
 def _check_parity(host: Host, context: Context) -> tuple[str, str] | None:
     """Deploy-sim's parity: what the running team does against the torch actors, on the same observations."""
-    spec, arm, shadow = (
-        context.bundle.team.task,
-        DeployedArm(host, context.bundle.team.task),
-        ActorsArm(context.algorithm),
-    )
+    spec = context.bundle.team.task
+    arm, shadow = DeployedArm(host, spec), ActorsArm(context.algorithm)
     taken: list[list[np.ndarray]] = []
     beside: list[list[np.ndarray]] = []
     last = None

@@ -64,7 +64,7 @@ def boxes(tmp_path_factory: pytest.TempPathFactory) -> Context:
     """Three agents with five real-valued actions in [0, 1], no mask, no memory, a running normaliser."""
     options = {"max_cycles": 10, "continuous_actions": True}
     path = tmp_path_factory.mktemp("spread")
-    run = started("pettingzoo", "mpe2.simple_spread_v3:parallel_env", path / "run", options)
+    run = started("pettingzoo", "mpe2.simple_spread_v3:parallel_env", path / "run", options, recurrent_actor=False)
     assert trainer.train(run, quiet())
     return check.prepare(read_bundle(exporting.export(runs.load(run.path), path / "bundle").path))
 
@@ -96,7 +96,7 @@ def test_wrong_bundles_with_real_valued_actions_are_caught(boxes: Context) -> No
 
 def test_nothing_is_caught_where_nothing_is_wrong(context: Context, tmp_path: Path) -> None:
     Draft(context.bundle).write(tmp_path)
-    for name, judge in check.CHECKS.items():
+    for judge in check.CHECKS.values():
         judge(tmp_path, context)
     model = next(iter(context.bundle.agents.values())).model
     again = (tmp_path / "agents" / "agent_0" / "policy.onnx").read_bytes()
