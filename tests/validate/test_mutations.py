@@ -150,7 +150,8 @@ def test_mutants_are_what_they_claim(context: Context) -> None:
     order = swap.argmax(0)
     assert (order != np.arange(order.size)).sum() == 2
     np.testing.assert_array_equal(
-        mutant.run(["logits"], feed(golden))[0], original.run(["logits"], feed(golden, obs=golden.obs[:, order]))[0]
+        mutant.run(["logits"], feed(golden))[0],
+        original.run(["logits"], feed(golden, obs=np.ascontiguousarray(golden.obs[:, order])))[0],
     )
 
 
