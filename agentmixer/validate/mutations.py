@@ -325,12 +325,17 @@ def _golden_of_the_wrong(draft: Draft) -> None:
 def _drop_scale(draft: Draft) -> None:
     if draft.team.task.discrete:
         raise DoesNotApply("discrete actions")
-    node = draft.graph.node[draft.producer("action")]
-    scaled = node.input[0]
-    while "mean" not in (before := draft.graph.node[draft.producer(scaled)]).input:
-        scaled = next(name for name in before.input if any(name in other.output for other in draft.graph.node))
-    draft.redirect(before.output[0], "mean")
-    draft.graph.node.remove(before)
+    value, dropped = "action", []
+    while value != "mean":
+        node = draft.graph.node[draft.producer(value)]
+        if node.op_type in {"Add", "Mul"}:
+            dropped.append(node)
+        # Clamping takes the value first; adding and scaling take the value and a constant, in either order.
+        value = next(name for name in node.input if any(name in other.output for other in draft.graph.node))
+    if dropped:
+        draft.redirect(dropped[0].output[0], "mean")
+    for node in dropped:
+        draft.graph.node.remove(node)
 
 
 def _drop_clamp(draft: Draft) -> None:
@@ -565,11 +570,8 @@ def _check_echo(host: Host, context: Context, index: int) -> tuple[str, str] | N
 
 def _check_parity(host: Host, context: Context) -> tuple[str, str] | None:
     """Deploy-sim's parity: what the running team does against the torch actors, on the same observations."""
-    spec, arm, shadow = (
-        context.bundle.team.task,
-        DeployedArm(host, context.bundle.team.task),
-        ActorsArm(context.algorithm),
-    )
+    spec = context.bundle.team.task
+    arm, shadow = DeployedArm(host, spec), ActorsArm(context.algorithm)
     taken: list[list[np.ndarray]] = []
     beside: list[list[np.ndarray]] = []
     last = None

@@ -64,7 +64,7 @@ def boxes(tmp_path_factory: pytest.TempPathFactory) -> Context:
     """Three agents with five real-valued actions in [0, 1], no mask, no memory, a running normaliser."""
     options = {"max_cycles": 10, "continuous_actions": True}
     path = tmp_path_factory.mktemp("spread")
-    run = started("pettingzoo", "mpe2.simple_spread_v3:parallel_env", path / "run", options)
+    run = started("pettingzoo", "mpe2.simple_spread_v3:parallel_env", path / "run", options, recurrent_actor=False)
     assert trainer.train(run, quiet())
     return check.prepare(read_bundle(exporting.export(runs.load(run.path), path / "bundle").path))
 
@@ -150,7 +150,8 @@ def test_mutants_are_what_they_claim(context: Context) -> None:
     order = swap.argmax(0)
     assert (order != np.arange(order.size)).sum() == 2
     np.testing.assert_array_equal(
-        mutant.run(["logits"], feed(golden))[0], original.run(["logits"], feed(golden, obs=golden.obs[:, order]))[0]
+        mutant.run(["logits"], feed(golden))[0],
+        original.run(["logits"], feed(golden, obs=np.ascontiguousarray(golden.obs[:, order])))[0],
     )
 
 
