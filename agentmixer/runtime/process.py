@@ -64,11 +64,12 @@ def serve(link: socket.socket, files: AgentFiles, agent: Agent) -> None:
     index, digest = files.manifest.index, bytes.fromhex(files.digest)[:8]
     clock = time.monotonic_ns
     last = (-1, -1)
-    while data := link.recv(MAX_FRAME):
+    room = memoryview(bytearray(MAX_FRAME))  # once: allocated anew for every frame, it leaves holes in the heap
+    while size := link.recv_into(room):
         begin = clock()
         episode, step = NOWHERE
         try:
-            frame = unpack(data)
+            frame = unpack(bytes(room[:size]))
             episode, step = frame.episode, frame.step
             if frame.agent != index or frame.digest != digest:
                 raise AgentMixerError(f"frame for agent {frame.agent} with another contract reached agent {index}")
