@@ -22,7 +22,9 @@ from agentmixer.tasks import Task
 from agentmixer.train import checkpoint
 from agentmixer.train import run as runs
 from agentmixer.train.run import Run
+from agentmixer.validate import equivalence
 from agentmixer.validate.arms import ActorsArm, DeployedArm, JointArm, Played, play
+from agentmixer.validate.equivalence import Equivalence
 
 #: Episodes of their own, apart from training, evaluation and golden traces.
 DEPLOY_SEED = 3_000_017
@@ -79,6 +81,10 @@ class Verdict:
     #: Share of decisions in which joint policy and actor have the same mode (Definition 6), with its Wilson interval,
     #: on what the joint and the deployed team came to see.
     mode_agreement: dict[str, dict[str, float]]
+    #: Deployed against the actors on the same episodes: two one-sided tests against the margin.
+    equivalence: Equivalence
+    #: Whether the margin was asked for, and so decides.
+    margin_asked: bool
     parity: ParityResult
     deadline_s: float
     control_period_s: float
@@ -93,8 +99,9 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Parity holds and every decision came in time."""
-        return self.parity.passed and self.missed_deadlines == 0
+        """Parity holds, every decision came in time, and equivalence was shown if a margin was asked for."""
+        equivalent = self.equivalence.equivalent or not self.margin_asked
+        return self.parity.passed and self.missed_deadlines == 0 and equivalent
 
     def to_json(self) -> str:
         """All figures and the verdict, as JSON."""
@@ -174,21 +181,22 @@ def check_task(task: Task, bundle: Bundle, run: Run) -> None:
 
 def deploy_sim(
     bundle: Bundle, episodes: int, seed: int = DEPLOY_SEED, run_path: Path | None = None, deadline_s: float | None = None,
-    progress: Callable[[str], None] = lambda _: None, require_isolation: bool = False,
+    progress: Callable[[str], None] = lambda _: None, require_isolation: bool = False, margin: float | None = None,
 ) -> Verdict:  # fmt: skip
     """Play `episodes` paired episodes with each arm and judge the deployed one.
 
+    margin: what deployed and actors may differ by (`equivalence.equivalence` says in what unit); if given it decides.
     deadline_s: how long a step waits for decisions; the control period unless given. Calls `progress` with
     each arm's name. Raises AgentMixerError if the run is gone, an agent cannot be started, or its isolation is
     required and not full."""
     run = source_run(bundle.team.source, run_path).on_cpu()
     with contextlib.closing(run.make_task(1)) as task:
-        return _deploy_sim(bundle, run, task, episodes, seed, deadline_s, progress, require_isolation)
+        return _deploy_sim(bundle, run, task, episodes, seed, deadline_s, progress, require_isolation, margin)
 
 
 def _deploy_sim(
     bundle: Bundle, run: Run, task: Task, episodes: int, seed: int, deadline_s: float | None,
-    progress: Callable[[str], None], require_isolation: bool,
+    progress: Callable[[str], None], require_isolation: bool, margin: float | None,
 ) -> Verdict:  # fmt: skip
     check_task(task, bundle, run)
     algorithm, _ = checkpoint.load_weights(run, task, run.checkpoints / bundle.team.source.checkpoint)
@@ -222,6 +230,10 @@ def _deploy_sim(
             "joint": statistics.share(joint.agreed, joint.decided)._asdict(),
             "deployed": statistics.share(shadow.agreed, shadow.decided)._asdict(),
         },
+        equivalence=equivalence.equivalence(
+            played["deployed"], played["actors"], task.spec, equivalence.MARGIN if margin is None else margin
+        ),
+        margin_asked=margin is not None,
         parity=compare(played["deployed"], shadow.logits, task.spec.agents, bundle.team.tolerances),
         deadline_s=host.deadline_s,
         control_period_s=task.spec.control_period_s,

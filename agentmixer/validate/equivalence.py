@@ -81,9 +81,9 @@ def equivalence(deployed: Played, actors: Played, spec: TaskSpec, margin: float 
     return tost(deployed.returns - actors.returns, margin * abs(float(actors.returns.mean())))
 
 
-def sentence(found: Equivalence, spec: TaskSpec) -> str:
-    """The result in words, without a verdict before it."""
-    what = "win rate" if spec.reports_wins else "return"
+def sentence(found: Equivalence, wins: bool) -> str:
+    """The result in words, without a verdict before it. wins: whether win rates were compared."""
+    what = "win rate" if wins else "return"
     if found.low is None or found.high is None:
         return f"{what}, deployed - actors: one pair of episodes shows no equivalence; play more (--episodes)"
     return (

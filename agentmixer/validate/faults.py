@@ -103,19 +103,19 @@ class FaultReport:
 
 def rehearse(
     bundle: Bundle, faults: Faults, episodes: int, seed: int, run_path: Path | None = None,
-    deadline_s: float | None = None,
+    deadline_s: float | None = None, require_isolation: bool = False,
 ) -> FaultReport:  # fmt: skip
     """Play `episodes` episodes with the deployed team under `faults`, drawn from `seed` as the episodes are.
 
     Raises AgentMixerError if the run is gone or an agent cannot be started, AgentLost if one breaks the protocol."""
     with _task(bundle, run_path) as task:
-        return _rehearse(bundle, task, faults, episodes, seed, deadline_s)
+        return _rehearse(bundle, task, faults, episodes, seed, deadline_s, require_isolation)
 
 
 def matrix(
     bundle: Bundle, episodes: int, seed: int, run_path: Path | None = None, deadline_s: float | None = None,
     kinds: Sequence[str] = MATRIX_KINDS, rates: Sequence[float] = MATRIX_RATES,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Callable[[str], None] = lambda _: None, require_isolation: bool = False,
 ) -> list[FaultReport]:  # fmt: skip
     """One report for each kind of fault at each rate, all on the same episodes; rate 0 is played once, without any fault,
     and comes first. A delayed frame is held for one deadline, so that it always misses its step. Errors as in `rehearse`."""
@@ -126,7 +126,7 @@ def matrix(
     with _task(bundle, run_path) as task:
         for faults in cells:
             progress(", ".join(f"{kind} {rate:.0%}" for kind, rate in faults.rates.items()) or "no fault")
-            reports.append(_rehearse(bundle, task, faults, episodes, seed, deadline_s))
+            reports.append(_rehearse(bundle, task, faults, episodes, seed, deadline_s, require_isolation))
     return reports
 
 
@@ -146,9 +146,10 @@ def _task(bundle: Bundle, run_path: Path | None) -> Iterator[Task]:
 
 
 def _rehearse(
-    bundle: Bundle, task: Task, faults: Faults, episodes: int, seed: int, deadline_s: float | None
-) -> FaultReport:
-    with Host(bundle, deadline_s, faults, seed, restart=True) as host:
+    bundle: Bundle, task: Task, faults: Faults, episodes: int, seed: int, deadline_s: float | None,
+    require_isolation: bool,
+) -> FaultReport:  # fmt: skip
+    with Host(bundle, deadline_s, faults, seed, restart=True, require_isolation=require_isolation) as host:
         arm = DeployedArm(host, task.spec)
         played = play(arm, task, episodes, seed)
         settle(host, faults)

@@ -31,6 +31,14 @@ def deploy_sim(
         float | None,
         typer.Option(help="How long a step waits for decisions; the control period unless given.", min=0.01, max=4e6),
     ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            help="Fail unless deployed and actors are shown to differ by less: in win rate, or as a share of the mean return.",
+            min=0.0,
+            max=1.0,
+        ),
+    ] = None,
     trusted: Annotated[
         Path | None, typer.Option(metavar="KEY.pub", help="Refuse a bundle that this public key did not sign.")
     ] = None,
@@ -66,6 +74,8 @@ def deploy_sim(
     console = Console()
     path = bundle or newest()
     opened = read_bundle(path, trusted)
+    if margin is not None and (fault or fault_matrix):
+        raise AgentMixerError("--margin compares teams without faults; leave out --fault and --fault-matrix")
     if fault and fault_matrix:
         raise AgentMixerError("--fault-matrix sets the faults itself; leave out --fault")
     faults = parse_faults(fault or [], opened.team.task.agents)
@@ -75,7 +85,7 @@ def deploy_sim(
     arguments = (opened, episodes, rehearsal.DEPLOY_SEED if seed is None else seed, run)
     try:
         if fault or fault_matrix:
-            _with_faults(console, target, None if fault_matrix else faults, deadline_ms, *arguments)
+            _with_faults(console, target, None if fault_matrix else faults, deadline_ms, require_isolation, *arguments)
             return
         with console.status("starting") as status:
             verdict = rehearsal.deploy_sim(
@@ -83,6 +93,7 @@ def deploy_sim(
                 deadline_s=None if deadline_ms is None else deadline_ms / 1e3,
                 progress=lambda arm: status.update(f"playing {episodes} episodes: {arm}"),
                 require_isolation=require_isolation,
+                margin=margin,
             )
     except AgentLost as error:
         target.write_text(rehearsal.lost_report(error))
@@ -99,7 +110,7 @@ def deploy_sim(
 
 
 def _with_faults(
-    console: Console, target: Path, faults: Faults | None, deadline_ms: float | None,
+    console: Console, target: Path, faults: Faults | None, deadline_ms: float | None, require_isolation: bool,
     bundle: Bundle, episodes: int, seed: int, run: Path | None,
 ) -> None:  # fmt: skip
     """Rehearse under these faults, or under the matrix of them."""
@@ -111,9 +122,10 @@ def _with_faults(
             reports = rehearsal.matrix(
                 bundle, episodes, seed, run, deadline_s,
                 progress=lambda cell: status.update(f"playing {episodes} episodes: {cell}"),
+                require_isolation=require_isolation,
             )  # fmt: skip
         else:
-            reports = [rehearsal.rehearse(bundle, faults, episodes, seed, run, deadline_s)]
+            reports = [rehearsal.rehearse(bundle, faults, episodes, seed, run, deadline_s, require_isolation)]
     console.print(_faults(reports))
     for report in reports:
         name = _rates(report) + ": " if len(reports) > 1 else ""
@@ -200,11 +212,15 @@ def _agents(verdict: Verdict) -> Table:
 
 
 def _sentences(verdict: Verdict) -> list[str]:
+    from agentmixer.validate import equivalence
+
     parity, step = verdict.parity, verdict.step_us
     first = f"; first: {parity.first}" if parity.first else ""
     how = (
         f"{parity.near_ties} near ties" if parity.largest_error is None else f"largest error {parity.largest_error:.1e}"
     )
+    same = verdict.equivalence
+    mark = "     " if not verdict.margin_asked else "ok   " if same.equivalent else "FAIL "
     gap = verdict.asymmetric_gap.get("win_rate", verdict.asymmetric_gap["return"])
     measure = "win rate" if "win_rate" in verdict.asymmetric_gap else "return"
     agree = verdict.mode_agreement
@@ -214,6 +230,7 @@ def _sentences(verdict: Verdict) -> list[str]:
         f"{parity.steps:,} steps, {how}{first}",
         f"{'ok  ' if verdict.missed_deadlines == 0 else 'FAIL'} deadline: {verdict.missed_deadlines} decisions later than "
         f"{verdict.deadline_s * 1e3:g} ms (control period {verdict.control_period_s * 1e3:g} ms)",
+        f"{mark}equivalence: {equivalence.sentence(same, 'win_rate' in verdict.asymmetric_gap)}",
         f"     joint minus deployed, same episodes: {measure} {gap['value']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]; joint policy and "
         f"actor have the same mode in {_share(agree['joint'])} of decisions played jointly, {_share(agree['deployed'])} deployed",
         f"     isolation: {'full' if not lacks else 'without ' + ', '.join(lacks)}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,16 @@ def test_mode_agreement_is_counted_over_those_who_can_act() -> None:
     )  # fmt: skip
     assert arm.act(step).tolist() == [0, 0, 0]
     assert (arm.agreed, arm.decided) == (1, 2)
+
+
+def test_equivalence_decides_where_a_margin_was_asked_for(verdict: Verdict) -> None:
+    same = verdict.equivalence
+    assert (same.mean, same.n, same.margin, same.equivalent) == (0.0, 32, 0.05, True)
+    assert not verdict.margin_asked
+    unequal = replace(same, equivalent=False)
+    assert replace(verdict, equivalence=unequal).passed
+    assert not replace(verdict, equivalence=unequal, margin_asked=True).passed
+    assert replace(verdict, margin_asked=True).passed
 
 
 def test_every_agent_is_accounted_for(verdict: Verdict) -> None:
