@@ -69,16 +69,21 @@ class Report:
         return result
 
 
-def verify(path: Path, trusted: Path | None = None) -> Report:
-    """Check a bundle, or one agent's folder. trusted: file of the public key that must have signed it.
+def verify(path: Path, trusted: Path | None = None, name: str | None = None) -> Report:
+    """Check a bundle, or one agent's folder. trusted: file of the public key that must have signed it; name: which
+    agent a folder must be of.
 
     Raises AgentMixerError if `path` is neither; whatever is wrong with one that is, is in the report."""
     report = Report(path)
     if (path / TEAM_FILE).is_file():
+        if name is not None:
+            raise AgentMixerError(
+                f"{path} is a whole bundle, which holds all agents; --agent is for one agent's folder"
+            )
         _bundle(report, path, trusted)
     elif (path / AGENT_FILE).is_file():
         data = report.run("agent", "read", _agent_file, path)
-        signed = report.run("agent", "signature", _signature, signature.check_agent, path, data, _Given(trusted))
+        signed = report.run("agent", "signature", _signature, _agent_signature(name), path, data, _Given(trusted))
         _agent(report, path, "agent", data, signed, Tolerances())
     else:
         raise AgentMixerError(
@@ -145,6 +150,10 @@ def _signature(
     check: Callable[[Path, bytes, Path | None], str], path: Path, data: bytes, given: _Given
 ) -> tuple[bool, str]:
     return True, check(path, data, given.trusted)
+
+
+def _agent_signature(name: str | None) -> Callable[[Path, bytes, Path | None], str]:
+    return lambda folder, data, trusted: signature.check_agent(folder, data, trusted, name)
 
 
 def _team(path: Path, data: bytes, _: bool) -> tuple[TeamManifest, str]:

@@ -25,7 +25,9 @@ from agentmixer.errors import AgentMixerError
 from agentmixer.runtime.agent import Agent
 from agentmixer.runtime.bundle import Bundle
 from agentmixer.runtime.frames import MAX_FRAME, Kind, action_of, pack, unpack
+from agentmixer.runtime.guard import check_model
 from agentmixer.runtime.host import AgentLost, AgentProcess, Host
+from agentmixer.runtime.locality import check_locality
 from agentmixer.tasks import Task
 from agentmixer.tasks.base import Probing, TaskStep, to_torch
 from agentmixer.train import checkpoint
@@ -79,10 +81,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Locality:
-    """Everything found. `observation`: whether the task could say what its observations hide, in words."""
+    """Everything found. static: for each agent, the inputs that each output of its graph is computed from, all of them
+    its own; `observation`: whether the task could say what its observations hide, in words."""
 
     bundle: str
     steps: int
+    static: dict[str, dict[str, tuple[str, ...]]]
     observation: str
     findings: tuple[Finding, ...]
 
@@ -95,7 +99,10 @@ class Locality:
         """The verdict and every finding, as JSON."""
         findings = [{"passed": finding.passed, **asdict(finding)} for finding in self.findings]
         head = {"passed": self.passed, "agentmixer": __version__, "bundle": self.bundle, "steps": self.steps}
-        return json.dumps({**head, "observation": self.observation, "findings": findings}, indent=2) + "\n"
+        return (
+            json.dumps({**head, "static": self.static, "observation": self.observation, "findings": findings}, indent=2)
+            + "\n"
+        )
 
 
 def locality(
@@ -106,6 +113,10 @@ def locality(
     Calls `progress` with what comes next. Raises AgentMixerError if the run is gone or an agent cannot be started."""
     run = source_run(bundle.team.source, run_path).on_cpu()
     findings: list[Finding] = []
+    static = {
+        name: check_locality(check_model(files.model, files.manifest), files.manifest)
+        for name, files in bundle.agents.items()
+    }
     with contextlib.closing(run.make_task(1)) as task:
         if task.spec != bundle.team.task:
             raise AgentMixerError(
@@ -124,7 +135,7 @@ def locality(
     progress("what observations hide")
     with contextlib.closing(run.make_task(PROBED_ENVS)) as task:
         said, found = environmental(task)
-    return Locality(str(bundle.path), len(moments), said, (*findings, *found))
+    return Locality(str(bundle.path), len(moments), static, said, (*findings, *found))
 
 
 def record(bundle: Bundle, task: Task, steps: int, seed: int = LOCALITY_SEED) -> list[Moment]:

@@ -65,6 +65,13 @@ def _print(console: Console, path: Path, target: Path, found: Locality) -> None:
         verdict = f"FAIL {', '.join(failed)}" if failed else "ok"
         table.add_row(where, escape(change), str(len(findings)), *(f"{value:,}" for value in sums), verdict)
     console.print(table)
+    inputs = sorted({name for agent in found.static.values() for names in agent.values() for name in names})
+    console.print(
+        f"static: every output of {len(found.static)} graphs is computed from the agent's own {', '.join(inputs)} alone",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+    )
     console.print(f"observation: {found.observation}", soft_wrap=True, highlight=False, markup=False)
     console.print(f"report {target}", soft_wrap=True, markup=False)
     passed = found.passed

@@ -17,6 +17,9 @@ def verify(
     trusted: Annotated[
         Path | None, typer.Option(metavar="KEY.pub", help="Fail unless this public key signed it.")
     ] = None,
+    agent: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which agent a folder must be of: a team mate is signed as well.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check that a bundle is what was exported, holds nothing else and decides as it did: one line a check.
@@ -26,7 +29,7 @@ def verify(
     from agentmixer.runtime.bundle import newest
     from agentmixer.runtime.verify import verify as check
 
-    report = check(path or newest(), trusted)
+    report = check(path or newest(), trusted, agent)
     if as_json:
         checks = [entry._asdict() for entry in report.checks]
         typer.echo(json.dumps({"path": str(report.path), "passed": report.passed, "checks": checks}))

@@ -55,6 +55,32 @@ def test_one_agents_folder_passes_alone(copy: Path, tmp_path: Path) -> None:
     assert [c.name for c in report.checks] == PER_AGENT
 
 
+def test_a_signature_is_asked_for_and_a_team_mate_is_not_taken_for_the_agent(copy: Path, tmp_path: Path) -> None:
+    from agentmixer.runtime import signature
+
+    key, other = tmp_path / "key", tmp_path / "other"
+    signature.generate(key)
+    signature.generate(other)
+    public = Path(f"{key}.pub")
+    assert not verify(copy, public).passed
+    signature.sign(copy, signature.private_key(key))
+    report = verify(copy, public)
+    assert report.passed, report.checks
+    assert all(c.detail.startswith("signed by ") for c in report.checks if c.name == "signature")
+    assert [c.detail for c in verify(copy).checks if c.name == "signature"][0].startswith("signed, not checked")
+    refused = verify(copy, Path(f"{other}.pub"))
+    assert [(c.subject, c.name) for c in refused.checks if c.status == "FAILED"] == [("team", "signature")]
+    device = copy / "agents" / "agent_2"
+    assert verify(device, public, "agent_2").passed
+    mate = verify(device, public, "agent_1")
+    assert [(c.name, c.status) for c in mate.checks if c.status != "not run"] == [
+        ("read", "ok"),
+        ("signature", "FAILED"),
+    ]
+    with pytest.raises(AgentMixerError, match="--agent is for one agent's folder"):
+        verify(copy, public, "agent_2")
+
+
 def change_model(change: Callable[[onnx.ModelProto], object]) -> Callable[[Path], None]:
     def damage(bundle: Path) -> None:
         file = bundle / "agents/agent_1/policy.onnx"

@@ -238,7 +238,7 @@ def test_the_command(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("COLUMNS", "200")
     fine = Finding("running team", "others killed half way", "agent_1", False, 3, 192, 0)
     for finding, code in ((fine, 0), (moved, 1)):
-        result = Locality(str(exported.path), 3, "not available", (fine, finding))
+        result = Locality(str(exported.path), 3, {}, "not available", (fine, finding))
         monkeypatch.setattr(check, "locality", lambda *_, result=result, **__: result)
         shown = CliRunner().invoke(app, ["locality", str(exported.path)])
         assert shown.exit_code == code
