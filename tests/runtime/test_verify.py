@@ -67,7 +67,7 @@ def test_a_signature_is_asked_for_and_a_team_mate_is_not_taken_for_the_agent(cop
     report = verify(copy, public)
     assert report.passed, report.checks
     assert all(c.detail.startswith("signed by ") for c in report.checks if c.name == "signature")
-    assert [c.detail for c in verify(copy).checks if c.name == "signature"][0].startswith("signed, not checked")
+    assert next(c.detail for c in verify(copy).checks if c.name == "signature").startswith("signed, not checked")
     refused = verify(copy, Path(f"{other}.pub"))
     assert [(c.subject, c.name) for c in refused.checks if c.status == "FAILED"] == [("team", "signature")]
     device = copy / "agents" / "agent_2"
