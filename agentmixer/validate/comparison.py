@@ -6,7 +6,7 @@ import itertools
 import json
 import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -154,9 +154,8 @@ def train_all(
         if run.summary is not None:
             note(variant, run)
     todo = [(variant, run) for variant, run in prepared if run.path not in found]
-    # A fresh process a run: none inherits what another left in torch's or JAX's global state.
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
-        futures = {pool.submit(_train, run): (variant, run) for variant, run in todo}
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = {pool.submit(_in_a_process, run): (variant, run) for variant, run in todo}
         try:
             for future in as_completed(futures):
                 if not future.result():
@@ -169,6 +168,12 @@ def train_all(
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
     return [found[run.path] for _, run in prepared]
+
+
+def _in_a_process(run: Run) -> bool:
+    """A fresh process a run: none inherits what another left in torch's or JAX's global state."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_train, run).result()
 
 
 def _train(run: Run) -> bool:
