@@ -42,7 +42,7 @@ class AgentLost(AgentMixerError):
     """An agent died, refused or broke the protocol while the team was running."""
 
 
-class _HungUp(Exception):
+class HungUp(Exception):
     """Nobody is at the other end of an agent's link any more."""
 
 
@@ -162,7 +162,7 @@ class AgentProcess:
         except BlockingIOError:
             return False
         except OSError as error:
-            raise _HungUp(f"cannot be reached ({error.strerror})") from error
+            raise HungUp(f"cannot be reached ({error.strerror})") from error
         self.sent_bytes += len(data)
         return True
 
@@ -175,7 +175,7 @@ class AgentProcess:
         except OSError:
             data = b""
         if not data:
-            raise _HungUp("hung up")
+            raise HungUp("hung up")
         self.received_bytes += len(data)
         return data
 
@@ -474,7 +474,7 @@ class Host:
         """Whoever hangs up meanwhile is started anew, or ends the team."""
         try:
             yield
-        except _HungUp as error:
+        except HungUp as error:
             if not self._restarting:
                 raise self.agents[index].lost(str(error)) from error
             self._happened(index, "lost")

@@ -26,7 +26,7 @@ from agentmixer.runtime.agent import Agent
 from agentmixer.runtime.bundle import Bundle
 from agentmixer.runtime.frames import MAX_FRAME, Kind, action_of, pack, unpack
 from agentmixer.runtime.guard import check_model
-from agentmixer.runtime.host import AgentLost, AgentProcess, Host
+from agentmixer.runtime.host import AgentProcess, Host, HungUp
 from agentmixer.runtime.locality import check_locality
 from agentmixer.tasks import Task
 from agentmixer.tasks.base import Probing, TaskStep, to_torch
@@ -287,7 +287,7 @@ class _Team:
         frame = pack(Kind.OBSERVE, agent.index, agent.digest, seen + mask, self.episode, step, now, patience_us, *sizes)
         try:
             return agent.send(frame)
-        except AgentLost:
+        except HungUp:
             return False
 
     def _answer(self, agent: AgentProcess, step: int) -> np.ndarray | None:
