@@ -32,7 +32,7 @@ from agentmixer.tasks import Task
 from agentmixer.tasks.base import Probing, TaskStep, to_torch
 from agentmixer.train import checkpoint
 from agentmixer.train.algorithms import Algorithm
-from agentmixer.validate.arms import DeployedArm
+from agentmixer.validate.arms import ActorsArm, DeployedArm
 from agentmixer.validate.deploy_sim import source_run
 
 #: Episodes of their own, apart from training, evaluation, golden traces and deploy-sim.
@@ -433,16 +433,16 @@ def _fresh(moments: list[Moment]) -> Iterator[tuple[Moment, bool]]:
 
 def _actors(algorithm: Algorithm, moments: list[Moment]) -> list[np.ndarray]:
     """Modes, samples and memories, each [N, ...], as the actors give them without anything central."""
-    found, h = [], algorithm.initial_memory(1)["actor"]
+    arm, found = ActorsArm(algorithm), []
     generator = algorithm.generator.get_state()
     algorithm.generator.manual_seed(LOCALITY_SEED)
     for moment, fresh in _fresh(moments):
         if fresh:
-            h = algorithm.initial_memory(1)["actor"]
+            arm.reset(moment.episode)
         obs, mask = (to_torch(a, algorithm.device) for a in (moment.step.obs, moment.step.action_mask))
-        sample, _ = algorithm.act_decentralised(obs, mask, h, greedy=False)
-        mode, h = algorithm.act_decentralised(obs, mask, h, greedy=True)
-        found += [_numpy(mode), _numpy(sample), _numpy(h)]
+        sample, _ = algorithm.act_decentralised(obs, mask, arm.memory["actor"], greedy=False)
+        mode = arm.act(moment.step)
+        found += [mode, _numpy(sample), _numpy(arm.memory["actor"])]
     algorithm.generator.set_state(generator)
     return found
 

@@ -39,8 +39,11 @@ from agentmixer.runtime.bundle import Bundle, read_bundle
 from agentmixer.runtime.frames import Kind, pack, unpack
 from agentmixer.runtime.golden import Golden, StepFunction, dump, parse, replay
 from agentmixer.runtime.host import AgentLost, Host
+from agentmixer.runtime.locality import certificate
+from agentmixer.runtime.onnx_graph import GraphRefused, read_graph
 from agentmixer.train import checkpoint
 from agentmixer.train.algorithms import Algorithm
+from agentmixer.train.joint_policy import ILLEGAL
 from agentmixer.validate.arms import ActorsArm, DeployedArm, Played
 from agentmixer.validate.deploy_sim import compare, source_run
 from agentmixer.validate.locality import PATIENCE_S, Moment, record
@@ -92,6 +95,20 @@ class Mutations:
 # Wrong graphs -------------------------------------------------------------------------------------------------------
 
 
+def _tidy(graph: onnx.GraphProto) -> None:
+    """Remove what nothing uses: that a change left it behind is not what is to be noticed."""
+    while True:
+        used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+        idle = [node for node in graph.node if not used & set(node.output)]
+        unused = [tensor for tensor in graph.initializer if tensor.name not in used]
+        if not idle and not unused:
+            return
+        for node in idle:
+            graph.node.remove(node)
+        for tensor in unused:
+            graph.initializer.remove(tensor)
+
+
 class Draft:
     """A bundle taken apart, one agent of it (`name`) to be made wrong: graphs, manifests, golden traces and team."""
 
@@ -120,13 +137,18 @@ class Draft:
         return names[1]
 
     def write(self, path: Path) -> None:
-        """The bundle with every digest made anew. Every graph still follows the conventions."""
+        """The bundle with every digest and certificate made anew. Every graph still follows the conventions."""
         entries = {}
         for name, model in self.models.items():
             check_graph(model)
+            _tidy(model.graph)
             contents = {MODEL_FILE: model.SerializeToString(deterministic=True), GOLDEN_FILE: self.goldens[name]}
             digests = {file: sha256(data) for file, data in contents.items()}
-            manifest = encode(msgspec.structs.replace(self.manifests[name], files=digests))
+            changed = msgspec.structs.replace(self.manifests[name], files=digests)
+            with contextlib.suppress(GraphRefused):  # such a graph has no certificate; its check will say so
+                depends_on = certificate(read_graph(contents[MODEL_FILE]))
+                changed = msgspec.structs.replace(changed, depends_on=depends_on)
+            manifest = encode(changed)
             folder = path / AGENTS_FOLDER / name
             folder.mkdir(parents=True)
             for file, data in {**contents, AGENT_FILE: manifest}.items():
@@ -235,15 +257,16 @@ def _flip_mask_bit(draft: Draft) -> None:
     draft.mask()
     legal = draft.golden().action_mask.sum(0)
     bit = int(legal.argmax())
-    sign, offset = np.ones(legal.size, np.float32), np.zeros(legal.size, np.float32)
-    sign[bit], offset[bit] = -1, 1
-    draft.redirect("action_mask", "flipped")
-    draft.prepend(
-        helper.make_node("Cast", ["action_mask"], ["mask_number"], to=onnx.TensorProto.FLOAT),
-        helper.make_node("Mul", ["mask_number", draft.constant("sign", sign)], ["mask_signed"]),
-        helper.make_node("Add", ["mask_signed", draft.constant("offset", offset)], ["mask_other"]),
-        helper.make_node("Cast", ["mask_other"], ["flipped"], to=onnx.TensorProto.BOOL),
-    )
+    keep, flip = np.ones(legal.size, np.float32), np.zeros(legal.size, np.float32)
+    keep[bit], flip[bit] = 0, 1
+    index = draft.producer("logits")
+    where = draft.graph.node[index]
+    raw, illegal = where.input[1], np.float32(ILLEGAL)
+    for name, mine, theirs in (("legal_side", keep, flip), ("illegal_side", flip, keep)):
+        scaled, shift = draft.constant(f"{name}_scale", mine), draft.constant(f"{name}_shift", theirs * illegal)
+        draft.graph.node.insert(index, helper.make_node("Add", [f"{name}_scaled", shift], [name]))
+        draft.graph.node.insert(index, helper.make_node("Mul", [raw, scaled], [f"{name}_scaled"]))
+    where.input[1], where.input[2] = "legal_side", "illegal_side"
 
 
 def _forget_mask(draft: Draft) -> None:

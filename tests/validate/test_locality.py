@@ -19,6 +19,7 @@ from agentmixer.export import bundle as exporting
 from agentmixer.export.bundle import Exported
 from agentmixer.runtime.agent import Agent
 from agentmixer.runtime.bundle import read_bundle
+from agentmixer.runtime.frames import pack, unpack
 from agentmixer.runtime.host import AgentProcess
 from agentmixer.tasks import make
 from agentmixer.tasks.base import Probe, Probing, TaskStep
@@ -126,10 +127,10 @@ def test_a_link_that_listens_to_the_others_is_found_out(
     send, last = AgentProcess.send, [b""]
 
     def leaky(agent: AgentProcess, data: bytes) -> bool:
-        head, body = data[:48], data[48:]
-        sent = send(agent, head + last[0] if last[0] and agent.index == 1 else data)
-        last[0] = body
-        return sent
+        frame, theirs = unpack(data), last[0]
+        last[0] = bytes(frame.payload)
+        leaked = pack(frame.kind, frame.agent, frame.digest, theirs, *frame[2:8])
+        return send(agent, leaked if theirs and agent.index == 1 else data)
 
     monkeypatch.setattr(AgentProcess, "send", leaky)
     findings = {f.change: f for f in check.running_team(read_bundle(exported.path), moments, 1)}
@@ -147,7 +148,7 @@ def test_an_actor_that_reads_the_global_state_is_found_out(
 
     def leaky(arm: check.ActorsArm, step: TaskStep) -> np.ndarray:
         action = act(arm, step)
-        arm.h = arm.h + 1e-3 * float(np.asarray(step.state).sum())
+        arm.memory["actor"] = arm.memory["actor"] + 1e-3 * float(np.asarray(step.state).sum())
         return action
 
     monkeypatch.setattr(check.ActorsArm, "act", leaky)
