@@ -126,6 +126,16 @@ def play(arm: Arm, task: Task, episodes: int, seed: int, shadow: Arm | None = No
 
     shadow: another arm that sees every step and decides too, with its own memory, but moves nothing. Where
     physics is chaotic, two arms that differ in the last bit soon live in different worlds; a shadow stays in one."""
+    # One environment's networks gain nothing from threads, and lose much where other work holds the cores.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _play(arm, task, episodes, seed, shadow)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _play(arm: Arm, task: Task, episodes: int, seed: int, shadow: Arm | None) -> Played:
     returns, won, actions, shadows = [], [], [], []
     for episode in range(episodes):
         step = task.reset(seed, np.array([episode]))

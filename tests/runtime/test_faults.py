@@ -34,7 +34,8 @@ from agentmixer.runtime.frames import (
     unpack,
 )
 from agentmixer.runtime.host import Decision, Event, Host
-from agentmixer.runtime.process import serve
+from agentmixer.runtime.process import main as serve_agent
+from agentmixer.runtime.sandbox import Isolation
 
 TEAM = ("agent_0", "agent_1", "agent_2")
 #: One episode of this many steps a Host.
@@ -546,7 +547,8 @@ def test_malformed_frames_are_refused_with_a_reason_and_leave_no_trace(bundle: B
 def test_a_refused_frame_does_not_touch_the_memory(bundle: Bundle) -> None:
     """Damaged, foreign or ill-formed frames, of this or of a later episode: the next good one goes on where it was."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    thread = threading.Thread(target=serve, args=(theirs, bundle.folder("a")))
+    ours.settimeout(30)
+    thread = threading.Thread(target=serve_agent, args=(theirs, bundle.folder("a"), False, lambda link: Isolation()))
     thread.start()
     digest, generator = unpack(ours.recv(MAX_FRAME)).digest, np.random.default_rng(0)
     space = bundle.agents["a"].manifest.action_space

@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from typer.testing import CliRunner
 
-from agentmixer.contract.manifest import Source, Tolerances, sha256
+from agentmixer.contract.manifest import MODEL_FILE, Source, Tolerances, sha256
 from agentmixer.errors import AgentMixerError
 from agentmixer.export import bundle as exporting
 from agentmixer.export.actor import DeployedActor
@@ -31,6 +31,7 @@ from agentmixer.runtime.golden import Golden
 from agentmixer.train import run as runs
 from agentmixer.train import trainer
 from agentmixer.train.algorithms import AgentMixerPPO, Algorithm
+from agentmixer.validate import ladder
 from agentmixer.validate.ladder import Rung, climb, climb_agent, unusual
 
 SOURCE = Source("0", "agentmixer_ppo", "default", 0, 0, "run", "checkpoint", "0")
@@ -82,8 +83,9 @@ def climber(kind: str) -> Climber:
     algorithm.actor.body.observe(seen)
     actor = DeployedActor(algorithm.actor, spec, INDEX)
     model = export_graph(actor, {"agent": spec.agents[INDEX]})
-    manifest = exporting._manifest(spec, INDEX, actor, {}, SOURCE)
-    files = AgentFiles(manifest, model.SerializeToString(), b"", "")
+    data = model.SerializeToString(deterministic=True)
+    manifest = exporting._manifest(spec, INDEX, actor, {MODEL_FILE: data}, SOURCE)
+    files = AgentFiles(manifest, data, b"", "")
     return Climber(algorithm, files, play(algorithm, spec.has_action_mask))
 
 
@@ -99,13 +101,16 @@ def boxed() -> Climber:
     return climber("box, running")
 
 
-def rungs(climber: Climber, change: Callable[[onnx.ModelProto], object] | None = None) -> dict[str, Rung]:
-    """The ladder of one agent, whose graph was changed."""
+def rungs(
+    climber: Climber, change: Callable[[onnx.ModelProto], object] | None = None, conventional: bool = True
+) -> dict[str, Rung]:
+    """The ladder of one agent, whose graph was changed, within the conventions or not."""
     files = climber.files
     if change:
         model = onnx.load_from_string(files.model)
         change(model)
-        check(model)
+        if conventional:
+            check(model)
         files = files._replace(model=model.SerializeToString())
     found = climb_agent(climber.algorithm, files, climber.played, Tolerances())
     return {rung.rung: rung for rung in found}
@@ -181,7 +186,9 @@ def test_a_nudged_clamp_is_met_by_extremes_alone(boxed: Climber) -> None:
     assert first["expected"] != first["got"]
 
 
-def test_a_row_that_looks_at_its_batch_is_caught(discrete: Climber) -> None:
+def test_a_row_that_looks_at_its_batch_is_refused_and_would_be_caught(
+    discrete: Climber, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A hundredth of the difference to the batch's first row: nothing at all in a batch of one."""
 
     def change(model: onnx.ModelProto) -> None:
@@ -200,7 +207,10 @@ def test_a_row_that_looks_at_its_batch_is_caught(discrete: Climber) -> None:
         for offset, node in enumerate(nodes):
             graph.node.insert(at + 1 + offset, node)
 
-    found = rungs(discrete, change)
+    with pytest.raises(AgentMixerError, match="agent_1: the model holds"):
+        rungs(discrete, change, conventional=False)
+    monkeypatch.setattr(ladder, "Agent", lambda files: None)  # where the guard would have stood
+    found = rungs(discrete, change, conventional=False)
     assert failed(found) == ["batches"]
     first, bits = found["batches"].first, found["batches"].different_bits
     assert first is not None and first["observation"] == "row 1 of a batch of 2 (episode 0, step 1 of play)"
