@@ -63,6 +63,7 @@ _PAPER_PPO: dict[str, Any] = {
     "gae_lambda": 0.95,
     "entropy_coef": 0.01,
     "joint": "gumbel",
+    "reach": 3.0,
     "tau": 1.0,
     "tau_end": 1.0,
     "tau_schedule": "constant",
