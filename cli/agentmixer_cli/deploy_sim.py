@@ -126,7 +126,8 @@ def _with_faults(
             )  # fmt: skip
         else:
             reports = [rehearsal.rehearse(bundle, faults, episodes, seed, run, deadline_s, require_isolation)]
-    console.print(_faults(reports))
+    for table in _faults(reports):
+        console.print(table)
     for report in reports:
         name = _rates(report) + ": " if len(reports) > 1 else ""
         for check in report.checks:
@@ -149,26 +150,26 @@ def _rates(report: FaultReport) -> str:
     return ", ".join(told) or "none"
 
 
-def _faults(reports: list[FaultReport]) -> Table:
+def _faults(reports: list[FaultReport]) -> list[Table]:
+    """What it came to, and what became of the steps: two tables, since one would not fit a terminal."""
     some = reports[0]
     title = f"{some.task} {some.scenario}, {some.episodes} episodes, deadline {some.deadline_s * 1e3:g} ms"
-    table = Table(title=escape(title), box=box.SIMPLE)
+    results = Table(title=escape(title), box=box.SIMPLE)
     measures = [name for name in ("win_rate", "return") if name in some.figures]
     for column in ("faults", *(f"{name.replace('_', ' ')} [95 %]" for name in measures)):
-        table.add_column(column)
-    for column in ("decisions", "fallbacks", "lost", "late", "stale", "double", "refused", "step ms"):
-        table.add_column(column, justify="right", no_wrap=True)
+        results.add_column(column)
+    steps = Table(box=box.SIMPLE, pad_edge=False)
+    steps.add_column("faults", min_width=14)
+    for column in ("fallbacks", "lost", "late", "stale", "double", "refused", "step ms"):
+        steps.add_column(column, justify="right", no_wrap=True)
     for report in reports:
         cells = (report.figures[name] for name in measures)
-        counts = ("decisions", "fallbacks", "lost", "late", "stale", "duplicates", "refused")
+        name = escape(_rates(report))
+        results.add_row(name, *(f"{c['value']:.3f} [{c['low']:.3f}, {c['high']:.3f}]" for c in cells))
+        counts = ("fallbacks", "lost", "late", "stale", "duplicates", "refused")
         longest = report.step_us["max"] or 0.0
-        table.add_row(
-            escape(_rates(report)),
-            *(f"{c['value']:.3f} [{c['low']:.3f}, {c['high']:.3f}]" for c in cells),
-            *(f"{report.total(name):,}" for name in counts),
-            f"{longest / 1e3:.1f}",
-        )
-    return table
+        steps.add_row(name, *(f"{report.total(name):,}" for name in counts), f"{longest / 1e3:.1f}")
+    return [results, steps]
 
 
 def _conclude(console: Console, passed: bool) -> None:
