@@ -147,9 +147,12 @@ def _train(run: Run, task: Task, judge: Task, console: Console, resume: bool) ->
                 bar, completed=min(step, config.total_steps), rate=numbers["steps_per_second"], latest=latest
             )
             if "eval_return" in numbers:
+                agreement = ""
+                if "mode_agreement" in numbers:  # an off-policy algorithm that has not begun to learn has none
+                    agreement = f"; modes agree in {numbers['mode_agreement']:.3f} of decisions"
                 console.print(
                     f"step {step:>10,}  {numbers['steps_per_second']:>6,.0f} steps/s  decentralised greedy: "
-                    f"{headline(numbers, 'eval_')}; modes agree in {numbers['mode_agreement']:.3f} of decisions",
+                    f"{headline(numbers, 'eval_')}{agreement}",
                     soft_wrap=True,
                     markup=False,
                 )

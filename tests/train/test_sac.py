@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -496,3 +497,12 @@ def test_the_command_line_names_the_nearest_algorithm_and_refuses_one_for_a_run_
 def test_a_signal_that_lasts_an_episode_is_refused() -> None:
     with pytest.raises(AgentMixerError, match="signal_per must be step for SAC"):
         AgentMixerSAC.Config().replace({"signal": 2, "signal_per": "episode"}).check()
+
+
+def test_a_run_that_ends_before_it_learns_is_judged_all_the_same(tmp_path: Path) -> None:
+    run = started(
+        "matrix", "climbing", tmp_path / "run", total_steps=64, learning_starts=1000, replay_size=1000, pm="none"
+    )
+    assert trainer.train(run, quiet())
+    assert run.summary is not None
+    assert "mode_agreement" not in json.loads((run.path / "metrics.jsonl").read_text().splitlines()[-1])
