@@ -35,7 +35,7 @@ NOWHERE = (2**32 - 1, 2**32 - 1)
 class Kind(IntEnum):
     """What a frame is for."""
 
-    READY = 1  # agent -> host: loaded and verified, payload: text
+    READY = 1  # agent -> host: loaded and verified, payload: JSON of `launch.Ready`
     OBSERVE = 2  # host -> agent: obs and mask; another episode than the last one's resets the agent
     ACT = 3  # agent -> host: a decision, echoing episode and step
     REFUSE = 4  # agent -> host: why not, payload: text

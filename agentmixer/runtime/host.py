@@ -1,4 +1,4 @@
-"""The host's side: start one process an agent, send each its own observation, take its decision.
+"""The host's side: a team of processes, each sent its own observation and asked for its decision.
 
 Lock-step: all agents get their frames, then all decisions are awaited until the deadline. Who has not decided by then
 contributes its fallback. Time is the monotonic clock's alone: setting the machine's clock changes nothing.
@@ -10,40 +10,26 @@ import contextlib
 import functools
 import select
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-import msgspec
 import numpy as np
 
-from agentmixer.contract.spec import Discrete
 from agentmixer.errors import AgentMixerError
+from agentmixer.runtime.agent_process import START_TIMEOUT_S, AgentProcess, HungUp
 from agentmixer.runtime.bundle import Bundle
 from agentmixer.runtime.faults import Faults, FaultyLink, Key
-from agentmixer.runtime.frames import MAX_FRAME, NOWHERE, Kind, action_of, pack, unpack
-from agentmixer.runtime.launch import PROCESS, Ready, launch
-from agentmixer.runtime.sandbox import Isolation
+from agentmixer.runtime.frames import NOWHERE, Kind, action_of, pack, unpack
 
-START_TIMEOUT_S = 30.0
 #: How often in a row a lost agent is started before it is given up.
 START_ATTEMPTS = 3
 #: Frames taken from one agent before the others get their turn.
 _BURST = 64
 #: Why a step was missed whose decision came after all.
 LATE = "late"
-
-
-class AgentLost(AgentMixerError):
-    """An agent died, refused or broke the protocol while the team was running."""
-
-
-class HungUp(Exception):
-    """Nobody is at the other end of an agent's link any more."""
 
 
 class Decision(NamedTuple):
@@ -100,118 +86,6 @@ class Event(NamedTuple):
     what: str
     #: Host's monotonic clock, s.
     at_s: float
-
-
-class AgentProcess:
-    """One agent in a process of its own, reached over one inherited SEQPACKET socket pair.
-
-    Holding the descriptor is the identity: nobody else can speak to this agent or for it.
-    """
-
-    def __init__(self, bundle: Bundle, name: str, require_isolation: bool = False):
-        files = bundle.agents[name]
-        self.name, self.index = name, files.manifest.index
-        self.digest = bytes.fromhex(files.digest)[:8]
-        self.space = files.manifest.action_space
-        self.fallback = np.array(
-            files.manifest.fallback_action, np.int64 if isinstance(self.space, Discrete) else np.float32
-        )
-        self.sent_bytes = self.received_bytes = 0
-        self._required = require_isolation
-        arguments = ["--require-isolation"] if require_isolation else []
-        launched = launch(PROCESS, str(bundle.folder(name).resolve()), *arguments)
-        self.process, self.link, self._cwd, self._started = launched
-        #: What its process has given up; nothing until it has announced itself.
-        self.isolation = Isolation()
-
-    def await_ready(self) -> float:
-        """Wait until the agent announces itself. Returns seconds since its process was started.
-
-        Raises AgentMixerError with the agent's own words if it refuses, or if it dies or stays silent."""
-        self.link.settimeout(START_TIMEOUT_S)
-        try:
-            data = self.link.recv(MAX_FRAME)
-        except TimeoutError:
-            raise AgentMixerError(f"agent {self.name} did not start within {START_TIMEOUT_S:.0f} s") from None
-        if not data:
-            raise AgentMixerError(
-                f"agent {self.name} did not start: its process ended with status {self.process.wait()}"
-            )
-        self.link.setblocking(False)
-        frame = unpack(data)
-        if frame.kind != Kind.READY or frame.digest != self.digest:
-            raise AgentMixerError(f"agent {self.name} did not start: {bytes(frame.payload).decode(errors='replace')}")
-        try:
-            self.isolation = msgspec.json.decode(frame.payload, type=Ready).isolation
-        except msgspec.MsgspecError as error:
-            raise AgentMixerError(
-                f"agent {self.name} did not start: what it announced is not READY ({error})"
-            ) from error
-        if self._required:
-            self.isolation.require(self.name)
-        return self.age_s()
-
-    def age_s(self) -> float:
-        """Seconds since its process was started."""
-        return (time.monotonic_ns() - self._started) / 1e9
-
-    def send(self, data: bytes) -> bool:
-        """One frame to the agent. Returns False if it has stopped reading and its queue is full."""
-        try:
-            self.link.send(data)
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            raise HungUp(f"cannot be reached ({error.strerror})") from error
-        self.sent_bytes += len(data)
-        return True
-
-    def receive(self) -> bytes | None:
-        """One frame from the agent, None if none has arrived."""
-        try:
-            data = self.link.recv(MAX_FRAME)
-        except BlockingIOError:
-            return None
-        except OSError:
-            data = b""
-        if not data:
-            raise HungUp("hung up")
-        self.received_bytes += len(data)
-        return data
-
-    def lost(self, what: str) -> AgentLost:
-        """The error that ends the team on this agent's account."""
-        return AgentLost(f"agent {self.name} {what}; its process {_status(self.process)}")
-
-    def resident_mb(self) -> tuple[float, float]:
-        """Resident memory now and at its peak, in MB of 2^20 bytes (Linux; 0 elsewhere or once it ended)."""
-        try:
-            lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
-        except OSError:
-            return 0.0, 0.0
-        found = {
-            line.split(":")[0]: int(line.split()[1]) / 1024 for line in lines if line.startswith(("VmRSS", "VmHWM"))
-        }
-        return found.get("VmRSS", 0.0), found.get("VmHWM", 0.0)
-
-    def close(self) -> None:
-        """Ask it to stop, and end it if it does not."""
-        with contextlib.suppress(OSError):
-            self.link.send(pack(Kind.STOP, self.index, self.digest))
-        self.link.close()
-        try:
-            self.process.wait(timeout=2)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self._cwd.cleanup()
-
-
-def _status(process: subprocess.Popen[bytes]) -> str:
-    """What became of a process, in words. One that has just hung up gets a moment to end."""
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        return f"ended with status {process.wait(timeout=0.2)}"
-    return "still runs"
 
 
 class Host:

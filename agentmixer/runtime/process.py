@@ -10,10 +10,8 @@ from __future__ import annotations
 import os
 
 if __name__ == "__main__":
-    # Read when numpy and ONNX Runtime are imported. The sandbox wants a single thread, and numpy's linear algebra
-    # would start others; ONNX Runtime's telemetry would too, and keeps a database open under the user's home.
+    # Read when numpy is imported. The sandbox wants a single thread, and numpy's linear algebra would start others.
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import contextlib
 import socket

@@ -226,7 +226,7 @@ def summarise(found: list[Trained]) -> list[Row]:
                 name,
                 statistics.mean(alone),
                 statistics.mean(np.array([trained.joint for trained in group])),
-                None if first is None else statistics.mean(alone - first),
+                None if first is None else statistics.paired(alone, first),
             )
         )
         first = alone if first is None else first

@@ -15,9 +15,10 @@ import numpy as np
 from agentmixer import __version__, statistics
 from agentmixer.contract.manifest import REPORTS_FOLDER, Source, Tolerances, sha256
 from agentmixer.errors import AgentMixerError
+from agentmixer.runtime.agent_process import AgentLost
 from agentmixer.runtime.bundle import Bundle
 from agentmixer.runtime.golden import is_near_tie
-from agentmixer.runtime.host import AgentLost, Decision, Host
+from agentmixer.runtime.host import Decision, Host
 from agentmixer.tasks import Task
 from agentmixer.train import checkpoint
 from agentmixer.train import run as runs
@@ -223,7 +224,7 @@ def _deploy_sim(
             for name, arm in played.items()
         },
         asymmetric_gap={
-            name: statistics.mean(getattr(played["joint"], field) * 1.0 - getattr(played["deployed"], field))._asdict()
+            name: statistics.paired(getattr(played["joint"], field), getattr(played["deployed"], field))._asdict()
             for name, field in (("return", "returns"), *([("win_rate", "won")] if task.spec.reports_wins else []))
         },
         mode_agreement={

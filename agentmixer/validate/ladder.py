@@ -27,14 +27,13 @@ import torch
 
 from agentmixer import __version__
 from agentmixer.contract.manifest import AgentManifest, Tolerances
-from agentmixer.errors import AgentMixerError
 from agentmixer.export.bundle import record
 from agentmixer.runtime.agent import Agent, make_session
 from agentmixer.runtime.bundle import AgentFiles, Bundle
 from agentmixer.runtime.golden import Golden, StepFunction, is_close, replay
 from agentmixer.train import checkpoint
 from agentmixer.train.algorithms import Algorithm
-from agentmixer.validate.deploy_sim import source_run
+from agentmixer.validate.deploy_sim import check_task, source_run
 
 #: Steps recorded; the last sixteenth of a recording is noise, so that 1,020 are played.
 RECORDED = 1_088
@@ -112,10 +111,7 @@ def climb(bundle: Bundle, run_path: Path | None = None, progress: Callable[[str]
     run is gone or is not the bundle's, or a graph does not fit its manifest."""
     run = source_run(bundle.team.source, run_path).on_cpu()
     with contextlib.closing(run.make_task(1)) as task:
-        if task.spec != bundle.team.task:
-            raise AgentMixerError(
-                f"the task of {run.path} is not the one in {bundle.path}; export again: agentmixer export"
-            )
+        check_task(task, bundle, run)
         algorithm, _ = checkpoint.load_weights(run, task, run.checkpoints / bundle.team.source.checkpoint)
         recorded = record(algorithm, task, RECORDED)
     played = [Golden(*(array[: RECORDED - RECORDED // 16] for array in golden)) for golden in recorded]

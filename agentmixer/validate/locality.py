@@ -23,17 +23,18 @@ from torch import Tensor
 from agentmixer import __version__
 from agentmixer.errors import AgentMixerError
 from agentmixer.runtime.agent import Agent
+from agentmixer.runtime.agent_process import AgentProcess, HungUp
 from agentmixer.runtime.bundle import Bundle
 from agentmixer.runtime.frames import MAX_FRAME, Kind, action_of, pack, unpack
 from agentmixer.runtime.guard import check_model
-from agentmixer.runtime.host import AgentProcess, Host, HungUp
+from agentmixer.runtime.host import Host
 from agentmixer.runtime.locality import check_locality
 from agentmixer.tasks import Task
 from agentmixer.tasks.base import Probing, TaskStep, to_torch
 from agentmixer.train import checkpoint
 from agentmixer.train.algorithms import Algorithm
 from agentmixer.validate.arms import ActorsArm, DeployedArm
-from agentmixer.validate.deploy_sim import source_run
+from agentmixer.validate.deploy_sim import check_task, source_run
 
 #: Episodes of their own, apart from training, evaluation, golden traces and deploy-sim.
 LOCALITY_SEED = 4_000_037
@@ -118,10 +119,7 @@ def locality(
         for name, files in bundle.agents.items()
     }
     with contextlib.closing(run.make_task(1)) as task:
-        if task.spec != bundle.team.task:
-            raise AgentMixerError(
-                f"the task of {run.path} is not the one in {bundle.path}; export again: agentmixer export"
-            )
+        check_task(task, bundle, run)
         algorithm, _ = checkpoint.load_weights(run, task, run.checkpoints / bundle.team.source.checkpoint)
         progress(f"recording {steps} steps")
         moments = record(bundle, task, steps)

@@ -35,10 +35,11 @@ from agentmixer.errors import AgentMixerError
 from agentmixer.export.bundle import record as record_golden
 from agentmixer.export.graph import check as check_graph
 from agentmixer.runtime.agent import Agent, make_session
+from agentmixer.runtime.agent_process import AgentLost
 from agentmixer.runtime.bundle import Bundle, read_bundle
 from agentmixer.runtime.frames import Kind, pack, unpack
 from agentmixer.runtime.golden import Golden, StepFunction, dump, parse, replay
-from agentmixer.runtime.host import AgentLost, Host
+from agentmixer.runtime.host import Host
 from agentmixer.runtime.locality import certificate
 from agentmixer.runtime.onnx_graph import GraphRefused, read_graph
 from agentmixer.train import checkpoint

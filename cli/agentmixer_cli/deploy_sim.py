@@ -66,9 +66,9 @@ def deploy_sim(
     Example: agentmixer deploy-sim --episodes 100
     """
     from agentmixer.errors import AgentMixerError
+    from agentmixer.runtime.agent_process import AgentLost
     from agentmixer.runtime.bundle import newest, read_bundle
     from agentmixer.runtime.faults import parse_faults
-    from agentmixer.runtime.host import AgentLost
     from agentmixer.validate import deploy_sim as rehearsal
 
     console = Console()

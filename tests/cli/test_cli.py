@@ -214,7 +214,8 @@ def test_a_lost_agent_fails_and_leaves_no_older_pass_behind(exported: Exported, 
     report.write_text('{"passed": true}')
     code = """
 import sys
-from agentmixer.runtime.host import AgentLost, Host
+from agentmixer.runtime.agent_process import AgentLost
+from agentmixer.runtime.host import Host
 def lost(self, *_):
     raise AgentLost("agent agent_3 hung up; its process ended with status -9")
 Host.step = lost

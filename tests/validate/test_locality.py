@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 from agentmixer.export import bundle as exporting
 from agentmixer.export.bundle import Exported
 from agentmixer.runtime.agent import Agent
+from agentmixer.runtime.agent_process import AgentProcess
 from agentmixer.runtime.bundle import read_bundle
 from agentmixer.runtime.frames import pack, unpack
-from agentmixer.runtime.host import AgentProcess
 from agentmixer.tasks import make
 from agentmixer.tasks.base import Probe, Probing, TaskStep
 from agentmixer.train import checkpoint, trainer
