@@ -47,7 +47,7 @@ def main() -> None:
     steps = arguments.updates * config.rollout_length
     bare = simulate(task, steps)
 
-    algorithm = AgentMixerPPO(task.spec, config, "cpu", torch.Generator().manual_seed(0))
+    algorithm = AgentMixerPPO(task.spec, config, "cpu", [torch.Generator().manual_seed(0)])
     stream = rollout.start(algorithm, task, 0)
     algorithm.update(rollout.collect(algorithm, task, stream)[0])
     collecting = updating = 0.0

@@ -74,7 +74,7 @@ def box_spec() -> TaskSpec:
 
 def tiny_algorithm(spec: TaskSpec | None = None, seed: int = 0, **settings: object) -> AgentMixerPPO:
     config = AgentMixerPPO.Config().replace({**TINY, **settings})
-    return AgentMixerPPO(spec or tiny_spec(), config, "cpu", torch.Generator().manual_seed(seed))
+    return AgentMixerPPO(spec or tiny_spec(), config, "cpu", [torch.Generator().manual_seed(seed)])
 
 
 def random_masks(generator: np.random.Generator, *shape: int) -> np.ndarray:

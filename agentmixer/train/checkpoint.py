@@ -25,7 +25,7 @@ def save(run: Run, step: int, algorithm: Algorithm, task: Task, stream: Stream) 
     """Write everything that the next update depends on. Complete or absent: a crash leaves the old ones."""
     if algorithm.replay is not None:
         algorithm.replay.flush()
-    tensors: dict[str, Tensor] = {"rng": algorithm.generator.get_state()}
+    tensors: dict[str, Tensor] = {"rng": algorithm.generators[0].get_state()}
     for name, module in algorithm.modules.items():
         tensors |= {f"model.{name}.{key}": value for key, value in module.state_dict().items()}
     for name, optimiser in algorithm.optimisers.items():
@@ -101,7 +101,7 @@ def restore(algorithm: Algorithm, task: Task, file: Path) -> tuple[int, Stream]:
             f"{file} holds {envs} environments, but config.toml says num_envs = {task.num_envs}; put that back"
         )
     try:
-        algorithm.generator.set_state(tensors["rng"])
+        algorithm.generators[0].set_state(tensors["rng"])
     except RuntimeError as error:
         raise AgentMixerError(f"{file} was written on another kind of device; resume it there") from error
     device = algorithm.device
@@ -119,7 +119,7 @@ def restore(algorithm: Algorithm, task: Task, file: Path) -> tuple[int, Stream]:
 def build(run: Run, task: Task) -> Algorithm:
     """The run's algorithm with fresh weights, its random numbers started from the run's seed."""
     generator = torch.Generator(device=run.device).manual_seed(run.seed)
-    return ALGORITHMS[run.algorithm](task.spec, run.config, run.device, generator)
+    return ALGORITHMS[run.algorithm](task.spec, run.config, run.device, [generator])
 
 
 def load_weights(run: Run, task: Task, file: Path) -> tuple[Algorithm, int]:

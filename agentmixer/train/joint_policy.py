@@ -8,6 +8,7 @@ agents have fewer than A actions (or action elements) the rest is masked out and
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -39,7 +40,7 @@ class JointPolicy(Protocol):
         """Each actor's most likely action: [N, B] int64, or [N, B, A] float32."""
         ...
 
-    def actor_sample(self, policy: Tensor, generator: torch.Generator) -> Tensor:
+    def actor_sample(self, policy: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """An action drawn from each actor's own policy (a Gaussian actor has no spread of its own)."""
         ...
 
@@ -47,7 +48,7 @@ class JointPolicy(Protocol):
         """The joint policy's most likely action."""
         ...
 
-    def sample(self, joint: Any, generator: torch.Generator) -> Tensor:
+    def sample(self, joint: Any, generators: Sequence[torch.Generator]) -> Tensor:
         """An action drawn from the joint policy."""
         ...
 
@@ -99,14 +100,14 @@ class _Discrete:
     def actor_mode(self, policy: Tensor) -> Tensor:
         return policy.argmax(-1)
 
-    def actor_sample(self, policy: Tensor, generator: torch.Generator) -> Tensor:
-        return sample(policy, generator)
+    def actor_sample(self, policy: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        return sample(policy, generators)
 
     def mode(self, joint: Categorical) -> Tensor:
         return joint.scores.argmax(-1)
 
-    def sample(self, joint: Categorical, generator: torch.Generator) -> Tensor:
-        return sample(joint.scores, generator)
+    def sample(self, joint: Categorical, generators: Sequence[torch.Generator]) -> Tensor:
+        return sample(joint.scores, generators)
 
     def log_prob(self, joint: Categorical, action: Tensor) -> Tensor:
         return joint.log_pi.gather(-1, action.unsqueeze(-1)).squeeze(-1)
@@ -118,9 +119,13 @@ class _Discrete:
         return self.mode(joint) == self.actor_mode(policy)
 
 
-def sample(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """One action a policy by the Gumbel-max trick; logits need not be normalised, [..., A] -> [...] int64."""
-    noise = torch.empty_like(logits).exponential_(generator=generator)
+def sample(logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """One action a policy by the Gumbel-max trick; logits need not be normalised, [..., A] -> [...] int64.
+
+    The first dimension falls into equal parts, a team and its generator each."""
+    noise = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    for part, generator in zip(noise.chunk(len(generators)), generators, strict=True):
+        part.exponential_(generator=generator)
     return (logits - noise.log()).argmax(-1)
 
 
@@ -185,14 +190,16 @@ class GaussianJoint:
     def actor_mode(self, policy: Tensor) -> Tensor:
         return policy
 
-    def actor_sample(self, policy: Tensor, generator: torch.Generator) -> Tensor:
+    def actor_sample(self, policy: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         return policy
 
     def mode(self, joint: Gaussian) -> Tensor:
         return joint.mean
 
-    def sample(self, joint: Gaussian, generator: torch.Generator) -> Tensor:
-        noise = torch.empty_like(joint.mean).normal_(generator=generator)
+    def sample(self, joint: Gaussian, generators: Sequence[torch.Generator]) -> Tensor:
+        noise = torch.empty_like(joint.mean, memory_format=torch.contiguous_format)
+        for part, generator in zip(noise.chunk(len(generators)), generators, strict=True):
+            part.normal_(generator=generator)
         return joint.mean + joint.std * noise * joint.exists
 
     def log_prob(self, joint: Gaussian, action: Tensor) -> Tensor:

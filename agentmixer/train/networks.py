@@ -13,9 +13,11 @@ from agentmixer.train.stack import StackedGRUCell, StackedLayerNorm, StackedLine
 class Body(nn.Module):
     """The part that actors and critics have in common, for N agents held as a stack of S networks.
 
-    S = N: every agent has its own network. S = 1: one network serves all, and agents differ by a
-    learned bias in the first layer (what a one-hot id appended to the normalised input would give),
-    which export folds into each agent's own graph.
+    Every agent has its own network, or one network serves all and agents differ by a learned bias in the first
+    layer (what a one-hot id appended to the normalised input would give), which export folds into each agent's
+    own graph. S = N or 1.
+
+    teams: how many teams train side by side. Everything leads with teams then: K * N for N, K * S for S.
 
     norm: how the input is normalised: `layer` (LayerNorm) or `running` (moments of what was seen).
     sizes: each agent's own number of inputs, where they differ; the rest is zero padding.
@@ -33,17 +35,20 @@ class Body(nn.Module):
         recurrent: bool,
         norm: str = "layer",
         sizes: tuple[int, ...] | None = None,
+        teams: int = 1,
     ):
         super().__init__()
-        stack = 1 if shared else agents
-        self.agents, self.stack, self.hidden, self.memory = agents, stack, hidden, hidden if recurrent else 0
+        sizes = None if sizes is None else sizes * teams
+        stack = teams if shared else teams * agents
+        self.agents, self.stack, self.hidden = teams * agents, stack, hidden
+        self.memory = hidden if recurrent else 0
         self.norm: StackedLayerNorm | StackedRunningNorm = (
             StackedRunningNorm(stack, inputs) if norm == "running" else StackedLayerNorm(stack, inputs, sizes)
         )
         widths = [inputs] + [hidden] * (layers + 1)
         self.linears = nn.ModuleList(StackedLinear(stack, i, o) for i, o in itertools.pairwise(widths))
         self.norms = nn.ModuleList(StackedLayerNorm(stack, hidden) for _ in widths[1:])
-        self.agent_bias = nn.Parameter(torch.zeros(agents, hidden)) if shared and agents > 1 else None
+        self.agent_bias = nn.Parameter(torch.zeros(self.agents, hidden)) if shared and agents > 1 else None
         self.gru = StackedGRUCell(stack, hidden, hidden) if recurrent else None
         self.gru_norm = StackedLayerNorm(stack, hidden) if recurrent else None
 
@@ -53,12 +58,13 @@ class Body(nn.Module):
 
     def embed(self, x: Tensor) -> Tensor:
         """The feed-forward part. x [N, B, inputs] -> [N, B, H]."""
-        y = self.norm(self.fold(x))
-        for i, (linear, norm) in enumerate(zip(self.linears, self.norms, strict=True)):
-            y = linear(y)
-            if i == 0 and self.agent_bias is not None:
-                y = (y.view(self.agents, -1, self.hidden) + self.agent_bias.unsqueeze(1)).view_as(y)
-            y = norm(torch.relu(y))
+        first, *others = zip(self.linears, self.norms, strict=True)
+        y = self.norm.then(first[0], self.fold(x))  # type: ignore[arg-type]
+        if self.agent_bias is not None:
+            y = (y.view(self.agents, -1, self.hidden) + self.agent_bias.unsqueeze(1)).view_as(y)
+        y = first[1](y.relu_())
+        for linear, norm in others:
+            y = norm(linear(y).relu_())
         return y.view(self.agents, -1, self.hidden)
 
     def observe(self, x: Tensor) -> None:
@@ -79,18 +85,14 @@ class Body(nn.Module):
     def unroll(self, x: Tensor, h: Tensor, fresh: Tensor) -> Tensor:
         """Features along chunks of L steps.
 
-        x [N, L, B, inputs]; h [N, B, M] at the chunk's first step; fresh [L, B], 1 where a step is the
+        x [N, L, B, inputs]; h [N, B, M] at the chunk's first step; fresh [N, L, B], 1 where a step is the
         first of its episode (its recurrent state starts from zero) -> [N, L, B, H].
         """
-        agents, length, batch, inputs = x.shape
-        y = self.embed(x.reshape(agents, length * batch, inputs)).view(agents, length, batch, self.hidden)
-        if self.gru is None:
+        y = self.embed(x.flatten(1, 2)).view(*x.shape[:3], self.hidden)
+        if self.gru is None or self.gru_norm is None:
             return y
-        out = []
-        for t in range(length):
-            features, h = self.recur(y[:, t], h * (1.0 - fresh[t]).view(1, batch, 1))
-            out.append(features)
-        return torch.stack(out, 1)
+        states = self.gru.unroll(y, h, 1.0 - fresh)
+        return self.gru_norm(self.fold(states)).view_as(states)
 
 
 class Actor(nn.Module):
@@ -107,9 +109,10 @@ class Actor(nn.Module):
         recurrent: bool = True,
         norm: str = "layer",
         sizes: tuple[int, ...] | None = None,
+        teams: int = 1,
     ):
         super().__init__()
-        self.body = Body(agents, shared, obs, hidden, layers, recurrent, norm, sizes)
+        self.body = Body(agents, shared, obs, hidden, layers, recurrent, norm, sizes, teams)
         self.head = StackedLinear(self.body.stack, hidden, actions, gain=0.01)
 
     def output(self, features: Tensor) -> Tensor:
@@ -123,19 +126,28 @@ class Actor(nn.Module):
 
 
 class Critic(nn.Module):
-    """K state-value functions over the global state: one an agent (paper), or one for the team (K = 1)."""
+    """K state-value functions over the global state: one an agent (paper), or one for the team (K = 1).
 
-    def __init__(self, critics: int, state: int, hidden: int, layers: int, recurrent: bool, norm: str = "layer"):
+    teams: how many teams train side by side; K is then that of all, and states lead team after team."""
+
+    def __init__(
+        self, critics: int, state: int, hidden: int, layers: int, recurrent: bool, norm: str = "layer", teams: int = 1
+    ):
         super().__init__()
-        self.critics = critics
-        self.body = Body(critics, False, state, hidden, layers, recurrent, norm)
-        self.head = StackedLinear(critics, hidden, 1, gain=1.0)
+        self.teams, self.critics = teams, teams * critics
+        self.body = Body(critics, False, state, hidden, layers, recurrent, norm, teams=teams)
+        self.head = StackedLinear(self.critics, hidden, 1, gain=1.0)
+
+    def each(self, state: Tensor) -> Tensor:
+        """What every critic sees: [teams, ...] -> [K, ...], a view for a single team."""
+        own = self.critics // self.teams
+        return state.unsqueeze(1).expand(-1, own, *state.shape[1:]).reshape(self.critics, *state.shape[1:])
 
     def value(self, features: Tensor) -> Tensor:
         """features [K, B, H] -> normalised values [K, B]."""
         return self.head(features).squeeze(-1)
 
     def forward(self, state: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """state [B, S], h [K, B, M] -> normalised values [K, B], new h [K, B, M]."""
-        features, h = self.body(state.expand(self.critics, *state.shape), h)
+        """state [teams * B, S], h [K, B, M] -> normalised values [K, B], new h [K, B, M]."""
+        features, h = self.body(self.each(state.view(self.teams, -1, state.shape[-1])), h)
         return self.value(features), h

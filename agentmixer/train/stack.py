@@ -7,10 +7,15 @@ Activations are [S, B, features]. S = 1 means one network shared by all agents.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+#: Numbers in a vector register.
+LANES = 16
 
 
 class StackedLinear(nn.Module):
@@ -24,9 +29,18 @@ class StackedLinear(nn.Module):
             nn.init.orthogonal_(weight, gain)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.weight.shape[0] == 1:
-            return torch.addmm(self.bias[0], x[0], self.weight[0]).unsqueeze(0)
-        return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight)
+        return affine(x, self.weight, self.bias)
+
+
+def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """S affine maps: x [S, B, in], weight [S, in, out], bias [S, out] -> [S, B, out]."""
+    size = bias.shape[1]
+    if size % LANES and size < 4 * LANES:  # a matrix product that narrow is several times as fast when padded
+        room = (0, LANES - size % LANES)
+        return affine(x, F.pad(weight, room), F.pad(bias, room))[..., :size]
+    if weight.shape[0] == 1:
+        return torch.addmm(bias[0], x[0], weight[0]).unsqueeze(0)
+    return torch.baddbmm(bias.unsqueeze(1), x, weight)
 
 
 class StackedLayerNorm(nn.Module):
@@ -42,17 +56,30 @@ class StackedLayerNorm(nn.Module):
         self.exists = existing(stack, size, sizes)
 
     def forward(self, x: Tensor) -> Tensor:
-        size = (x.shape[-1],)
         if self.exists is not None:
-            exists = self.exists.to(x.device)
-            count = exists.sum(-1, keepdim=True)
-            centred = (x - x.sum(-1, keepdim=True) / count) * exists
-            variance = centred.square().sum(-1, keepdim=True) / count
-            y = centred * torch.rsqrt(variance + 1e-5) * self.weight.unsqueeze(1)
-            return y + (self.bias.unsqueeze(1) * exists)
+            return self.standardise(x) * self.weight.unsqueeze(1) + self.bias.unsqueeze(1) * self.exists.to(x.device)
         if self.weight.shape[0] == 1:
-            return F.layer_norm(x, size, self.weight[0], self.bias[0])
-        return torch.addcmul(self.bias.unsqueeze(1), F.layer_norm(x, size), self.weight.unsqueeze(1))
+            return F.layer_norm(x, x.shape[-1:], self.weight[0], self.bias[0])
+        return torch.addcmul(self.bias.unsqueeze(1), self.standardise(x), self.weight.unsqueeze(1))
+
+    def standardise(self, x: Tensor) -> Tensor:
+        """x with mean 0 and variance 1, before weight and bias."""
+        if self.exists is None:
+            return F.layer_norm(x, x.shape[-1:])
+        exists = self.exists.to(x.device)
+        count = exists.sum(-1, keepdim=True)
+        centred = (x - x.sum(-1, keepdim=True) / count) * exists
+        variance = centred.square().sum(-1, keepdim=True) / count
+        return centred * torch.rsqrt(variance + 1e-5)
+
+    def then(self, linear: StackedLinear, x: Tensor) -> Tensor:
+        """linear(self(x)) with weight and bias of the norm drawn into those of the linear map.
+
+        The same function, but where x needs no gradient nothing is propagated through the linear map for the
+        sake of the norm's own parameters: theirs come from the product of small matrices."""
+        bias = self.bias if self.exists is None else self.bias * self.exists.to(x.device).squeeze(1)
+        shift = torch.bmm(bias.unsqueeze(1), linear.weight).squeeze(1)
+        return affine(self.standardise(x), self.weight.unsqueeze(-1) * linear.weight, linear.bias + shift)
 
 
 def existing(stack: int, size: int, sizes: tuple[int, ...] | None) -> Tensor | None:
@@ -78,7 +105,7 @@ class StackedRunningNorm(nn.Module):
         self.count: Tensor
         self.register_buffer("mean", torch.zeros(stack, size))
         self.register_buffer("variance", torch.ones(stack, size))
-        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("count", torch.zeros(stack, 1, dtype=torch.float64))
 
     def scale(self) -> Tensor:
         """What centred values are multiplied by, [S, size]."""
@@ -87,12 +114,16 @@ class StackedRunningNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return ((x - self.mean.unsqueeze(1)) * self.scale().unsqueeze(1)).clamp(-self.LIMIT, self.LIMIT)
 
+    def then(self, linear: StackedLinear, x: Tensor) -> Tensor:
+        """linear(self(x)). x [S, B, size] -> [S, B, out]."""
+        return linear(self(x))
+
     @torch.no_grad()
     def update(self, x: Tensor) -> None:
         """Take in a batch [S, B, size] (moments merged as by Chan et al. 1979)."""
         new = x.shape[1]
         variance, mean = torch.var_mean(x, 1, correction=0)
-        share = float(new / (self.count + new))
+        share = (new / (self.count + new)).to(x.dtype)
         gap = mean - self.mean
         self.mean += gap * share
         self.variance += (variance - self.variance) * share + gap.square() * share * (1 - share)
@@ -111,23 +142,89 @@ class StackedGRUCell(nn.Module):
         self.hidden = StackedLinear(stack, hidden, 3 * hidden, gain=1.0)
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
-        input_reset, input_update, input_new = self.input(x).chunk(3, -1)
-        hidden_reset, hidden_update, hidden_new = self.hidden(h).chunk(3, -1)
-        reset = torch.sigmoid(input_reset + hidden_reset)
-        update = torch.sigmoid(input_update + hidden_update)
-        new = torch.tanh(torch.addcmul(input_new, reset, hidden_new))
+        size = h.shape[-1]
+        from_input, from_hidden = self.input(x), self.hidden(h)
+        reset, update = (from_input[..., : 2 * size] + from_hidden[..., : 2 * size]).sigmoid_().chunk(2, -1)
+        new = torch.addcmul(from_input[..., 2 * size :], reset, from_hidden[..., 2 * size :]).tanh_()
         return torch.lerp(new, h, update)
 
+    def unroll(self, x: Tensor, h: Tensor, keep: Tensor) -> Tensor:
+        """Along L steps, for R rows of B that S divides, S networks taking R / S rows each.
 
-def clip_stack_grad_norm(parameters: list[nn.Parameter], max_norm: float) -> Tensor:
-    """Clip each network of a stack by its own gradient norm, as if it were trained alone.
+        x [R, L, B, in], h [R, B, H], keep [R, L, B], 0 where h is forgotten before the step -> [R, L, B, H]."""
+        rows, length, batch, _ = x.shape
+        gates = self.input(x.reshape(self.input.weight.shape[0], -1, x.shape[-1])).view(rows, length, batch, -1)
+        return _Unrolled.apply(gates, h, keep, self.hidden.weight, self.hidden.bias)
 
-    All parameters lead with the stack dimension S. Returns the norms before clipping, [S].
+
+class _Unrolled(torch.autograd.Function):
+    """The recurrent part of `StackedGRUCell.unroll`, its gradient written out.
+
+    gates [R, L, B, 3H], what the input adds to the gates; h [R, B, H]; keep [R, L, B]; weight [S, H, 3H], bias
+    [S, 3H] -> states [R, L, B, H]. Backpropagation through time by hand needs a third of autograd's operations, and
+    one product over all steps gives the weights' gradient (Cho et al. 2014; reset applied after the product, as in
+    torch.nn.GRU)."""
+
+    @staticmethod
+    def forward(ctx: Any, gates: Tensor, h: Tensor, keep: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        rows, length, batch, size = *gates.shape[:3], h.shape[-1]
+        stack = weight.shape[0]
+        states = gates.new_empty(rows, length, batch, size)
+        # Time leads, so that every step's part is one piece of memory.
+        before, new, carried = gates.new_empty(3, length, rows, batch, size)
+        switches = gates.new_empty(length, rows, batch, 2 * size)
+        for t in range(length):
+            torch.mul(h, keep[:, t].unsqueeze(-1), out=before[t])
+            hidden = affine(before[t].view(stack, -1, size), weight, bias).view(rows, batch, -1)
+            torch.add(gates[:, t, :, : 2 * size], hidden[..., : 2 * size], out=switches[t]).sigmoid_()
+            reset, update = switches[t].chunk(2, -1)
+            carried[t] = hidden[..., 2 * size :]
+            torch.addcmul(gates[:, t, :, 2 * size :], reset, carried[t], out=new[t]).tanh_()
+            h = torch.lerp(new[t], before[t], update)
+            states[:, t] = h
+        ctx.save_for_backward(before, new, carried, switches, keep, weight)
+        return states
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        before, new, carried, switches, keep, weight = ctx.saved_tensors
+        length, rows, batch, size = before.shape
+        stack = weight.shape[0]
+        to_input = grad.new_empty(rows, length, batch, 3 * size)
+        to_hidden = grad.new_empty(length, rows, batch, 3 * size)
+        gate = grad.new_empty(rows, batch, 2 * size)
+        carry = None
+        for t in range(length - 1, -1, -1):
+            reset, update = switches[t].chunk(2, -1)
+            d = grad[:, t] if carry is None else grad[:, t] + carry
+            d_new = torch.ops.aten.tanh_backward(torch.addcmul(d, d, update, value=-1), new[t])
+            torch.mul(d_new, carried[t], out=gate[..., :size])
+            torch.mul(d, before[t] - new[t], out=gate[..., size:])
+            d_switches = torch.ops.aten.sigmoid_backward(gate, switches[t])
+            to_hidden[t, ..., : 2 * size] = d_switches
+            torch.mul(d_new, reset, out=to_hidden[t, ..., 2 * size :])
+            to_input[:, t, :, : 2 * size] = d_switches
+            to_input[:, t, :, 2 * size :] = d_new
+            if t or ctx.needs_input_grad[1]:
+                back = torch.bmm(to_hidden[t].view(stack, -1, 3 * size), weight.transpose(1, 2))
+                carry = torch.addcmul(back.view_as(d), d, update) * keep[:, t].unsqueeze(-1)
+        before = before.transpose(0, 1).reshape(stack, -1, size)
+        to_hidden = to_hidden.transpose(0, 1).reshape(stack, -1, 3 * size)
+        to_weight = torch.bmm(before.transpose(1, 2), to_hidden)
+        return to_input, carry if ctx.needs_input_grad[1] else None, None, to_weight, to_hidden.sum(1)
+
+
+def clip_stack_grad_norm(parameters: list[nn.Parameter], stack: int, max_norm: float) -> Tensor:
+    """Clip each of S networks by its own gradient norm, as if it were trained alone.
+
+    The first dimension of every parameter divides into S equal parts, network after network. Returns the norms
+    before clipping, [S].
     """
-    grads = [p.grad.flatten(1) for p in parameters if p.grad is not None]
-    norms = torch.stack([g.square().sum(1) for g in grads]).sum(0).sqrt()
-    scale = (max_norm / (norms + 1e-6)).clamp(max=1.0)
-    for p in parameters:
-        if p.grad is not None:
-            p.grad.mul_(scale.view(-1, *([1] * (p.grad.dim() - 1))))
+    grads = [p.grad.view(stack, -1) for p in parameters if p.grad is not None]
+    if not grads:
+        return torch.zeros(stack)
+    norms = torch.stack([torch.linalg.vector_norm(g, dim=1) for g in grads]).norm(dim=0)
+    scale = (max_norm / (norms + 1e-6)).clamp(max=1.0).unsqueeze(1)
+    for g in grads:
+        g.mul_(scale)
     return norms

@@ -432,8 +432,8 @@ def _fresh(moments: list[Moment]) -> Iterator[tuple[Moment, bool]]:
 def _actors(algorithm: Algorithm, moments: list[Moment]) -> list[np.ndarray]:
     """Modes, samples and memories, each [N, ...], as the actors give them without anything central."""
     arm, found = ActorsArm(algorithm), []
-    generator = algorithm.generator.get_state()
-    algorithm.generator.manual_seed(LOCALITY_SEED)
+    generator = algorithm.generators[0].get_state()
+    algorithm.generators[0].manual_seed(LOCALITY_SEED)
     for moment, fresh in _fresh(moments):
         if fresh:
             arm.reset(moment.episode)
@@ -441,7 +441,7 @@ def _actors(algorithm: Algorithm, moments: list[Moment]) -> list[np.ndarray]:
         sample, _ = algorithm.act_decentralised(obs, mask, arm.memory["actor"], greedy=False)
         mode = arm.act(moment.step)
         found += [mode, _numpy(sample), _numpy(arm.memory["actor"])]
-    algorithm.generator.set_state(generator)
+    algorithm.generators[0].set_state(generator)
     return found
 
 

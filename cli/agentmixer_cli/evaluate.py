@@ -40,7 +40,7 @@ def evaluate(
     stream = trainer.EVALUATION_SEED if seed is None else seed
     with contextlib.closing(chosen.make_task(min(episodes, chosen.config.num_envs))) as task:
         algorithm, step = checkpoint.load_weights(chosen, task, checkpoint.latest(chosen))
-        algorithm.generator.manual_seed(stream)
+        algorithm.generators[0].manual_seed(stream)
         played = judge.evaluate(algorithm, task, episodes, stream, joint=policy == "joint", greedy=not sampled)
         found = trainer.report(played, task.spec)
     if as_json:

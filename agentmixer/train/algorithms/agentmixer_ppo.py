@@ -9,7 +9,10 @@ joint mean: what PM reads of them is detached. Execution needs the actors alone.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -86,17 +89,23 @@ class AgentMixerPPOConfig(TeamConfig):
 
 
 class AgentMixerPPO(Algorithm):
-    """PPO on the joint policy. Shapes as in `Algorithm`; K critics (N, or 1 for the team)."""
+    """PPO on the joint policy. Shapes as in `Algorithm`; C critics a team (N, or 1 for all its agents)."""
 
     name = "agentmixer_ppo"
     Config = AgentMixerPPOConfig
+    #: Rows of all agents whose gradient is taken at once: what lies between the layers fits a processor's cache.
+    BLOCK_ROWS = 2500
+    #: Whether all that the networks see in the current rollout is the same in every row, as in a matrix game.
+    _same = False
 
-    def __init__(self, spec: TaskSpec, config: AgentMixerPPOConfig, device: str, generator: torch.Generator):
-        super().__init__(spec, config, device, generator, config.recurrent_actor)
+    def __init__(
+        self, spec: TaskSpec, config: AgentMixerPPOConfig, device: str, generators: Sequence[torch.Generator]
+    ):
+        super().__init__(spec, config, device, generators, config.recurrent_actor)
         self.optimism = config.optimism
         #: Names of the optimisers that step.
         self.learning = {"actor", "critic", "pm"}
-        self.value_norm = ValueNorm().to(device)
+        self.value_norm = ValueNorm(self.teams).to(device)
         self.optimisers = {
             name: torch.optim.Adam(module.parameters(), lr=lr, eps=config.adam_eps, fused=True)
             for name, module, lr in (
@@ -111,6 +120,8 @@ class AgentMixerPPO(Algorithm):
             "pm": self.pm,
             "value_norm": self.value_norm,
         }
+        if self.teams > 1:  # every team starts as it would alone
+            self.load([AgentMixerPPO(spec, config, device, [generator]).team(0) for generator in self.generators])
 
     def make_critic(self) -> Critic:
         """Values of the global state."""
@@ -122,14 +133,15 @@ class AgentMixerPPO(Algorithm):
             config.layers,
             config.recurrent_critic,
             config.input_norm,
+            self.teams,
         )
 
     def initial_memory(self, num_envs: int) -> dict[str, Tensor]:
-        """Beside actor and signal, the critics' memory [K, E, M]."""
+        """Beside actor and signal, the critics' memory [K * C, E, M]."""
         critic = torch.zeros(self.critic.critics, num_envs, self.critic.body.memory, device=self.device)
         return super().initial_memory(num_envs) | {"critic": critic}
 
-    def collect(self, task: Task, stream: rollout.Stream) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def collect(self, task: Task, stream: rollout.Stream) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
         """See `rollout.collect`."""
         return rollout.collect(self, task, stream)
 
@@ -144,134 +156,200 @@ class AgentMixerPPO(Algorithm):
         if isinstance(self.joint_policy, GumbelJoint):
             self.joint_policy.tau = temperature(config.tau, config.tau_end, config.tau_schedule, progress)
 
-    def update(self, rollout: dict[str, Tensor]) -> dict[str, float]:
-        """Learn from one rollout (see `rollout.collect` for its arrays). Returns means."""
-        config = self.config
-        value = self.value_norm.denormalise(rollout["value"])
-        advantage = gae(
-            rollout["reward"],
-            value,
-            self.value_norm.denormalise(rollout["last_value"]),
-            self.value_norm.denormalise(rollout["final_value"]),
-            rollout["terminated"],
-            rollout["truncated"],
-            config.gamma,
-            config.gae_lambda,
+    def update(self, rollout: dict[str, Tensor]) -> list[dict[str, float]]:
+        """Learn from one rollout (see `rollout.collect` for its arrays). Returns means, one entry a team."""
+        config, teams = self.config, self.teams
+
+        def by_team(array: Tensor) -> Tensor:
+            return array.view(teams, -1, *array.shape[1:])
+
+        value, last, final = (
+            self.value_norm.denormalise(by_team(rollout[name])) for name in ("value", "last_value", "final_value")
         )
+        reward, terminated, truncated = (by_team(rollout[name]) for name in ("reward", "terminated", "truncated"))
+        advantage = gae(reward, value, last, final, terminated, truncated, config.gamma, config.gae_lambda)
         returns = advantage + value
         self.value_norm.update(returns)
-        active = rollout["active"]
-        alive = active if advantage.shape[0] > 1 else active.any(0, keepdim=True)
-        living = alive.sum((1, 2), keepdim=True).clamp_min(1)  # an agent may be dead all along a short rollout
+        alive = self.alive(by_team(rollout["active"]))
+        living = alive.sum((2, 3), keepdim=True).clamp_min(1)  # an agent may be dead all along a short rollout
         advantage = torch.where(advantage < 0, advantage * (1.0 - self.optimism), advantage)
         # An optimistic baseline lies above the mean on purpose; centring would put it back there.
-        mean = 0.0 if config.optimism else (advantage * alive).sum((1, 2), keepdim=True) / living
-        variance = ((advantage - mean).square() * alive).sum((1, 2), keepdim=True) / living
+        mean = 0.0 if config.optimism else (advantage * alive).sum((2, 3), keepdim=True) / living
+        variance = ((advantage - mean).square() * alive).sum((2, 3), keepdim=True) / living
         advantage = (advantage - mean) / (variance.sqrt() + 1e-5)
 
         batch = {
             name: rollout[name]
-            for name in ("obs", "mask", "action", "log_prob", "active", "h_actor", "h_critic", "value")
-        }
-        batch |= {"advantage": advantage, "returns": self.value_norm.normalise(returns)}
-        batch |= {name: rollout[name].unsqueeze(0) for name in ("state", "signal", "fresh")}
+            for name in (
+                "obs", "mask", "action", "log_prob", "active", "h_actor", "h_critic", "value", "state", "signal", "fresh",
+            )
+        }  # fmt: skip
+        batch |= {"advantage": advantage.flatten(0, 1), "returns": self.value_norm.normalise(returns).flatten(0, 1)}
         batch = {name: chunks(array, config.chunk_length) for name, array in batch.items()}
+        batch |= {name: batch[name][:, :1] for name in ("h_actor", "h_critic")}  # a chunk begins with what was remembered
 
         size = batch["state"].shape[2]
+        self._same = config.chunk_length == 1 and all(
+            bool((batch[name] == batch[name][:, :, :1]).all())
+            for name in ("state", "signal", "obs", "mask", "h_actor", "h_critic")
+        )
         totals: dict[str, Tensor] = {}
         for _ in range(config.epochs):
-            order = (
-                torch.randperm(size, generator=self.generator, device=self.device) if config.minibatches > 1 else None
-            )
-            for part in order.tensor_split(config.minibatches) if order is not None else [None]:
-                picked = batch if part is None else {name: array.index_select(2, part) for name, array in batch.items()}
-                for name, number in self._step(picked).items():
-                    totals[name] = totals.get(name, torch.zeros((), device=self.device)) + number
+            for part in self._parts(size):
+                for name, number in self._step(batch, part).items():
+                    totals[name] = totals.get(name, torch.zeros(teams, device=self.device)) + number
         # Only now, so that everything above saw the function that acted.
         self.actor.body.observe(rollout["obs"].flatten(1, 2))
-        self.critic.body.observe(rollout["state"].flatten(0, 1).expand(self.critic.critics, -1, -1))
+        self.critic.body.observe(self.critic.each(rollout["state"]).flatten(1, 2))
         count = config.epochs * config.minibatches
-        return {name: float(total) / count for name, total in totals.items()}
+        means = {name: (total / count).tolist() for name, total in totals.items()}
+        return [{name: numbers[team] for name, numbers in means.items()} for team in range(teams)]
 
-    def _step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """One gradient step on arrays shaped [N | K | 1, L, B, ...]."""
-        policy_loss, numbers = self.policy_loss(batch)
-        value_loss = self.value_loss(batch)
-        for optimiser in self.optimisers.values():
-            optimiser.zero_grad(set_to_none=True)
-        (policy_loss + value_loss).backward()
-        limit = self.config.max_grad_norm
-        # A network of the stack is clipped by its own norm; agent_bias belongs to the one shared network.
-        if self.config.share_parameters:
-            numbers["actor_grad_norm"] = nn.utils.clip_grad_norm_(self.actor.parameters(), limit)
-        else:
-            numbers["actor_grad_norm"] = clip_stack_grad_norm(list(self.actor.parameters()), limit).mean()
-        numbers["critic_grad_norm"] = clip_stack_grad_norm(list(self.critic.parameters()), limit).mean()
-        numbers["pm_grad_norm"] = nn.utils.clip_grad_norm_(self.pm.parameters(), limit)
+    def alive(self, active: Tensor) -> Tensor:
+        """Whose value counts, [K, C, ...]: that of living agents [K, N, ...], or of a team in which one lives."""
+        return active if active.shape[1] * self.teams == self.critic.critics else active.any(1, keepdim=True)
+
+    def _parts(self, size: int) -> list[Tensor | None]:
+        """The mini-batches of one epoch: which of `size` chunks each team takes, [K, B]; None for all in order."""
+        if self.config.minibatches == 1:
+            return [None]
+        order = [torch.randperm(size, generator=g, device=self.device) for g in self.generators]
+        return list(torch.stack(order).tensor_split(self.config.minibatches, 1))
+
+    def _step(self, batch: dict[str, Tensor], part: Tensor | None) -> dict[str, Tensor]:
+        """One gradient step on a part of arrays shaped [K * N | K * C | K, L, B, ...]. Returns numbers, [K] each.
+
+        The gradient is summed over blocks small enough for what lies between the layers to stay in a processor's
+        cache; that a loss is a mean over the whole part is seen to before."""
+        size = batch["state"].shape[2] if part is None else part.shape[1]
+        rows = batch["obs"].shape[0] * batch["obs"].shape[1]
+        width = size if self._same or self.device != "cpu" else max(1, min(size, self.BLOCK_ROWS // rows))
+        count = -(-size // width)
+        active = pick(batch["active"], part)
+        by_team = active.view(self.teams, -1, *active.shape[1:])
+        living = active.view(self.teams, -1).sum(1).clamp_min(1)
+        valued = self.alive(by_team).flatten(1).sum(1).clamp_min(1)
+        parameters = [p for module in (self.actor, self.critic, self.pm) for p in module.parameters() if p.requires_grad]
+
+        def descend(block: int) -> tuple[dict[str, Tensor], tuple[Tensor | None, ...]]:
+            chosen = slice(size * block // count, size * (block + 1) // count)
+            if part is None:
+                picked = {name: array[:, :, chosen] for name, array in batch.items()}
+            else:
+                picked = {name: pick(array, part[:, chosen]) for name, array in batch.items()}
+            policy_loss, seen = self.policy_loss(picked, living)
+            value_loss = self.value_loss(picked, valued)
+            seen |= {"policy_loss": policy_loss.detach(), "value_loss": value_loss.detach()}
+            return seen, torch.autograd.grad((policy_loss + value_loss).sum(), parameters, allow_unused=True)
+
+        numbers: dict[str, Tensor] = {}
+        for p in parameters:
+            p.grad = None
+        # In the blocks' order, whichever thread is done first.
+        for seen, gradients in workers().map(descend, range(count)):
+            for p, gradient in zip(parameters, gradients, strict=True):
+                if gradient is not None:
+                    p.grad = gradient if p.grad is None else p.grad.add_(gradient)
+            for name, number in seen.items():
+                numbers[name] = numbers[name] + number if name in numbers else number
+        # Every network is clipped by its own norm.
+        limit, teams = self.config.max_grad_norm, self.teams
+        for name, module, stack in (
+            ("actor", self.actor, self.actor.body.stack), ("critic", self.critic, self.critic.critics), ("pm", self.pm, teams),
+        ):  # fmt: skip
+            norms = clip_stack_grad_norm(list(module.parameters()), stack, limit)
+            numbers[f"{name}_grad_norm"] = norms.view(teams, -1).mean(1)
         for name in self.learning:
             self.optimisers[name].step()
-        return numbers | {"policy_loss": policy_loss.detach(), "value_loss": value_loss.detach()}
+        return numbers
 
-    def policy_loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """PPO on the joint policy.
+    def policy_loss(self, batch: dict[str, Tensor], living: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """PPO on the joint policy, [K], and numbers to log, [K] each.
 
         ratio `agent`: every agent's ratio is clipped on its own. ratio `joint`: the product over agents is
         clipped once and meets each agent's advantage. Either way the loss is a mean over living agents,
         so that the effective step does not grow with the size of the team.
-        """
-        config = self.config
-        agents, length, size, _ = batch["obs"].shape
-        features = self.actor.body.unroll(batch["obs"], batch["h_actor"][:, 0], batch["fresh"][0])
-        features = features.view(agents, length * size, -1)
-        mask = batch["mask"].view(agents, length * size, -1)
-        kind = self.joint_policy
-        policy = kind.policy(self.actor.output(features), mask)
-        state, signal = batch["state"].view(length * size, -1), batch["signal"].view(length * size, self.config.signal)
-        joint = self.joint(state, signal, policy, features, mask)
 
-        active = batch["active"].view(agents, -1).to(features.dtype)
-        action = batch["action"].view(agents, length * size, *batch["action"].shape[3:])
-        log_ratio = (kind.log_prob(joint, action) - batch["log_prob"].view(agents, -1)) * active
+        living [K]: how many agents live in what `batch` is a block of; those in `batch` itself unless given.
+        """
+        config, kind, teams = self.config, self.joint_policy, self.teams
+        rows, length, size = batch["active"].shape
+        count = length * size
+        seen = {name: batch[name] for name in ("obs", "mask", "h_actor", "fresh", "state", "signal")}
+        if self._same:  # computed once, and counted for all
+            seen = {name: array[:, :, :1] for name, array in seen.items()}
+        fresh = seen["fresh"].repeat_interleave(rows // teams, 0)
+        features = self.actor.body.unroll(seen["obs"], seen["h_actor"][:, 0], fresh).flatten(1, 2)
+        mask = seen["mask"].flatten(1, 2)
+        policy = kind.policy(self.actor.output(features), mask)
+        score = self.score(seen["state"].flatten(0, 2), seen["signal"].flatten(0, 2), policy, features)
+        if self._same:
+            policy, score, mask = (array.expand(-1, count, -1) for array in (policy, score, mask))
+        joint = kind.joint(policy, score, mask)
+
+        def of_team(array: Tensor) -> Tensor:
+            return array.reshape(teams, -1).sum(1)
+
+        active = batch["active"].reshape(teams, -1, count).to(features.dtype)
+        living = of_team(active).clamp_min(1) if living is None else living
+        action, before = batch["action"].flatten(1, 2), batch["log_prob"].flatten(1, 2)
+        log_ratio = (kind.log_prob(joint, action) - before).view_as(active) * active
         if config.ratio == "joint":
-            log_ratio = log_ratio.sum(0, keepdim=True)
+            log_ratio = log_ratio.sum(1, keepdim=True)
         ratio = log_ratio.exp()
-        advantage = batch["advantage"].view(-1, length * size)
+        advantage = batch["advantage"].reshape(teams, -1, count)
         surrogate = torch.min(ratio * advantage, ratio.clamp(1 - config.clip, 1 + config.clip) * advantage)
-        living = active.sum().clamp_min(1)
-        gain = (surrogate * active).sum() / living
-        spread = (kind.entropy(joint) * active).sum() / living
+        gain = of_team(surrogate * active) / living
+        spread = of_team(kind.entropy(joint).view_as(active) * active) / living
         with torch.no_grad():
-            agree = kind.agree(joint, policy).to(active.dtype)
-            numbers = {
-                "entropy": spread.detach(),
-                "approx_kl": (ratio - 1 - log_ratio).mean(),
-                "clip_fraction": ((ratio - 1).abs() > config.clip).to(active.dtype).mean(),
-                "mode_agreement": (agree * active).sum() / living,
+            shares = {
+                "approx_kl": ratio - 1 - log_ratio,
+                "clip_fraction": ((ratio - 1).abs() > config.clip).to(active.dtype),
+                "mode_agreement": kind.agree(joint, policy).view_as(active).to(active.dtype),
             }
+            numbers = {name: of_team(share * active) / living for name, share in shares.items()}
+            numbers["entropy"] = spread.detach()
         return -gain - config.entropy_coef * spread, numbers
 
-    def value_loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """Clipped Huber loss on normalised returns, a mean over living agents and critics.
+    def value_loss(self, batch: dict[str, Tensor], valued: Tensor | None = None) -> Tensor:
+        """Clipped Huber loss on normalised returns, a mean over living agents and critics, [K].
 
         Where the target lies below the value, optimism takes its share of the weight away: the critic then learns
-        an upper expectile of the returns (Newey and Powell 1987) instead of their mean."""
-        config = self.config
-        state = batch["state"]
-        features = self.critic.body.unroll(
-            state.expand(self.critic.critics, *state.shape[1:]), batch["h_critic"][:, 0], batch["fresh"][0]
-        )
-        critics, length, size, _ = features.shape
-        value = self.critic.value(features.view(critics, length * size, -1))
-        old, target = batch["value"].view(critics, -1), batch["returns"].view(critics, -1)
-        active = batch["active"].view(batch["active"].shape[0], -1)
-        active = (active if critics > 1 else active.any(0, keepdim=True)).to(value.dtype)
+        an upper expectile of the returns (Newey and Powell 1987) instead of their mean.
+
+        valued [K]: how many values count in what `batch` is a block of; those in `batch` itself unless given."""
+        config, teams = self.config, self.teams
+        state, h, fresh = batch["state"], batch["h_critic"], batch["fresh"]
+        if self._same:
+            state, h, fresh = (array[:, :, :1] for array in (state, h, fresh))
+        features = self.critic.body.unroll(self.critic.each(state), h[:, 0], self.critic.each(fresh))
+        old, target = batch["value"].flatten(1), batch["returns"].flatten(1)
+        value = self.critic.value(features.flatten(1, 2)).expand_as(old)
+        active = batch["active"].reshape(teams, -1, old.shape[1])
+        active = self.alive(active).to(value.dtype)
         clipped = old + (value - old).clamp(-config.clip, config.clip)
         loss = torch.max(
             F.huber_loss(value, target, reduction="none", delta=config.huber_delta),
             F.huber_loss(clipped, target, reduction="none", delta=config.huber_delta),
         )
         loss = torch.where(target < value, loss * (1.0 - self.optimism), loss)
-        return (loss * active).sum() / active.sum().clamp_min(1)
+        valued = active.flatten(1).sum(1).clamp_min(1) if valued is None else valued
+        return (loss.view_as(active) * active).flatten(1).sum(1) / valued
+
+
+@functools.cache
+def workers() -> ThreadPoolExecutor:
+    """Threads, one a core, that take the gradients of blocks."""
+    return ThreadPoolExecutor(2)
+
+
+def pick(array: Tensor, part: Tensor | None) -> Tensor:
+    """Each team's chunks `part` [K, B] of an array [K * G, L, all, ...] -> [K * G, L, B, ...]; None for all."""
+    if part is None:
+        return array
+    if len(part) == 1:
+        return array.index_select(2, part[0])
+    return torch.cat([own.index_select(2, which) for own, which in zip(array.chunk(len(part)), part, strict=True)])
 
 
 def chunks(array: Tensor, length: int) -> Tensor:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,8 +104,9 @@ class AgentMixerSAC(Algorithm):
     name = "agentmixer_sac"
     Config = AgentMixerSACConfig
 
-    def __init__(self, spec: TaskSpec, config: AgentMixerSACConfig, device: str, generator: torch.Generator):
-        super().__init__(spec, config, device, generator, recurrent=False)
+    def __init__(self, spec: TaskSpec, config: AgentMixerSACConfig, device: str, generators: Sequence[torch.Generator]):
+        super().__init__(spec, config, device, generators, recurrent=False)
+        assert self.teams == 1
         agents, obs, actions = spec.num_agents, max(spec.obs_sizes), self.actions
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
         self.entropy_weight = nn.ParameterDict({"log_alpha": torch.tensor(math.log(config.alpha))}).to(device)
@@ -159,7 +161,7 @@ class AgentMixerSAC(Algorithm):
     # ---- what is stored --------------------------------------------------------------------------
 
     @torch.no_grad()
-    def collect(self, task: Task, stream: Stream) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def collect(self, task: Task, stream: Stream) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
         """Run the joint policy for T steps. Advances `stream`.
 
         Returns transitions: obs [N,T,E,D], state [T,E,S], mask [N,T,E,A] and active [N,T,E], the same as next_obs
@@ -206,9 +208,13 @@ class AgentMixerSAC(Algorithm):
             stream.fresh = ended.float()
             stream.step = step
         out = {name: torch.stack([row[name] for row in rows], self._env_axis(name)) for name in rows[0]}
-        check_finite(out, self.spec.agents)
-        check_finite({"obs": out["next_obs"], "state": out["next_state"], "reward": out["reward"]}, self.spec.agents)
-        return out, {name: torch.cat(parts) if parts else torch.zeros(0) for name, parts in finished.items()}
+        shared = {"state": out["state"], "next_state": out["next_state"], "reward": out["reward"]}
+        shared = {name: array.unsqueeze(0) for name, array in shared.items()}
+        check_finite({"obs": out["obs"], "state": shared["state"], "reward": shared["reward"]}, self.spec.agents)
+        check_finite(
+            {"obs": out["next_obs"], "state": shared["next_state"], "reward": shared["reward"]}, self.spec.agents
+        )
+        return out, [{name: torch.cat(parts) if parts else torch.zeros(0) for name, parts in finished.items()}]
 
     @staticmethod
     def _env_axis(name: str) -> int:
@@ -227,7 +233,7 @@ class AgentMixerSAC(Algorithm):
 
     def draw(self) -> dict[str, Tensor]:
         """A batch of transitions: obs [N, B, D], state [B, S] and so on, as `collect` names them without time."""
-        rows = self._replay.sample(self.config.batch_size, self.generator)
+        rows = self._replay.sample(self.config.batch_size, self.generators[0])
         batch = {}
         for name, _, _ in self._replay.fields:
             array = torch.from_numpy(np.ascontiguousarray(np.moveaxis(rows[name], 0, self._env_axis(name))))
@@ -250,7 +256,7 @@ class AgentMixerSAC(Algorithm):
         """The actors' policies [N, B, A] and the joint policy, under a fresh signal."""
         raw, features, _ = self.actor(obs, obs[..., :0])
         policy = self.joint_policy.policy(raw, mask)
-        signal = torch.empty(obs.shape[1], self.config.signal, device=self.device).normal_(generator=self.generator)
+        signal = torch.empty(obs.shape[1], self.config.signal, device=self.device).normal_(generator=self.generators[0])
         return policy, self.joint(state, signal, policy, features, mask)
 
     def values(self, critic: TwinCritic, state: Tensor, action: Tensor) -> Tensor:
@@ -273,7 +279,7 @@ class AgentMixerSAC(Algorithm):
         Discrete: exact over agent i's own actions, by one draw of the others'; its own entropy counts. Real-valued:
         by one reparameterised draw of all; the entropy of the whole team counts. That of dead agents never does."""
         kind, living = self.joint_policy, active.to(state.dtype)
-        action = kind.sample(joint, self.generator)
+        action = kind.sample(joint, self.generators)
         value = self.values(critic, state, action).amin(0)
         if not self.spec.discrete:
             return value - self.alpha * (kind.log_prob(joint, action) * living).sum(0)
@@ -325,7 +331,7 @@ class AgentMixerSAC(Algorithm):
         }
         return loss, excess, numbers
 
-    def update(self, rollout: dict[str, Tensor]) -> dict[str, float]:
+    def update(self, rollout: dict[str, Tensor]) -> list[dict[str, float]]:
         """Remember one rollout and take `updates` gradient steps on transitions drawn from all. Returns means."""
         config = self.config
         self.remember(rollout)
@@ -333,12 +339,12 @@ class AgentMixerSAC(Algorithm):
         if isinstance(self.critic.norm, StackedRunningNorm):
             self.critic.norm.update(rollout["state"].flatten(0, 1).unsqueeze(0))
         if self._replay.written < config.learning_starts:
-            return {}
+            return [{}]
         totals: dict[str, Tensor] = {}
         for _ in range(config.updates):
             for name, number in self._step(self.draw()).items():
                 totals[name] = totals.get(name, torch.zeros((), device=self.device)) + number
-        return {name: float(total) / config.updates for name, total in totals.items()}
+        return [{name: float(total) / config.updates for name, total in totals.items()}]
 
     def _step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """One gradient step of critics, policy, entropy weight and target critics, in this order."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -77,9 +77,12 @@ class TeamConfig(Config):
 
 
 class Algorithm(ABC):
-    """Actors, Policy Modifier and critics of one team. A subclass adds the critics and says how all of them learn.
+    """Actors, Policy Modifier and critics of K teams that train side by side and never meet, one as a rule. A subclass
+    adds the critics and says how all of them learn.
 
-    Shapes: N agents, E environments, T rollout steps, A actions or action elements, H hidden, M memory (H, or 0
+    Every array leads with the team: where shapes say N, it is K * N, team after team, and E of a state is K * E.
+
+    Shapes: K teams, N agents, E environments, T rollout steps, A actions or action elements, H hidden, M memory (H, or 0
     without a GRU), Z signal. An action is [N, E] int64 or [N, E, A] float32, the latter in units of half the action
     range; `to_task` puts it into the task's own terms. `modules` and `optimisers` are what a checkpoint holds.
     """
@@ -90,36 +93,59 @@ class Algorithm(ABC):
     modules: dict[str, nn.Module]
     optimisers: dict[str, torch.optim.Optimizer]
 
-    def __init__(self, spec: TaskSpec, config: Any, device: str, generator: torch.Generator, recurrent: bool = True):
-        """recurrent: whether actors have a GRU. Raises AgentMixerError if the agents are to share a network that they
-        cannot share."""
+    def __init__(
+        self,
+        spec: TaskSpec,
+        config: Any,
+        device: str,
+        generators: Sequence[torch.Generator],
+        recurrent: bool = True,
+    ):
+        """generators: a source of randomness for each team. recurrent: whether actors have a GRU. Raises
+        AgentMixerError if the agents are to share a network that they cannot share."""
         if config.share_parameters and (len(set(spec.action_spaces)) > 1 or len(set(spec.obs_sizes)) > 1):
             raise AgentMixerError(
                 f"the agents of {spec.name} {spec.scenario} differ in observations or actions, so they cannot share "
                 "one network; add --set share_parameters=false"
             )
-        self.spec, self.config, self.device, self.generator = spec, config, device, generator
+        self.spec, self.config, self.device, self.generators = spec, config, device, list(generators)
+        teams = self.teams = len(self.generators)
         agents, obs = spec.num_agents, max(spec.obs_sizes)
         actions = self.actions = max(space.n for space in spec.action_spaces)
         self.joint_policy: JointPolicy = (
             DISCRETE_JOINTS[config.joint](config) if spec.discrete else GaussianJoint(config.std_low, config.std_high)
         )
-        self._bounds = _bounds(spec, device)
-        # Weights come from the run's own seed, whatever was drawn before.
+        self._bounds = _bounds(spec, teams, device)
+        # Weights come from a run's own seed, whatever was drawn before.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(generator.initial_seed())
+            torch.manual_seed(self.generators[0].initial_seed())
             self.actor = Actor(
                 agents, config.share_parameters, obs, actions, config.hidden, config.layers, recurrent,
-                config.input_norm, None if config.share_parameters else spec.obs_sizes,
+                config.input_norm, None if config.share_parameters else spec.obs_sizes, teams,
             ).to(device)  # fmt: skip
             self.critic: Any = self.make_critic().to(device)
-            self.pm: nn.Module = NoPM(agents, actions, spec.discrete)
+            self.pm: nn.Module = NoPM(agents, actions, spec.discrete, teams)
             if config.pm != "none":
                 self.pm = POLICY_MODIFIERS[config.pm](
                     agents, spec.state_size + config.signal, actions, config.hidden, actions,
-                    config.pm_width, config.pm_agent_hidden, config.pm_channel_hidden,
+                    config.pm_width, config.pm_agent_hidden, config.pm_channel_hidden, teams,
                 )  # fmt: skip
             self.pm.to(device)
+
+    def team(self, index: int) -> dict[str, Tensor]:
+        """Parameters and buffers of one team, as `modules` of an algorithm with that team alone would hold them."""
+        return {
+            f"{name}.{key}": value.chunk(self.teams)[index] if self.teams > 1 else value
+            for name, module in self.modules.items()
+            for key, value in module.state_dict().items()
+        }
+
+    def load(self, teams: Sequence[dict[str, Tensor]]) -> None:
+        """Take over what `team` gave, one entry a team. Raises RuntimeError where it does not fit."""
+        together = teams[0] if len(teams) == 1 else {key: torch.cat([team[key] for team in teams]) for key in teams[0]}
+        for name, module in self.modules.items():
+            own = f"{name}."
+            module.load_state_dict({key.removeprefix(own): v for key, v in together.items() if key.startswith(own)})
 
     @property
     def replay(self) -> Replay | None:
@@ -135,34 +161,40 @@ class Algorithm(ABC):
         """Set what changes along a run. progress: share of total_steps done, [0, 1]."""
 
     @abstractmethod
-    def collect(self, task: Task, stream: Stream) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def collect(self, task: Task, stream: Stream) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
         """Let the joint policy act for rollout_length steps and advance `stream`.
 
-        Returns experience for `update`, and of the episodes that ended: return, won [episodes]."""
+        Returns experience for `update`, and of each team's episodes that ended: return, won [episodes]."""
 
     @abstractmethod
-    def update(self, rollout: dict[str, Tensor]) -> dict[str, float]:
-        """Learn from what `collect` gave. Returns numbers to log."""
+    def update(self, rollout: dict[str, Tensor]) -> list[dict[str, float]]:
+        """Learn from what `collect` gave. Returns numbers to log, one entry a team."""
 
     def initial_memory(self, num_envs: int) -> dict[str, Tensor]:
         """What is carried from step to step: actor [N, E, M] and the signal [E, Z]."""
         return {
-            "signal": torch.zeros(num_envs, self.config.signal, device=self.device),
-            "actor": torch.zeros(self.spec.num_agents, num_envs, self.actor.body.memory, device=self.device),
+            "signal": torch.zeros(self.teams * num_envs, self.config.signal, device=self.device),
+            "actor": torch.zeros(self.actor.body.agents, num_envs, self.actor.body.memory, device=self.device),
         }
 
     def next_signal(self, signal: Tensor, fresh: Tensor) -> Tensor:
         """The shared random vector of the coming step, [E, Z]: standard normal, new at every step or where an
         episode begins (fresh [E], 1 there)."""
-        new = torch.empty_like(signal).normal_(generator=self.generator) if signal.shape[1] else signal
+        if not signal.shape[1]:
+            return signal
+        new = torch.empty_like(signal)
+        for part, generator in zip(new.chunk(self.teams), self.generators, strict=True):
+            part.normal_(generator=generator)
         return new if self.config.signal_per == "step" else torch.where(fresh.unsqueeze(1) > 0, new, signal)
 
     def joint(self, state: Tensor, signal: Tensor, policy: Tensor, features: Tensor, mask: Tensor) -> Any:
-        """Joint policy from the actors' policies [N, B, A], state [B, S] and signal [B, Z].
+        """Joint policy from the actors' policies [N, B, A], state [B, S] and signal [B, Z]."""
+        return self.joint_policy.joint(policy, self.score(state, signal, policy, features), mask)
 
-        What PM reads of the actors is detached."""
-        score = self.pm(torch.cat([state, signal], -1), self.joint_policy.features(policy).detach(), features.detach())
-        return self.joint_policy.joint(policy, score, mask)
+    def score(self, state: Tensor, signal: Tensor, policy: Tensor, features: Tensor) -> Tensor:
+        """PM's output, [N, B, A]. What it reads of the actors is detached."""
+        seen = torch.cat([state, signal], -1) if signal.shape[-1] else state
+        return self.pm(seen, self.joint_policy.features(policy).detach(), features.detach())
 
     @torch.no_grad()
     def act_joint(
@@ -172,7 +204,7 @@ class Algorithm(ABC):
         kind = self.joint_policy
         raw, features, h = self.actor(obs, h)
         joint = self.joint(state, signal, kind.policy(raw, mask), features, mask)
-        action = kind.mode(joint) if greedy else kind.sample(joint, self.generator)
+        action = kind.mode(joint) if greedy else kind.sample(joint, self.generators)
         return action, kind.log_prob(joint, action), h
 
     @torch.no_grad()
@@ -181,7 +213,7 @@ class Algorithm(ABC):
         kind = self.joint_policy
         raw, _, h = self.actor(obs, h)
         policy = kind.policy(raw, mask)
-        return kind.actor_mode(policy) if greedy else kind.actor_sample(policy, self.generator), h
+        return kind.actor_mode(policy) if greedy else kind.actor_sample(policy, self.generators), h
 
     def to_task(self, action: Tensor) -> Tensor:
         """Actions as the task takes them: [N, E] int32, or [N, E, A] float32 in its own units and bounds."""
@@ -191,8 +223,8 @@ class Algorithm(ABC):
         return torch.clamp((low + high) / 2 + (high - low) / 2 * action, low, high)
 
 
-def _bounds(spec: TaskSpec, device: str) -> tuple[Tensor, Tensor] | None:
-    """Lowest and highest action of every element, [N, 1, A], zero where an agent has none; None if discrete."""
+def _bounds(spec: TaskSpec, teams: int, device: str) -> tuple[Tensor, Tensor] | None:
+    """Lowest and highest action of every element, [K * N, 1, A], zero where an agent has none; None if discrete."""
     if spec.discrete:
         return None
     widest = max(space.n for space in spec.action_spaces)
@@ -201,5 +233,5 @@ def _bounds(spec: TaskSpec, device: str) -> tuple[Tensor, Tensor] | None:
         assert isinstance(space, Box)
         bounds[0, i, 0, : space.n] = torch.tensor(space.low)
         bounds[1, i, 0, : space.n] = torch.tensor(space.high)
-    low, high = bounds.to(device)
+    low, high = bounds.repeat(1, teams, 1, 1).to(device)
     return low, high

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-
-def linear(inputs: int, outputs: int, gain: float = math.sqrt(2)) -> nn.Linear:
-    """An affine map with orthogonal weights of the given gain and zero bias."""
-    layer = nn.Linear(inputs, outputs)
-    nn.init.orthogonal_(layer.weight, gain)
-    nn.init.zeros_(layer.bias)
-    return layer
+from agentmixer.train.stack import StackedLayerNorm, StackedLinear, affine
 
 
 class PolicyModifier(nn.Module, ABC):
@@ -23,11 +15,12 @@ class PolicyModifier(nn.Module, ABC):
 
     X ← X + mix(LN(X)) across agents, X ← X + W4 σ(W3 LN(X)) within each agent, then a head that starts near
     zero. Kinds differ in `mix`: its weights are learned (MixerPM), generated from the state (HyperPM) or
-    computed from the tokens themselves (AttentionPM).
+    computed from the tokens themselves (AttentionPM). σ is ReLU, the activation that Table 8 names.
 
-    state [B, S]; policy [N, B, P], the parameters of each actor's policy (for discrete actions its
-    probabilities, because the logits of illegal actions would drown the others); features [N, B, H],
-    the actors' features. The caller detaches what must not receive gradients. Returns [N, B, A].
+    K teams train side by side, each with a PM of its own, N agents each. state [K * B, S]; policy [K * N, B, P], the
+    parameters of each actor's policy (for discrete actions its probabilities, because the logits of illegal actions
+    would drown the others); features [K * N, B, H], the actors' features. The caller detaches what must not receive
+    gradients. Returns [K * N, B, A].
     """
 
     def __init__(
@@ -40,19 +33,20 @@ class PolicyModifier(nn.Module, ABC):
         width: int,
         agent_hidden: int,
         channel_hidden: int,
+        teams: int = 1,
     ):
         super().__init__()
         channels = 2 * width + features + agents
-        self.agents = agents
-        self.state_norm = nn.LayerNorm(state)
-        self.state_encoder = linear(state, width)
-        self.policy_encoder = linear(policy, width)
-        self.agent_norm = nn.LayerNorm(channels)
+        self.agents, self.teams = agents, teams
+        self.state_norm = StackedLayerNorm(teams, state)
+        self.state_encoder = StackedLinear(teams, state, width)
+        self.policy_encoder = StackedLinear(teams, policy, width)
+        self.agent_norm = StackedLayerNorm(teams, channels)
         self.add_mixing(width, channels, agent_hidden)
-        self.channel_norm = nn.LayerNorm(channels)
-        self.channel_in = linear(channels, channel_hidden)
-        self.channel_out = linear(channel_hidden, channels, gain=1.0)
-        self.head = linear(channels, actions, gain=0.01)
+        self.channel_norm = StackedLayerNorm(teams, channels)
+        self.channel_in = StackedLinear(teams, channels, channel_hidden)
+        self.channel_out = StackedLinear(teams, channel_hidden, channels, gain=1.0)
+        self.head = StackedLinear(teams, channels, actions, gain=0.01)
 
     @abstractmethod
     def add_mixing(self, width: int, channels: int, hidden: int) -> None:
@@ -60,27 +54,34 @@ class PolicyModifier(nn.Module, ABC):
 
     @abstractmethod
     def mix(self, x: Tensor, encoded: Tensor) -> Tensor:
-        """What each agent takes from all. x [N, B, C], normalised tokens; encoded [B, width], the state -> [N, B, C].
+        """What each agent takes from all. x [K, N, B, C], normalised tokens; encoded [K, B, width], the state
+        -> [K, N, B, C].
 
         Agents meet here and nowhere else."""
 
     def tokens(self, encoded: Tensor, policy: Tensor, features: Tensor) -> Tensor:
-        """encoded [B, width], policy [N, B, P], features [N, B, H] -> X [N, B, C]."""
-        agents, batch = features.shape[:2]
-        ids = torch.eye(agents, dtype=features.dtype, device=features.device)
+        """encoded [K, B, width], policy [K * N, B, P], features [K * N, B, H] -> X [K, N, B, C]."""
+        shape = (self.teams, self.agents, features.shape[1], -1)
+        ids = torch.eye(self.agents, dtype=features.dtype, device=features.device)
+        coded = self.policy_encoder(policy.reshape(self.teams, -1, policy.shape[-1])).relu_()
         return torch.cat(
             [
-                encoded.expand(agents, *encoded.shape),
-                torch.relu(self.policy_encoder(policy)),
-                features,
-                ids.unsqueeze(1).expand(agents, batch, agents),
+                encoded.unsqueeze(1).expand(shape),
+                coded.view(shape),
+                features.view(shape),
+                ids.unsqueeze(1).expand(shape),
             ],
             dim=-1,
         )
 
     def forward(self, state: Tensor, policy: Tensor, features: Tensor) -> Tensor:
-        encoded = torch.relu(self.state_encoder(self.state_norm(state)))
+        rows = (self.teams, self.agents * features.shape[1], -1)
+        encoded = self.state_norm.then(self.state_encoder, state.reshape(self.teams, -1, state.shape[-1])).relu_()
         x = self.tokens(encoded, policy, features)
-        x = x + self.mix(self.agent_norm(x), encoded)
-        x = x + self.channel_out(F.gelu(self.channel_in(self.channel_norm(x))))
-        return self.head(x)
+        x = (x + self.mix(self.agent_norm(x.view(rows)).view_as(x), encoded)).view(rows)
+        hidden = self.channel_in(self.channel_norm(x)).relu_()
+        # head(x + channel_out(hidden)): of two linear maps in a row one is made, as narrow as the head.
+        out, head = self.channel_out, self.head
+        short = torch.bmm(torch.cat([out.weight, out.bias.unsqueeze(1)], 1), head.weight)
+        score = affine(x, head.weight, head.bias) + affine(hidden, short[:, :-1], short[:, -1])
+        return score.view(*features.shape[:2], -1)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from agentmixer.train.policy_modifiers.base import PolicyModifier, linear
+from agentmixer.train.policy_modifiers.base import PolicyModifier
+from agentmixer.train.stack import StackedLinear
 
 
 class HyperPM(PolicyModifier):
@@ -19,19 +19,22 @@ class HyperPM(PolicyModifier):
     """
 
     def add_mixing(self, width: int, channels: int, hidden: int) -> None:
-        """The map from the encoded state to W1 [hidden, N], b1 [hidden], W2 [N, hidden], b2 [N]."""
+        """The map from the encoded state to W1 [N, hidden], b1 [hidden], W2 [hidden, N], b2 [N]."""
         self.agent_hidden = hidden
-        self.sizes = (hidden * self.agents, hidden, self.agents * hidden, self.agents)
-        self.hyper = linear(width, sum(self.sizes), gain=0.1)
-        agent_in, agent_out = linear(self.agents, hidden), linear(hidden, self.agents, gain=1.0)
+        self.sizes = (self.agents * hidden, hidden, hidden * self.agents, self.agents)
+        self.hyper = StackedLinear(self.teams, width, sum(self.sizes), gain=0.1)
+        first = StackedLinear(self.teams, self.agents, hidden)
+        second = StackedLinear(self.teams, hidden, self.agents, gain=1.0)
         with torch.no_grad():
-            self.hyper.bias.copy_(
-                torch.cat([p.flatten() for p in (agent_in.weight, agent_in.bias, agent_out.weight, agent_out.bias)])
-            )
+            parts = (first.weight, first.bias, second.weight, second.bias)
+            self.hyper.bias.copy_(torch.cat([part.flatten(1) for part in parts], 1))
 
     def mix(self, x: Tensor, encoded: Tensor) -> Tensor:
-        """x [N, B, C], encoded [B, width] -> [N, B, C]."""
-        w1, b1, w2, b2 = self.hyper(encoded).split(self.sizes, -1)
-        w1, w2 = w1.view(-1, self.agent_hidden, self.agents), w2.view(-1, self.agents, self.agent_hidden)
-        y = torch.baddbmm(b1.unsqueeze(-1), w1, x.transpose(0, 1))
-        return torch.baddbmm(b2.unsqueeze(-1), w2, F.gelu(y)).transpose(0, 1)
+        """x [K, N, B, C], encoded [K, B, width] -> [K, N, B, C]."""
+        teams, agents, batch, channels = x.shape
+        w1, b1, w2, b2 = self.hyper(encoded).flatten(0, 1).split(self.sizes, -1)
+        w1, w2 = w1.view(-1, agents, self.agent_hidden), w2.view(-1, self.agent_hidden, agents)
+        tokens = x.transpose(1, 2).reshape(teams * batch, agents, channels)
+        y = torch.baddbmm(b1.unsqueeze(2), w1.transpose(1, 2), tokens).relu_()
+        y = torch.baddbmm(b2.unsqueeze(2), w2.transpose(1, 2), y)
+        return y.view(teams, batch, agents, channels).transpose(1, 2)

@@ -2,24 +2,79 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from agentmixer.train.policy_modifiers.base import PolicyModifier, linear
+from agentmixer.train.policy_modifiers.base import PolicyModifier
+from agentmixer.train.stack import StackedLinear
+
+#: Columns that mix at once, so that what lies between the two layers stays in a processor's cache.
+COLUMNS = 8208
 
 
 class MixerPM(PolicyModifier):
     """mix(X) = W2 σ(W1 X): the same MLP over agents for every channel and every state."""
 
     def add_mixing(self, width: int, channels: int, hidden: int) -> None:
-        """W1 [hidden, N] and W2 [N, hidden]."""
-        self.agent_in = linear(self.agents, hidden)
-        self.agent_out = linear(hidden, self.agents, gain=1.0)
+        """W1 [N, hidden] and W2 [hidden, N]."""
+        self.agent_in = StackedLinear(self.teams, self.agents, hidden)
+        self.agent_out = StackedLinear(self.teams, hidden, self.agents, gain=1.0)
 
     def mix(self, x: Tensor, encoded: Tensor) -> Tensor:
-        """x [N, B, C] -> [N, B, C]; the state plays no part beyond its share of x."""
+        """x [K, N, B, C] -> [K, N, B, C]; the state plays no part beyond its share of x."""
+        first, second = self.agent_in, self.agent_out
         # Agents lead, so mixing across them is a plain product with everything else flattened.
-        y = torch.addmm(self.agent_in.bias.unsqueeze(1), self.agent_in.weight, x.view(self.agents, -1))
-        y = torch.addmm(self.agent_out.bias.unsqueeze(1), self.agent_out.weight, F.gelu(y))
-        return y.view_as(x)
+        return _Mix.apply(x.flatten(2), first.weight, first.bias, second.weight, second.bias).view_as(x)
+
+
+class _Mix(torch.autograd.Function):
+    """W2 σ(W1 x + b1) + b2 along the second dimension of x [K, N, M]; weights [K, in, out], biases [K, out].
+
+    The hidden layer is many times as large as x and cheap to compute, so it is made a few thousand columns at a
+    time, and made again for the gradient instead of kept. Biases go in as the weights of a row of ones."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+        ctx.save_for_backward(x, w1, b1, w2)
+        out = torch.empty_like(x)
+        into, second = _with_bias(w1, b1), w2.transpose(1, 2)
+        for k, columns in _pieces(x):
+            hidden = torch.mm(into[k], _with_ones(x[k, :, columns])).relu_()
+            out[k, :, columns] = torch.addmm(b2[k].unsqueeze(1), second[k], hidden)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        x, w1, b1, w2 = ctx.saved_tensors
+        to_x, into = torch.empty_like(x), _with_bias(w1, b1)
+        to_into, to_w2 = torch.zeros_like(into), torch.zeros_like(w2)
+        for k, columns in _pieces(x):
+            part, d = _with_ones(x[k, :, columns]), grad[k, :, columns]
+            hidden = torch.mm(into[k], part).relu_()
+            to_w2[k].addmm_(hidden, d.t())
+            d = torch.ops.aten.threshold_backward(torch.mm(w2[k], d), hidden, 0)
+            to_into[k].addmm_(d, part.t())
+            to_x[k, :, columns] = torch.mm(w1[k], d)
+        to_w1, to_b1 = to_into[..., :-1].transpose(1, 2), to_into[..., -1]
+        return to_x, to_w1, to_b1, to_w2, grad.sum(2)
+
+
+def _pieces(x: Tensor) -> Iterator[tuple[int, slice]]:
+    for k in range(x.shape[0]):
+        for begin in range(0, x.shape[2], COLUMNS):
+            yield k, slice(begin, begin + COLUMNS)
+
+
+def _with_bias(weight: Tensor, bias: Tensor) -> Tensor:
+    """[K, in, out], [K, out] -> [K, out, in + 1]."""
+    return torch.cat([weight.transpose(1, 2), bias.unsqueeze(2)], 2)
+
+
+def _with_ones(x: Tensor) -> Tensor:
+    """[N, C] -> [N + 1, C]."""
+    out = x.new_empty(x.shape[0] + 1, x.shape[1])
+    out[:-1], out[-1] = x, 1.0
+    return out

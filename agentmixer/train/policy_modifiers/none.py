@@ -12,12 +12,12 @@ class NoPM(nn.Module):
     Discrete actions: zero for ever, under which either kind of joint policy is the actors' own. Real-valued actions:
     one learned number for each element of each agent's action, so that the spread is learned but depends on nothing.
 
-    forward returns [N, B, A], as every `PolicyModifier` does.
+    forward returns [K * N, B, A] for K teams, as every `PolicyModifier` does.
     """
 
-    def __init__(self, agents: int, actions: int, discrete: bool):
+    def __init__(self, agents: int, actions: int, discrete: bool, teams: int = 1):
         super().__init__()
-        self.score = nn.Parameter(torch.zeros(agents, 1, actions), requires_grad=not discrete)
+        self.score = nn.Parameter(torch.zeros(teams * agents, 1, actions), requires_grad=not discrete)
 
     def forward(self, state: Tensor, policy: Tensor, features: Tensor) -> Tensor:
-        return self.score.expand(-1, state.shape[0], -1)
+        return self.score.expand(-1, policy.shape[1], -1)
