@@ -39,7 +39,7 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         room = (0, LANES - size % LANES)
         return affine(x, F.pad(weight, room), F.pad(bias, room))[..., :size]
     if weight.shape[0] == 1:
-        return torch.addmm(bias[0], x[0], weight[0]).unsqueeze(0)
+        return torch.addmm(bias.squeeze(0), x.squeeze(0), weight.squeeze(0)).unsqueeze(0)
     return torch.baddbmm(bias.unsqueeze(1), x, weight)
 
 
@@ -59,7 +59,7 @@ class StackedLayerNorm(nn.Module):
         if self.exists is not None:
             return self.standardise(x) * self.weight.unsqueeze(1) + self.bias.unsqueeze(1) * self.exists.to(x.device)
         if self.weight.shape[0] == 1:
-            return F.layer_norm(x, x.shape[-1:], self.weight[0], self.bias[0])
+            return F.layer_norm(x, x.shape[-1:], self.weight.squeeze(0), self.bias.squeeze(0))
         return torch.addcmul(self.bias.unsqueeze(1), self.standardise(x), self.weight.unsqueeze(1))
 
     def standardise(self, x: Tensor) -> Tensor:
@@ -153,15 +153,18 @@ class StackedGRUCell(nn.Module):
 
         x [R, L, B, in], h [R, B, H], keep [R, L, B], 0 where h is forgotten before the step -> [R, L, B, H]."""
         rows, length, batch, _ = x.shape
-        gates = self.input(x.reshape(self.input.weight.shape[0], -1, x.shape[-1])).view(rows, length, batch, -1)
-        return _Unrolled.apply(gates, h, keep, self.hidden.weight, self.hidden.bias)
+        both = 2 * h.shape[-1]
+        # What the hidden state's bias adds to reset and update may as well be added with the input's.
+        bias = self.input.bias + F.pad(self.hidden.bias[:, :both], (0, h.shape[-1]))
+        gates = affine(x.reshape(len(bias), -1, x.shape[-1]), self.input.weight, bias).view(rows, length, batch, -1)
+        return _Unrolled.apply(gates, h, keep, self.hidden.weight, self.hidden.bias[:, both:])
 
 
 class _Unrolled(torch.autograd.Function):
     """The recurrent part of `StackedGRUCell.unroll`, its gradient written out.
 
-    gates [R, L, B, 3H], what the input adds to the gates; h [R, B, H]; keep [R, L, B]; weight [S, H, 3H], bias
-    [S, 3H] -> states [R, L, B, H]. Backpropagation through time by hand needs a third of autograd's operations, and
+    gates [R, L, B, 3H], what the input and all biases but `bias` add to the gates; h [R, B, H]; keep [R, L, B];
+    weight [S, H, 3H]; bias [S, H] of what reset is applied to -> states [R, L, B, H]. Backpropagation through time by hand needs a third of autograd's operations, and
     one product over all steps gives the weights' gradient (Cho et al. 2014; reset applied after the product, as in
     torch.nn.GRU)."""
 
@@ -175,11 +178,14 @@ class _Unrolled(torch.autograd.Function):
         switches = gates.new_empty(length, rows, batch, 2 * size)
         for t in range(length):
             torch.mul(h, keep[:, t].unsqueeze(-1), out=before[t])
-            hidden = affine(before[t].view(stack, -1, size), weight, bias).view(rows, batch, -1)
+            hidden = torch.bmm(before[t].view(stack, -1, size), weight)
+            torch.add(hidden[..., 2 * size :], bias.unsqueeze(1), out=carried[t].view(stack, -1, size))
+            hidden = hidden.view(rows, batch, -1)
             torch.add(gates[:, t, :, : 2 * size], hidden[..., : 2 * size], out=switches[t]).sigmoid_()
             reset, update = switches[t].chunk(2, -1)
-            carried[t] = hidden[..., 2 * size :]
-            torch.addcmul(gates[:, t, :, 2 * size :], reset, carried[t], out=new[t]).tanh_()
+            # tanh x = 2 sigmoid 2x - 1, and torch has the faster sigmoid.
+            torch.addcmul(gates[:, t, :, 2 * size :], reset, carried[t], out=new[t]).mul_(2.0).sigmoid_()
+            new[t].mul_(2.0).sub_(1.0)
             h = torch.lerp(new[t], before[t], update)
             states[:, t] = h
         ctx.save_for_backward(before, new, carried, switches, keep, weight)
@@ -211,7 +217,7 @@ class _Unrolled(torch.autograd.Function):
         before = before.transpose(0, 1).reshape(stack, -1, size)
         to_hidden = to_hidden.transpose(0, 1).reshape(stack, -1, 3 * size)
         to_weight = torch.bmm(before.transpose(1, 2), to_hidden)
-        return to_input, carry if ctx.needs_input_grad[1] else None, None, to_weight, to_hidden.sum(1)
+        return to_input, carry if ctx.needs_input_grad[1] else None, None, to_weight, to_hidden[..., 2 * size :].sum(1)
 
 
 def clip_stack_grad_norm(parameters: list[nn.Parameter], stack: int, max_norm: float) -> Tensor:

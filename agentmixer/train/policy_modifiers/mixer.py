@@ -12,7 +12,7 @@ from agentmixer.train.policy_modifiers.base import PolicyModifier
 from agentmixer.train.stack import StackedLinear
 
 #: Columns that mix at once, so that what lies between the two layers stays in a processor's cache.
-COLUMNS = 8208
+COLUMNS = 12304
 
 
 class MixerPM(PolicyModifier):
@@ -50,16 +50,18 @@ class _Mix(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         x, w1, b1, w2 = ctx.saved_tensors
         to_x, into = torch.empty_like(x), _with_bias(w1, b1)
-        to_into, to_w2 = torch.zeros_like(into), torch.zeros_like(w2)
+        # Products whose result is wider than high are the faster ones.
+        to_into = into.new_zeros(into.transpose(1, 2).shape)
+        to_w2 = w2.new_zeros(w2.transpose(1, 2).shape)
         for k, columns in _pieces(x):
             part, d = _with_ones(x[k, :, columns]), grad[k, :, columns]
             hidden = torch.mm(into[k], part).relu_()
-            to_w2[k].addmm_(hidden, d.t())
+            to_w2[k].addmm_(d, hidden.t())
             d = torch.ops.aten.threshold_backward(torch.mm(w2[k], d), hidden, 0)
-            to_into[k].addmm_(d, part.t())
+            to_into[k].addmm_(part, d.t())
             to_x[k, :, columns] = torch.mm(w1[k], d)
-        to_w1, to_b1 = to_into[..., :-1].transpose(1, 2), to_into[..., -1]
-        return to_x, to_w1, to_b1, to_w2, grad.sum(2)
+        to_w2 = to_w2.transpose(1, 2).contiguous()
+        return to_x, to_into[:, :-1].contiguous(), to_into[:, -1].contiguous(), to_w2, grad.sum(2)
 
 
 def _pieces(x: Tensor) -> Iterator[tuple[int, slice]]:
