@@ -1,30 +1,49 @@
-"""Where training time goes, and how much of the bare simulator's rate training keeps.
+"""What training costs, and how much of the machine it uses.
 
-    python benchmarks/training.py [--scenario protoss_5v5] [--preset default] [--updates 20]
+    python benchmarks/training.py [--updates 5]
 
-The bare simulator (legal random actions, nothing learned) is timed in the same run, right before, with
-as many environments. Rates are environment steps a second, compilation left out.
+Every figure stands beside one measured in the same run: the bare simulator (legal random actions, nothing learned,
+as many environments), the rate at which this machine multiplies large matrices, or another way to train. Rates are
+environment steps a second, compiling left out. Floating-point operations are those of the matrix products, counted.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import dataclass
 
 import torch
+from rich.console import Console
+from table import Row, show
+from torch.utils.flop_counter import FlopCounterMode
 
 from agentmixer.tasks import make
 from agentmixer.tasks.base import Task, to_torch
+from agentmixer.tasks.side_by_side import side_by_side
 from agentmixer.train import rollout
 from agentmixer.train.algorithms import AgentMixerPPO
-from agentmixer.train.presets import PRESETS, resolve
+from agentmixer.train.algorithms.agentmixer_ppo import workers
+from agentmixer.train.presets import resolve
+
+
+def peak() -> float:
+    """Floating-point operations a second in the product of two 2048 x 2048 matrices, both cores."""
+    a, b = torch.randn(2, 2048, 2048)
+    threads, best = torch.get_num_threads(), 0.0
+    torch.set_num_threads(workers()._max_workers)
+    for _ in range(8):
+        begin = time.perf_counter()
+        a @ b
+        best = max(best, 2 * 2048**3 / (time.perf_counter() - begin))
+    torch.set_num_threads(threads)
+    return best
 
 
 def simulate(task: Task, steps: int) -> float:
     """Seconds for `steps` steps of all environments with random legal actions."""
     generator = torch.Generator().manual_seed(0)
-    seen = task.reset(0)
-    begin = 0.0
+    seen, begin = task.reset(0), 0.0
     for step in range(steps + 2):
         if step == 2:
             begin = time.perf_counter()
@@ -35,35 +54,85 @@ def simulate(task: Task, steps: int) -> float:
     return time.perf_counter() - begin
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenario", default="protoss_5v5")
-    parser.add_argument("--preset", default="default", choices=PRESETS["agentmixer_ppo"])
-    parser.add_argument("--updates", type=int, default=20)
-    arguments = parser.parse_args()
-    config = AgentMixerPPO.Config().replace(resolve("agentmixer_ppo", arguments.preset, "smacv2"))
-    task = make("smacv2", arguments.scenario, config.num_envs)
-    steps = arguments.updates * config.rollout_length
-    bare = simulate(task, steps)
+@dataclass(frozen=True)
+class Cost:
+    """Of one rollout with its update: environment steps; seconds of the bare simulator, of collecting, of updating;
+    operations of acting and updating."""
 
-    algorithm = AgentMixerPPO(task.spec, config, "cpu", [torch.Generator().manual_seed(0)])
-    stream = rollout.start(algorithm, task, 0)
-    algorithm.update(rollout.collect(algorithm, task, stream)[0])
-    collecting = updating = 0.0
-    for _ in range(arguments.updates):
+    steps: int
+    simulating: float
+    collecting: float
+    updating: float
+    operations: float
+
+    @property
+    def seconds(self) -> float:
+        return self.collecting + self.updating
+
+    @property
+    def rate(self) -> float:
+        return self.steps / self.seconds
+
+
+def cost(family: str, scenario: str, preset: str, updates: int, teams: int = 1) -> Cost:
+    """Best of `updates` rounds, after one that warms up."""
+    config = AgentMixerPPO.Config().replace(resolve("agentmixer_ppo", preset, family))
+    task = side_by_side([make(family, scenario, config.num_envs) for _ in range(teams)])
+    generators = [torch.Generator().manual_seed(seed) for seed in range(teams)]
+    algorithm = AgentMixerPPO(task.spec, config, "cpu", generators)
+    algorithm.schedule(0.5)  # whatever is switched on late is on
+    stream = rollout.start(algorithm, task, list(range(teams)))
+    with FlopCounterMode(display=False) as counter:
+        # The counter sees its own thread alone: one block, taken here.
+        algorithm.BLOCK_ROWS = 10**9
+        algorithm.update(rollout.collect(algorithm, task, stream)[0])
+        del algorithm.BLOCK_ROWS
+    best = [float("inf")] * 3
+    single = make(family, scenario, config.num_envs)
+    for _ in range(updates):
         begin = time.perf_counter()
         experience, _ = rollout.collect(algorithm, task, stream)
         middle = time.perf_counter()
         algorithm.update(experience)
-        collecting, updating = collecting + middle - begin, updating + time.perf_counter() - middle
+        end = time.perf_counter()
+        bare = teams * simulate(single, config.rollout_length)
+        best = [min(pair) for pair in zip(best, (bare, middle - begin, end - middle), strict=True)]
+    steps = config.num_envs * config.rollout_length * teams
+    return Cost(steps, *best, operations=counter.get_total_flops())
 
-    count, total = steps * config.num_envs, collecting + updating
-    print(f"{arguments.scenario}, preset {arguments.preset}, {count:,} steps")
-    print(f"bare simulator {count / bare:9,.0f} steps/s")
-    print(f"training       {count / total:9,.0f} steps/s, {bare / total:.2f} of the bare simulator's rate")
-    for name, part in (("environment", bare), ("acting", collecting - bare), ("update", updating)):
-        print(f"  {name:<12} {part / total:5.0%} of the time")
+
+def measure(updates: int) -> list[Row]:
+    """Rows of the table."""
+    torch.set_num_threads(1)
+    top = peak()
+    rows = []
+    costs = {}
+    for family, scenario, preset in (
+        ("smacv2", "protoss_5v5", "paper"), ("smacv2", "protoss_5v5", "default"), ("smacv2", "protoss_10v10", "paper"),
+        ("matrix", "climbing", "paper"), ("predator_prey", "penalty_1", "default"),
+    ):  # fmt: skip
+        name = f"{scenario}, {preset}"
+        one = costs[name] = cost(family, scenario, preset, updates)
+        bare = one.steps / one.simulating
+        rows.append(Row(name, one.rate, "steps/s", "its simulator alone", bare))
+        spent = one.operations / one.seconds
+        rows.append(Row(f"{name}: products", spent / 1e9, "GFLOP/s", "2048² matrices", top / 1e9))
+        rows.append(Row(f"{name}: update", one.updating, "s", "the whole round", one.seconds))
+    small, large = costs["protoss_5v5, paper"], costs["protoss_10v10, paper"]
+    heavier = (large.operations / large.steps) / (small.operations / small.steps)
+    rows.append(Row("10v10, seconds a step", 1 / large.rate, "s", "5v5 by its operations", heavier / small.rate))
+    for family, scenario in (("smacv2", "protoss_5v5"), ("matrix", "climbing")):
+        four = cost(family, scenario, "default", updates, teams=4)
+        one = costs.get(f"{scenario}, default") or cost(family, scenario, "default", updates)
+        rows.append(Row(f"{scenario}, 4 teams in one stack", four.seconds, "s", "one team", one.seconds))
+    return rows
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--updates", type=int, default=5)
+    show(Console(), measure(parser.parse_args().updates))
 
 
 if __name__ == "__main__":

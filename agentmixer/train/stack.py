@@ -53,11 +53,12 @@ class StackedLayerNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(stack, size))
         self.bias = nn.Parameter(torch.zeros(stack, size))
-        self.exists = existing(stack, size, sizes)
+        self.exists: Tensor | None
+        self.register_buffer("exists", existing(stack, size, sizes), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.exists is not None:
-            return self.standardise(x) * self.weight.unsqueeze(1) + self.bias.unsqueeze(1) * self.exists.to(x.device)
+            return self.standardise(x) * self.weight.unsqueeze(1) + self.bias.unsqueeze(1) * self.exists
         if self.weight.shape[0] == 1:
             return F.layer_norm(x, x.shape[-1:], self.weight.squeeze(0), self.bias.squeeze(0))
         return torch.addcmul(self.bias.unsqueeze(1), self.standardise(x), self.weight.unsqueeze(1))
@@ -66,18 +67,17 @@ class StackedLayerNorm(nn.Module):
         """x with mean 0 and variance 1, before weight and bias."""
         if self.exists is None:
             return F.layer_norm(x, x.shape[-1:])
-        exists = self.exists.to(x.device)
-        count = exists.sum(-1, keepdim=True)
-        centred = (x - x.sum(-1, keepdim=True) / count) * exists
+        count = self.exists.sum(-1, keepdim=True)
+        centred = (x - x.sum(-1, keepdim=True) / count) * self.exists
         variance = centred.square().sum(-1, keepdim=True) / count
         return centred * torch.rsqrt(variance + 1e-5)
 
     def then(self, linear: StackedLinear, x: Tensor) -> Tensor:
-        """linear(self(x)) with weight and bias of the norm drawn into those of the linear map.
+        """linear(self(x)), x [S, B, size] -> [S, B, out], with weight and bias of the norm drawn into those of the linear map.
 
         The same function, but where x needs no gradient nothing is propagated through the linear map for the
         sake of the norm's own parameters: theirs come from the product of small matrices."""
-        bias = self.bias if self.exists is None else self.bias * self.exists.to(x.device).squeeze(1)
+        bias = self.bias if self.exists is None else self.bias * self.exists.squeeze(1)
         shift = torch.bmm(bias.unsqueeze(1), linear.weight).squeeze(1)
         return affine(self.standardise(x), self.weight.unsqueeze(-1) * linear.weight, linear.bias + shift)
 
@@ -153,6 +153,13 @@ class StackedGRUCell(nn.Module):
 
         x [R, L, B, in], h [R, B, H], keep [R, L, B], 0 where h is forgotten before the step -> [R, L, B, H]."""
         rows, length, batch, _ = x.shape
+        if torch.compiler.is_compiling():  # what follows is written for one operation after another
+            stack, states = self.input.weight.shape[0], []
+            for t in range(length):
+                h = (h * keep[:, t].unsqueeze(-1)).reshape(stack, -1, h.shape[-1])
+                h = self(x[:, t].reshape(stack, -1, x.shape[-1]), h).view(rows, batch, -1)
+                states.append(h)
+            return torch.stack(states, 1)
         both = 2 * h.shape[-1]
         # What the hidden state's bias adds to reset and update may as well be added with the input's.
         bias = self.input.bias + F.pad(self.hidden.bias[:, :both], (0, h.shape[-1]))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -237,19 +238,17 @@ class AgentMixerPPO(Algorithm):
                 picked = {name: array[:, :, chosen] for name, array in batch.items()}
             else:
                 picked = {name: pick(array, part[:, chosen]) for name, array in batch.items()}
-            policy_loss, seen = self.policy_loss(picked, living)
-            value_loss = self.value_loss(picked, valued)
-            seen |= {"policy_loss": policy_loss.detach(), "value_loss": value_loss.detach()}
-            return seen, torch.autograd.grad((policy_loss + value_loss).sum(), parameters, allow_unused=True)
+            loss, seen = self.loss(picked, living, valued)
+            return seen, torch.autograd.grad(loss, parameters, allow_unused=True)
 
         numbers: dict[str, Tensor] = {}
         for p in parameters:
             p.grad = None
         # In the blocks' order, whichever thread is done first.
-        for seen, gradients in workers().map(descend, range(count)):
+        for seen, gradients in workers().map(descend, range(count)) if count > 1 else map(descend, range(count)):
             for p, gradient in zip(parameters, gradients, strict=True):
                 if gradient is not None:
-                    p.grad = gradient if p.grad is None else p.grad.add_(gradient)
+                    p.grad = gradient.contiguous() if p.grad is None else p.grad + gradient
             for name, number in seen.items():
                 numbers[name] = numbers[name] + number if name in numbers else number
         # Every network is clipped by its own norm.
@@ -262,6 +261,17 @@ class AgentMixerPPO(Algorithm):
         for name in self.learning:
             self.optimisers[name].step()
         return numbers
+
+    def compile(self) -> None:
+        """Let torch.compile fuse what lies between two environment steps, and the loss of a block."""
+        self.look, self.loss = torch.compile(self.look), torch.compile(self.loss)  # type: ignore[method-assign]
+
+    def loss(self, batch: dict[str, Tensor], living: Tensor, valued: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """All that is descended, of all teams and networks, [], and numbers to log, [K] each."""
+        policy_loss, seen = self.policy_loss(batch, living)
+        value_loss = self.value_loss(batch, valued)
+        seen |= {"policy_loss": policy_loss.detach(), "value_loss": value_loss.detach()}
+        return (policy_loss + value_loss).sum(), seen
 
     def policy_loss(self, batch: dict[str, Tensor], living: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """PPO on the joint policy, [K], and numbers to log, [K] each.
@@ -339,8 +349,11 @@ class AgentMixerPPO(Algorithm):
 
 @functools.cache
 def workers() -> ThreadPoolExecutor:
-    """Threads, one a core, that take the gradients of blocks."""
-    return ThreadPoolExecutor(2)
+    """Threads that take the gradients of blocks: one a core, or as many as OMP_NUM_THREADS says."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    threads = min(cores, int(told)) if told.isdigit() and int(told) else cores
+    return ThreadPoolExecutor(threads, "gradient", torch.set_num_threads, (1,))
 
 
 def pick(array: Tensor, part: Tensor | None) -> Tensor:

@@ -170,6 +170,10 @@ class Algorithm(ABC):
     def update(self, rollout: dict[str, Tensor]) -> list[dict[str, float]]:
         """Learn from what `collect` gave. Returns numbers to log, one entry a team."""
 
+    def compile(self) -> None:
+        """Compile what is computed most often. Raises AgentMixerError if the algorithm has nothing to compile."""
+        raise AgentMixerError(f"{self.name} has no compiled form; leave out --compile")
+
     def initial_memory(self, num_envs: int) -> dict[str, Tensor]:
         """What is carried from step to step: actor [N, E, M] and the signal [E, Z]."""
         return {
@@ -202,10 +206,14 @@ class Algorithm(ABC):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Actions, their joint log-probabilities [N, E] and the actors' next memory."""
         kind = self.joint_policy
-        raw, features, h = self.actor(obs, h)
-        joint = self.joint(state, signal, kind.policy(raw, mask), features, mask)
+        joint, h = self.look(obs, state, signal, mask, h)
         action = kind.mode(joint) if greedy else kind.sample(joint, self.generators)
         return action, kind.log_prob(joint, action), h
+
+    def look(self, obs: Tensor, state: Tensor, signal: Tensor, mask: Tensor, h: Tensor) -> tuple[Any, Tensor]:
+        """The joint policy and the actors' next memory."""
+        raw, features, h = self.actor(obs, h)
+        return self.joint(state, signal, self.joint_policy.policy(raw, mask), features, mask), h
 
     @torch.no_grad()
     def act_decentralised(self, obs: Tensor, mask: Tensor, h: Tensor, greedy: bool) -> tuple[Tensor, Tensor]:
