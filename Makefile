@@ -34,12 +34,9 @@ learn: $(READY)
 soak: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak -s
 
-# Speed, as ratios against something measured in the same run. Needs a bundle (make demo leaves one).
+# Speed: one table of ratios, each against something measured in the same run. Needs a bundle (make demo leaves one).
 bench: $(READY)
-	$(BIN)/python benchmarks/agent_latency.py
-	$(BIN)/python benchmarks/lock_step.py
-	$(BIN)/python benchmarks/training.py
-	$(BIN)/python benchmarks/mamujoco.py
+	$(BIN)/python benchmarks/table.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -12,11 +12,39 @@ import time
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
+from table import Row, show
 
 from agentmixer.runtime.agent import Agent
 from agentmixer.runtime.bundle import newest, read_bundle
 from agentmixer.runtime.golden import parse
 from agentmixer.runtime.host import Host
+
+
+def measure(folder: Path | None, steps: int) -> list[Row]:
+    """Rows of the table: medians and 99 % quantiles, the first tenth of the steps left out."""
+    bundle = read_bundle(folder or newest())
+    agents = [Agent(files) for files in bundle.agents.values()]
+    masked = next(iter(bundle.agents.values())).manifest.mask_rule == "forbid"
+    goldens = [parse(files.golden, files.manifest) for files in bundle.agents.values()]
+    times = np.zeros((2, steps))
+    with Host(bundle) as host:
+        for step in range(steps):
+            row = step % len(goldens[0].obs)
+            obs = [golden.obs[row] for golden in goldens]
+            masks = [golden.action_mask[row] for golden in goldens] if masked else None
+            begin = time.perf_counter()
+            host.step(0, step, obs, masks)
+            middle = time.perf_counter()
+            for agent, seen, mask in zip(agents, obs, masks or [None] * len(agents), strict=True):
+                agent.act(seen, mask)
+            times[:, step] = middle - begin, time.perf_counter() - middle
+    apart, together = times[:, steps // 10 :] * 1e6
+    name = f"lock-step of {len(agents)} processes"
+    return [
+        Row(f"{name}, p{q}", float(np.percentile(apart, q)), "µs", "one process", float(np.percentile(together, q)))
+        for q in (50, 99)
+    ]
 
 
 def main() -> None:
@@ -25,24 +53,7 @@ def main() -> None:
     parser.add_argument("bundle", type=Path, nargs="?")
     parser.add_argument("--steps", type=int, default=5000)
     arguments = parser.parse_args()
-    bundle = read_bundle(arguments.bundle or newest())
-    agents = [Agent(files) for files in bundle.agents.values()]
-    goldens = [parse(files.golden, files.manifest) for files in bundle.agents.values()]
-    times = np.zeros((2, arguments.steps))
-    with Host(bundle) as host:
-        for step in range(arguments.steps):
-            row = step % len(goldens[0].obs)
-            obs, masks = [g.obs[row] for g in goldens], [g.action_mask[row] for g in goldens]
-            begin = time.perf_counter()
-            host.step(0, step, obs, masks)
-            middle = time.perf_counter()
-            for agent, seen, mask in zip(agents, obs, masks, strict=True):
-                agent.act(seen, mask)
-            times[:, step] = middle - begin, time.perf_counter() - middle
-    apart, together = times[:, arguments.steps // 10 :] * 1e6
-    for name, values in ((f"{len(agents)} processes", apart), ("one process", together)):
-        print(f"{name:<12} p50 {np.median(values):7.0f} µs   p99 {np.quantile(values, 0.99):7.0f} µs")
-    print(f"ratio of p50 {np.median(apart) / np.median(together):.2f}")
+    show(Console(), measure(arguments.bundle, arguments.steps))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import mujoco
 import numpy as np
+from rich.console import Console
+from table import Row, show
 
 from agentmixer.tasks import make
 from agentmixer.tasks.mujoco_team import layout, reference
@@ -81,6 +83,28 @@ def physics(scenario: str, envs: int, seconds: float) -> float:
         return sum(pool.map(work, [len(part) for part in np.array_split(range(envs), CORES)])) / seconds
 
 
+def measure(scenario: str, envs: int, seconds: float, rounds: int) -> list[Row]:
+    """Rows of the table."""
+    shares = [(scenario, len(part), seconds, 1000 * i) for i, part in enumerate(np.array_split(range(envs), CORES))]
+    with multiprocessing.get_context("spawn").Pool(CORES) as pool:
+        timed = [
+            (
+                theirs(scenario, envs, seconds, 0),
+                sum(pool.starmap(theirs, shares, chunksize=1)),
+                ours(scenario, envs, seconds),
+                physics(scenario, envs, seconds),
+            )
+            for _ in range(rounds)
+        ]
+    one, many, mine, bare = np.median(timed, axis=0)
+    name = f"{scenario}, {envs} environments, {CORES} threads"
+    return [
+        Row(name, mine, "steps/s", "mamujoco_v1, 1 process", one),
+        Row(name, mine, "steps/s", f"mamujoco_v1, {CORES} processes", many),
+        Row(name, mine, "steps/s", "MuJoCo's physics alone", bare),
+    ]
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -89,25 +113,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    scenario, envs, seconds = arguments.scenario, arguments.envs, arguments.seconds
-    shares = [(scenario, len(part), seconds, 1000 * i) for i, part in enumerate(np.array_split(range(envs), CORES))]
-    with multiprocessing.get_context("spawn").Pool(CORES) as pool:
-        rounds = [
-            (
-                theirs(scenario, envs, seconds, 0),
-                sum(pool.starmap(theirs, shares, chunksize=1)),
-                ours(scenario, envs, seconds),
-                physics(scenario, envs, seconds),
-            )
-            for _ in range(arguments.rounds)
-        ]
-    one, many, mine, bare = np.median(rounds, axis=0)
-    print(f"{scenario}, {envs} environments, {CORES} cores; environment steps a second, median of {len(rounds)} rounds")
-    print(f"mamujoco_v1, 1 process     {one:8.0f}")
-    print(f"mamujoco_v1, {CORES} processes   {many:8.0f}")
-    print(f"agentmixer, {CORES} threads      {mine:8.0f}")
-    print(f"physics alone, {CORES} threads   {bare:8.0f}")
-    print(f"ratio {mine / one:.2f} to one process, {mine / many:.2f} with the same {CORES} cores")
+    show(Console(), measure(arguments.scenario, arguments.envs, arguments.seconds, arguments.rounds))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
 #: Numbers in a vector register.
 LANES = 16
 

@@ -99,9 +99,7 @@ class AgentMixerPPO(Algorithm):
     #: Whether all that the networks see in the current rollout is the same in every row, as in a matrix game.
     _same = False
 
-    def __init__(
-        self, spec: TaskSpec, config: AgentMixerPPOConfig, device: str, generators: Sequence[torch.Generator]
-    ):
+    def __init__(self, spec: TaskSpec, config: AgentMixerPPOConfig, device: str, generators: Sequence[torch.Generator]):
         super().__init__(spec, config, device, generators, config.recurrent_actor)
         self.optimism = config.optimism
         #: Names of the optimisers that step.
@@ -187,7 +185,9 @@ class AgentMixerPPO(Algorithm):
         }  # fmt: skip
         batch |= {"advantage": advantage.flatten(0, 1), "returns": self.value_norm.normalise(returns).flatten(0, 1)}
         batch = {name: chunks(array, config.chunk_length) for name, array in batch.items()}
-        batch |= {name: batch[name][:, :1] for name in ("h_actor", "h_critic")}  # a chunk begins with what was remembered
+        batch |= {
+            name: batch[name][:, :1] for name in ("h_actor", "h_critic")
+        }  # a chunk begins with what was remembered
 
         size = batch["state"].shape[2]
         self._same = config.chunk_length == 1 and all(
@@ -230,7 +230,9 @@ class AgentMixerPPO(Algorithm):
         by_team = active.view(self.teams, -1, *active.shape[1:])
         living = active.view(self.teams, -1).sum(1).clamp_min(1)
         valued = self.alive(by_team).flatten(1).sum(1).clamp_min(1)
-        parameters = [p for module in (self.actor, self.critic, self.pm) for p in module.parameters() if p.requires_grad]
+        parameters = [
+            p for module in (self.actor, self.critic, self.pm) for p in module.parameters() if p.requires_grad
+        ]
 
         def descend(block: int) -> tuple[dict[str, Tensor], tuple[Tensor | None, ...]]:
             chosen = slice(size * block // count, size * (block + 1) // count)
