@@ -97,8 +97,9 @@ def cost(family: str, scenario: str, preset: str, updates: int, teams: int = 1) 
         end = time.perf_counter()
         bare = teams * simulate(single, config.rollout_length)
         best = [min(pair) for pair in zip(best, (bare, middle - begin, end - middle), strict=True)]
+    bare, collecting, updating = best
     steps = config.num_envs * config.rollout_length * teams
-    return Cost(steps, *best, operations=counter.get_total_flops())
+    return Cost(steps, bare, collecting, updating, counter.get_total_flops())
 
 
 def measure(updates: int) -> list[Row]:

@@ -198,7 +198,7 @@ class _Unrolled(torch.autograd.Function):
         return states
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         before, new, carried, switches, keep, weight = ctx.saved_tensors
         length, rows, batch, size = before.shape
         stack = weight.shape[0]
