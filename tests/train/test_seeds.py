@@ -173,6 +173,24 @@ def test_a_stack_of_seeds_is_as_many_single_runs(
     assert any(not torch.allclose(first[name], second[name], atol=1e-3) for name in first if name.startswith("model."))
 
 
+def test_each_team_is_judged_with_its_own_weights_and_random_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = [make(tmp_path, seed, total_steps=128, signal=2, joint="gumbel") for seed in SEEDS]
+    real, judged = trainer.evaluate, []
+
+    def spy(algorithm: AgentMixerPPO, *rest: object, **named: object) -> object:
+        judged.append((algorithm.generators[0].initial_seed(), algorithm.team(0)["actor.head.weight"].clone()))
+        return real(algorithm, *rest, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(trainer, "evaluate", spy)
+    assert trainer.train_together(chosen, quiet())
+    # Once along the way, then decentralised and joint at the end.
+    assert [seed for seed, _ in judged] == [*SEEDS, *(seed for seed in SEEDS for _ in "ab")]
+    weights = {run.seed: load_file(checkpoint.latest(run))["model.actor.head.weight"] for run in chosen}
+    assert all(torch.equal(weight, weights[seed]) for seed, weight in judged)
+
+
 def test_an_interrupted_stack_resumes_to_the_same_bits_and_one_of_its_seeds_alone(tmp_path: Path) -> None:
     where = ("predator_prey", "5x5")
     unbroken, broken = ([make(tmp_path / name, seed, *where) for seed in SEEDS] for name in ("unbroken", "broken"))
