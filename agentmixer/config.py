@@ -50,6 +50,29 @@ def parse_assignments(assignments: list[str], option: str = "--set", example: st
     return pairs
 
 
+#: Greatest seed a run may have; evaluations draw their episodes beyond it.
+LAST_SEED = 999_999
+
+
+def parse_seeds(text: str) -> list[int]:
+    """'0-4' or '0,3,7' -> seeds. Raises AgentMixerError for anything else."""
+    try:
+        found = []
+        for part in text.split(","):
+            first, dash, last = part.partition("-")
+            found += list(range(int(first), min(int(last), int(first) + 1000) + 1)) if dash else [int(first)]
+        if (
+            not found
+            or len(set(found)) < len(found)
+            or len(found) > 1000
+            or not 0 <= min(found) <= max(found) <= LAST_SEED
+        ):
+            raise ValueError
+    except ValueError:
+        raise AgentMixerError(f"--seeds takes numbers such as 0-4 or 0,3,7, each once, got '{text}'") from None
+    return found
+
+
 def _checked(key: str, value: Any, kind: type, meta: Any) -> Any:
     wanted = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a word"}[kind]
     try:

@@ -14,6 +14,14 @@ class AgentMixerError(Exception):
     """
 
 
+class TeamError(AgentMixerError):
+    """One of several teams that train side by side failed. team: which of them, counted from 0."""
+
+    def __init__(self, sentence: str, team: int):
+        super().__init__(sentence)
+        self.team = team
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the known word closest to `word`, or the list of known words."""
     names = sorted(known)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -72,9 +73,52 @@ def box_spec() -> TaskSpec:
     )
 
 
-def tiny_algorithm(spec: TaskSpec | None = None, seed: int = 0, **settings: object) -> AgentMixerPPO:
+def tiny_algorithm(
+    spec: TaskSpec | None = None, seed: int = 0, seeds: Sequence[int] | None = None, **settings: object
+) -> AgentMixerPPO:
+    """One team, or a team a seed."""
     config = AgentMixerPPO.Config().replace({**TINY, **settings})
-    return AgentMixerPPO(spec or tiny_spec(), config, "cpu", [torch.Generator().manual_seed(seed)])
+    generators = [torch.Generator().manual_seed(own) for own in ([seed] if seeds is None else seeds)]
+    return AgentMixerPPO(spec or tiny_spec(), config, "cpu", generators)
+
+
+def random_rollout(algorithm: AgentMixerPPO, seed: int = 5) -> dict[str, torch.Tensor]:
+    """What `collect` might have given, some agents dead and some episodes ended. Each team's does not depend on others."""
+    parts = [_random_rollout(algorithm, seed + team) for team in range(algorithm.teams)]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _random_rollout(algorithm: AgentMixerPPO, seed: int) -> dict[str, torch.Tensor]:
+    spec, config, actions = algorithm.spec, algorithm.config, algorithm.actions
+    generator = np.random.default_rng(seed)
+    agents, critics = spec.num_agents, algorithm.critic.critics // algorithm.teams
+    lead = (config.rollout_length, config.num_envs)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.from_numpy(generator.normal(size=shape).astype(np.float32))
+
+    def chance(share: float, *shape: int) -> torch.Tensor:
+        return torch.from_numpy(generator.random(shape) < share)
+
+    obs, action = normal(agents, *lead, max(spec.obs_sizes)), normal(agents, *lead, actions)
+    mask = torch.from_numpy(random_masks(generator, agents, *lead, actions))
+    if not spec.discrete:
+        mask[:] = True
+    for i, (size, space) in enumerate(zip(spec.obs_sizes, spec.action_spaces, strict=True)):
+        obs[i, ..., size:], mask[i, ..., space.n :], action[i, ..., space.n :] = 0, False, 0
+    terminated = chance(0.1, 1, *lead)
+    truncated = chance(0.1, 1, *lead) & ~terminated
+    fresh = torch.cat([torch.zeros(1, 1, lead[1]), (terminated | truncated)[:, :-1].float()], 1)
+    return {
+        "obs": obs, "mask": mask, "active": chance(0.9, agents, *lead), "log_prob": -normal(agents, *lead).abs(),
+        "action": mask.float().mul(torch.rand(mask.shape, generator=torch.Generator().manual_seed(seed))).argmax(-1)
+        if spec.discrete else action,
+        "h_actor": normal(agents, *lead, algorithm.actor.body.memory),
+        "h_critic": normal(critics, *lead, algorithm.critic.body.memory),
+        "value": normal(critics, *lead), "final_value": normal(critics, *lead), "last_value": normal(critics, lead[1]),
+        "state": normal(1, *lead, spec.state_size), "signal": normal(1, *lead, config.signal),
+        "reward": normal(1, *lead), "terminated": terminated, "truncated": truncated, "fresh": fresh,
+    }  # fmt: skip
 
 
 def random_masks(generator: np.random.Generator, *shape: int) -> np.ndarray:

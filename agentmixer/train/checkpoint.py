@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from agentmixer.contract.spec import TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.tasks import Task
+from agentmixer.tasks.side_by_side import joined
 from agentmixer.train.algorithms import ALGORITHMS, Algorithm
 from agentmixer.train.rollout import Stream
 from agentmixer.train.run import Run
@@ -21,32 +24,47 @@ from agentmixer.train.run import Run
 KEEP = 2
 
 
-def save(run: Run, step: int, algorithm: Algorithm, task: Task, stream: Stream) -> None:
-    """Write everything that the next update depends on. Complete or absent: a crash leaves the old ones."""
+def save(runs: Sequence[Run], step: int, algorithm: Algorithm, tasks: Sequence[Task], stream: Stream) -> None:
+    """Write everything that the next update depends on: for each run, team by team, what it would write alone.
+
+    Complete or absent: a crash leaves the old ones, and all stand at the same step."""
     if algorithm.replay is not None:
         algorithm.replay.flush()
-    tensors: dict[str, Tensor] = {"rng": algorithm.generators[0].get_state()}
-    for name, module in algorithm.modules.items():
-        tensors |= {f"model.{name}.{key}": value for key, value in module.state_dict().items()}
+    written = []
+    for team, (run, task) in enumerate(zip(runs, tasks, strict=True)):
+        tensors = _of_team(algorithm, stream, team)
+        tensors |= {f"task.{key}": torch.from_numpy(np.array(value)) for key, value in task.snapshot().items()}
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
+        scratch = run.checkpoints / f"step_{step:012d}.partial"
+        save_file(
+            {key: value.detach().cpu().contiguous() for key, value in tensors.items()},
+            scratch,
+            metadata={"step": str(step)},
+        )
+        with open(scratch, "rb") as file:
+            os.fsync(file.fileno())
+        written.append(scratch)
+    for scratch in written:
+        scratch.rename(scratch.with_suffix(".safetensors"))
+    for run in runs:
+        for old in run.checkpoint_files[:-KEEP]:
+            old.unlink()
+
+
+def _of_team(algorithm: Algorithm, stream: Stream, team: int) -> dict[str, Tensor]:
+    """All of a checkpoint but the task: one team's share of every array, which lead with the team."""
+
+    def share(value: Any) -> Tensor:
+        array = torch.as_tensor(value)
+        return array.chunk(algorithm.teams)[team] if algorithm.teams > 1 and array.dim() else array
+
+    tensors = {"rng": algorithm.generators[team].get_state()}
+    tensors |= {f"model.{key}": value for key, value in algorithm.team(team).items()}
     for name, optimiser in algorithm.optimisers.items():
         for index, state in optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{name}.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
-    tensors |= {f"stream.memory.{key}": value for key, value in stream.memory.items()}
-    tensors |= {"stream.fresh": stream.fresh, "stream.episode_return": stream.episode_return}
-    tensors |= {f"task.{key}": torch.from_numpy(np.array(value)) for key, value in task.snapshot().items()}
-    run.checkpoints.mkdir(parents=True, exist_ok=True)
-    target = run.checkpoints / f"step_{step:012d}.safetensors"
-    scratch = target.with_suffix(".partial")
-    save_file(
-        {key: value.detach().cpu().contiguous() for key, value in tensors.items()},
-        scratch,
-        metadata={"step": str(step)},
-    )
-    with open(scratch, "rb") as file:
-        os.fsync(file.fileno())
-    scratch.rename(target)
-    for old in run.checkpoint_files[:-KEEP]:
-        old.unlink()
+            tensors |= {f"optimiser.{name}.{index}.{key}": share(value) for key, value in state.items()}
+    tensors |= {f"stream.memory.{key}": share(value) for key, value in stream.memory.items()}
+    return tensors | {"stream.fresh": share(stream.fresh), "stream.episode_return": share(stream.episode_return)}
 
 
 def latest(run: Run) -> Path:
@@ -85,9 +103,22 @@ def restore_weights(algorithm: Algorithm, tensors: dict[str, Tensor], file: Path
         ) from error
 
 
-def restore(algorithm: Algorithm, task: Task, file: Path) -> tuple[int, Stream]:
-    """Continue exactly where `save` stood. Returns the step and the stream."""
-    step, tensors = read(file)
+def restore(algorithm: Algorithm, tasks: Sequence[Task], files: Sequence[Path]) -> tuple[int, Stream]:
+    """Continue exactly where `save` stood, one task and file a team. Returns the step and the stream.
+
+    Raises AgentMixerError if a file does not fit the settings, or if files are not of one step."""
+    steps, parts = zip(*map(read, files), strict=True)
+    if len(set(steps)) > 1:
+        raise AgentMixerError(
+            f"{files[0]} and {files[steps.index(max(steps))]} are not of the same step; resume each run alone"
+        )
+    file, envs = files[0], tasks[0].num_envs
+    for part, own in zip(parts, files, strict=True):
+        if (found := part["stream.fresh"].shape[0]) != envs:
+            raise AgentMixerError(
+                f"{own} holds {found} environments, but config.toml says num_envs = {envs}; put that back"
+            )
+    tensors = parts[0] if len(parts) == 1 else _together(parts, file)
     restore_weights(algorithm, tensors, file)
     for name, optimiser in algorithm.optimisers.items():
         state: dict[int, dict[str, Any]] = {}
@@ -95,36 +126,48 @@ def restore(algorithm: Algorithm, task: Task, file: Path) -> tuple[int, Stream]:
             index, field = key.split(".")
             state.setdefault(int(index), {})[field] = value
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-    envs = tensors["stream.fresh"].shape[0]
-    if envs != task.num_envs:
-        raise AgentMixerError(
-            f"{file} holds {envs} environments, but config.toml says num_envs = {task.num_envs}; put that back"
-        )
-    try:
-        algorithm.generators[0].set_state(tensors["rng"])
-    except RuntimeError as error:
-        raise AgentMixerError(f"{file} was written on another kind of device; resume it there") from error
-    device = algorithm.device
-    current = task.restore({key: value.numpy() for key, value in _below(tensors, "task.").items()})
+    device, now = algorithm.device, []
+    for generator, task, part, own in zip(algorithm.generators, tasks, parts, files, strict=True):
+        try:
+            generator.set_state(part["rng"])
+        except RuntimeError as error:
+            raise AgentMixerError(f"{own} was written on another kind of device; resume it there") from error
+        now.append(task.restore({key: value.numpy() for key, value in _below(part, "task.").items()}))
     # A task that starts new episodes instead starts them with nothing remembered and nothing earned.
-    keep = 0.0 if task.restarts else 1.0
-    return step, Stream(
-        step=current,
+    restarts = tasks[0].restarts
+    keep, fresh = 0.0 if restarts else 1.0, tensors["stream.fresh"].to(device)
+    return steps[0], Stream(
+        step=joined(now, device),
         memory={key: value.to(device) * keep for key, value in _below(tensors, "stream.memory.").items()},
-        fresh=torch.ones(envs, device=device) if task.restarts else tensors["stream.fresh"].to(device),
+        fresh=torch.ones_like(fresh) if restarts else fresh,
         episode_return=tensors["stream.episode_return"].to(device) * keep,
     )
 
 
-def build(run: Run, task: Task) -> Algorithm:
-    """The run's algorithm with fresh weights, its random numbers started from the run's seed."""
-    generator = torch.Generator(device=run.device).manual_seed(run.seed)
-    return ALGORITHMS[run.algorithm](task.spec, run.config, run.device, [generator])
+def _together(parts: Sequence[dict[str, Tensor]], file: Path) -> dict[str, Tensor]:
+    """What `_of_team` gave for several teams as one. Numbers that do not lead with the team are equal in all."""
+    try:
+        return {
+            key: torch.cat([part[key] for part in parts]) if value.dim() else value
+            for key, value in parts[0].items()
+            if key.startswith(("model.", "optimiser.", "stream."))
+        }
+    except (RuntimeError, KeyError) as error:
+        raise AgentMixerError(
+            f"{file} and the other seeds' checkpoints are of different sizes ({error}); resume each alone"
+        ) from error
+
+
+def build(runs: Sequence[Run], spec: TaskSpec) -> Algorithm:
+    """The runs' algorithm with fresh weights, the random numbers of each team started from its run's seed."""
+    first = runs[0]
+    generators = [torch.Generator(device=first.device).manual_seed(run.seed) for run in runs]
+    return ALGORITHMS[first.algorithm](spec, first.config, first.device, generators)
 
 
 def load_weights(run: Run, task: Task, file: Path) -> tuple[Algorithm, int]:
     """The run's algorithm with the weights of one checkpoint, and their step."""
-    algorithm = build(run, task)
+    algorithm = build([run], task.spec)
     step, tensors = read(file)
     restore_weights(algorithm, tensors, file)
     algorithm.schedule(min(step / run.config.total_steps, 1.0))

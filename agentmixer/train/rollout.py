@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from agentmixer.errors import AgentMixerError
+from agentmixer.errors import TeamError
 from agentmixer.tasks.base import Task, TaskStep, to_torch
 
 if TYPE_CHECKING:
@@ -29,12 +29,17 @@ class Stream:
 
 def start(algorithm: Algorithm, task: Task, seed: int) -> Stream:
     """Reset all environments."""
-    device, envs = algorithm.device, algorithm.teams * task.num_envs
+    return begin(algorithm, task.num_envs, task.reset(seed))
+
+
+def begin(algorithm: Algorithm, envs: int, step: TaskStep) -> Stream:
+    """A stream of `envs` environments a team that were just reset, nothing remembered and nothing earned."""
+    device, count = algorithm.device, algorithm.teams * envs
     return Stream(
-        step=task.reset(seed),
-        memory=algorithm.initial_memory(task.num_envs),
-        fresh=torch.ones(envs, device=device),
-        episode_return=torch.zeros(envs, device=device),
+        step=step,
+        memory=algorithm.initial_memory(envs),
+        fresh=torch.ones(count, device=device),
+        episode_return=torch.zeros(count, device=device),
     )
 
 
@@ -121,13 +126,15 @@ def forget(memory: Tensor, keep: Tensor) -> Tensor:
 
 
 def check_finite(out: dict[str, Tensor], agents: tuple[str, ...]) -> None:
-    """obs [K*N, T, E, D], state [K, T, E, S], reward [K, T, E]. Raise AgentMixerError naming the first environment and step whose numbers are not finite."""
+    """obs [K*N, T, E, D], state [K, T, E, S], reward [K, T, E]. Raise TeamError naming the first environment and step
+    whose numbers are not finite."""
     for name in ("obs", "state", "reward"):
         if not torch.isfinite(out[name]).all():
             where = (~torch.isfinite(out[name])).nonzero()
             row, step, env = where[where[:, 1].argmin(), :3].tolist()
             whose = f" of {agents[row % len(agents)]}" if name == "obs" else ""
-            raise AgentMixerError(
+            raise TeamError(
                 f"environment {env} returned a {name}{whose} that is not finite at step {step} of this "
-                "rollout; nothing was learned from it"
+                "rollout; nothing was learned from it",
+                row // len(agents) if name == "obs" else row,
             )

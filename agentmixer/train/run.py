@@ -79,13 +79,13 @@ def create(
     options: dict[str, Any],
     config: Config,
     out: Path | None,
+    stamp: str | None = None,
 ) -> Run:
-    """Make the directory and write config.toml.
+    """Make the directory and write config.toml. stamp: what leads its name unless `out` is given; `now()` if None.
 
     Raises AgentMixerError if settings do not fit each other, and if `out` exists: nothing is overwritten."""
     config.check()
-    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    path = out or RUNS / task / folder_name(scenario) / algorithm / f"{stamp}-s{seed}"
+    path = out or RUNS / task / folder_name(scenario) / algorithm / f"{stamp or now()}-s{seed}"
     if path.exists():
         again = shlex.join(["agentmixer", "train", task, scenario, "--resume", "--out", str(path)])
         raise AgentMixerError(f"{path} exists already; continue it with '{again}' or choose another --out")
@@ -93,6 +93,11 @@ def create(
     run = Run(path, task, scenario, backend, algorithm, preset, seed, device, options, config)
     write_config(run)
     return run
+
+
+def now() -> str:
+    """The time as the name of a run's directory has it."""
+    return datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
 
 
 def folder_name(scenario: str) -> str:
@@ -169,16 +174,62 @@ def extend(run: Run, steps: str | None, device: str | None) -> Run:
 
     With lr_decay the step sizes follow the new total from where the run stands. Raises AgentMixerError if
     nothing would be left to do."""
-    config = run.config if steps is None else run.config.replace({"total_steps": steps})
-    done = steps_done(run)
-    if done >= config.total_steps:
-        raise AgentMixerError(
-            f"{run.path} stands at step {done:,} of {config.total_steps:,}; give more --steps to go on"
-        )
-    extended = replace(run, config=config, device=device or run.device)
+    extended = _extended(run, steps, device)
+    done, total = steps_done(run), extended.config.total_steps
+    if done >= total:
+        raise AgentMixerError(f"{run.path} stands at step {done:,} of {total:,}; give more --steps to go on")
     write_config(extended)
     (run.path / "summary.json").unlink(missing_ok=True)  # it speaks of the run as it was
     return extended
+
+
+def _extended(run: Run, steps: str | None, device: str | None) -> Run:
+    config = run.config if steps is None else run.config.replace({"total_steps": steps})
+    return replace(run, config=config, device=device or run.device)
+
+
+def extend_together(
+    task: str, scenario: str, seeds: list[int], steps: str | None, device: str | None, root: Path = RUNS
+) -> list[Run]:
+    """The newest unfinished run of each seed, to be resumed side by side (see `extend`).
+
+    Raises AgentMixerError if a seed has none, or if they differ in anything but the seed."""
+    found: dict[int, Run] = {}
+    for path in reversed(find_all(root / task / folder_name(scenario))):
+        if len(found) == len(seeds):
+            break
+        run = load(path)
+        wanted = run.scenario == scenario and run.seed in set(seeds) - set(found) and bool(run.checkpoint_files)
+        if wanted and steps_done(run) < _extended(run, steps, device).config.total_steps:
+            found[run.seed] = run
+    if missing := [str(seed) for seed in seeds if seed not in found]:
+        raise AgentMixerError(
+            f"no unfinished run of {task} {scenario} found under {root}/ for seed {', '.join(missing)}; leave --resume "
+            "out to train it, or give more --steps to go on with a finished one"
+        )
+    chosen = [found[seed] for seed in seeds]
+    told = [_told(_extended(run, steps, device)) for run in chosen]
+    for run, own in zip(chosen, told, strict=True):
+        if differs := [
+            f"{key} ({told[0].get(key)}, {own.get(key)})" for key in told[0] | own if told[0].get(key) != own.get(key)
+        ]:
+            again = shlex.join(["agentmixer", "train", task, scenario, "--resume", "--out", str(run.path)])
+            raise AgentMixerError(
+                f"{chosen[0].path} and {run.path} cannot go on together, they differ in {', '.join(differs)}; resume "
+                f"each alone, for example: {again}"
+            )
+    return [extend(run, steps, device) for run in chosen]
+
+
+def _told(run: Run) -> dict[str, Any]:
+    """All that runs must have in common to go on side by side."""
+    head = {name: getattr(run, name) for name in IDENTITY if name != "seed"}
+    return (
+        head
+        | {f"--env-arg {key}": value for key, value in run.options.items()}
+        | asdict(run.config)
+        | {"step": steps_done(run)}
+    )
 
 
 def steps_done(run: Run) -> int:

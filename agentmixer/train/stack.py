@@ -232,7 +232,11 @@ def clip_stack_grad_norm(parameters: list[nn.Parameter], stack: int, max_norm: f
     The first dimension of every parameter divides into S equal parts, network after network. Returns the norms
     before clipping, [S].
     """
-    grads = [p.grad.view(stack, -1) for p in parameters if p.grad is not None]
+    grads = []
+    for p in parameters:
+        if p.grad is not None:
+            p.grad = p.grad.contiguous()  # a gradient written out by hand may come transposed
+            grads.append(p.grad.view(stack, -1))
     if not grads:
         return torch.zeros(stack)
     norms = torch.stack([torch.linalg.vector_norm(g, dim=1) for g in grads]).norm(dim=0)

@@ -6,22 +6,27 @@ import contextlib
 import json
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
 from agentmixer import statistics
 from agentmixer.contract.spec import TaskSpec
-from agentmixer.errors import AgentMixerError
+from agentmixer.errors import AgentMixerError, TeamError
 from agentmixer.tasks import Task
+from agentmixer.tasks.side_by_side import joined, side_by_side
 from agentmixer.train import checkpoint, rollout
 from agentmixer.train import run as runs
+from agentmixer.train.algorithms import AgentMixerSAC
 from agentmixer.train.evaluate import Episodes, evaluate
 from agentmixer.train.run import Run
 
@@ -73,104 +78,147 @@ def train(run: Run, console: Console, resume: bool = False) -> bool:
 
     Raises AgentMixerError if training diverges (a loss is not finite) or an environment fails; the last
     checkpoint is good then."""
+    return train_together([run], console, resume)
+
+
+def train_together(chosen: Sequence[Run], console: Console, resume: bool = False) -> bool:
+    """`train` for runs that differ in their seeds alone: one batched computation, and a run directory each with all
+    that training it alone would leave there. Where one fails, all stop."""
+    check_together(chosen[0].algorithm, len(chosen))
     with contextlib.ExitStack() as stack:
-        task, judge = (stack.enter_context(contextlib.closing(run.make_task(run.config.num_envs))) for _ in range(2))
-        return _train(run, task, judge, console, resume)
+        *tasks, judge = (
+            stack.enter_context(contextlib.closing(run.make_task(run.config.num_envs))) for run in [*chosen, chosen[0]]
+        )
+        together = side_by_side(tasks, chosen[0].device)
+        stack.callback(together.close)
+        return _train(chosen, tasks, together, judge, console, resume)
 
 
-def _train(run: Run, task: Task, judge: Task, console: Console, resume: bool) -> bool:
-    config, spec = run.config, task.spec
-    algorithm = checkpoint.build(run, task)
-    if resume and run.checkpoint_files:
-        step, stream = checkpoint.restore(algorithm, task, checkpoint.latest(run))
-        console.print(f"continuing {run.path} at step {step:,}", soft_wrap=True, markup=False)
+def check_together(algorithm: str, seeds: int) -> None:
+    """Raise AgentMixerError if this algorithm cannot train so many seeds side by side."""
+    if seeds > 1 and algorithm == AgentMixerSAC.name:
+        raise AgentMixerError(
+            f"{algorithm} trains one seed at a time, for its replay is one team's; agentmixer compare --seeds trains "
+            "several of them in processes"
+        )
+
+
+def _train(
+    chosen: Sequence[Run], tasks: Sequence[Task], together: Task, judge: Task, console: Console, resume: bool
+) -> bool:
+    first, several = chosen[0], len(chosen) > 1
+    config, spec = first.config, judge.spec
+    algorithm = checkpoint.build(chosen, spec)
+    # Teams are judged one at a time, by an algorithm that takes each one's weights.
+    alone = checkpoint.build([first], spec) if several else algorithm
+    if resume and first.checkpoint_files:
+        step, stream = checkpoint.restore(algorithm, tasks, [checkpoint.latest(run) for run in chosen])
+        for run in chosen:
+            console.print(f"continuing {run.path} at step {step:,}", soft_wrap=True, markup=False)
     else:
-        step, stream = 0, rollout.start(algorithm, task, run.seed)
-        checkpoint.save(run, step, algorithm, task, stream)  # from here on every run can be resumed
+        now = joined([task.reset(run.seed) for run, task in zip(chosen, tasks, strict=True)], first.device)
+        step, stream = 0, rollout.begin(algorithm, config.num_envs, now)
+        checkpoint.save(chosen, step, algorithm, tasks, stream)  # from here on every run can be resumed
     if algorithm.replay is not None:
-        algorithm.replay.open(run.path / "replay")
-    metrics_file = run.path / "metrics.jsonl"
-    _forget_after(metrics_file, step)
+        algorithm.replay.open(first.path / "replay")
+
+    def play(team: int, episodes: int, joint: bool = False) -> dict[str, float]:
+        if several:
+            alone.load([algorithm.team(team)])
+            alone.generators[0] = algorithm.generators[team]
+        return report(evaluate(alone, judge, episodes, EVALUATION_SEED, joint), spec)
 
     a_rollout = config.num_envs * config.rollout_length
-    interrupted, first_step, shown = False, step, "return"
-    if spec.reports_wins:
-        shown = "win_rate"
-    latest = float("nan")
-    writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=step + 1)
+    interrupted, first_step = False, step
+    shown = "win_rate" if spec.reports_wins else "return"
+    latest = [float("nan")] * len(chosen)
     started = time.monotonic()
     spent = {"collect": 0.0, "update": 0.0}
     progress = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]:,.0f} steps/s"),
-        TimeRemainingColumn(), TextColumn(shown.replace("_", " ") + " {task.fields[latest]:.2f}"), console=console, disable=not console.is_terminal,
+        TimeRemainingColumn(), TextColumn(("mean " if several else "") + shown.replace("_", " ") + " {task.fields[latest]:.2f}"), console=console, disable=not console.is_terminal,
     )  # fmt: skip
-    with _Interrupt() as interrupt, progress, metrics_file.open("a") as metrics:
-        bar = progress.add_task(
-            escape(f"{run.task} {run.scenario}"), total=config.total_steps, completed=step, rate=0.0, latest=latest
-        )
+    with _Interrupt() as interrupt, progress, contextlib.ExitStack() as files:
+        records = [files.enter_context(contextlib.closing(_Records(run, step))) for run in chosen]
+        what = f"{first.task} {first.scenario}" + (f", {len(chosen)} seeds" if several else "")
+        bar = progress.add_task(escape(what), total=config.total_steps, completed=step, rate=0.0, latest=latest[0])
         while step < config.total_steps and not interrupted:
             begin = time.monotonic()
             algorithm.schedule(step / config.total_steps)
             try:
-                experience, finished = algorithm.collect(task, stream)
+                experience, finished = algorithm.collect(together, stream)
             except AgentMixerError as error:
+                run = chosen[error.team if isinstance(error, TeamError) else 0]
                 raise AgentMixerError(
-                    f"{error}; the checkpoint at step {runs.steps_done(run):,} of {run.path} is good and --resume goes on from it"
+                    f"{_whose(run, several)}{error}; the checkpoint at step {runs.steps_done(run):,} of "
+                    f"{'every seed' if several else run.path} is good and --resume goes on from it"
                 ) from error
             collected = time.monotonic()
-            numbers: dict[str, Any] = algorithm.update(experience)
+            numbers: list[dict[str, Any]] = [dict(own) for own in algorithm.update(experience)]
             spent["collect"] += collected - begin
             spent["update"] += time.monotonic() - collected
             before, step = step, step + a_rollout
 
-            numbers["episodes"] = len(finished["won"])
-            if len(finished["won"]):
-                numbers["train_return"] = finished["return"].mean().item()
-                if spec.reports_wins:
-                    numbers["train_win_rate"] = finished["won"].float().mean().item()
-                latest = numbers[f"train_{shown}"]
-            if not all(map(_finite, numbers.values())):
-                raise AgentMixerError(
-                    f"training diverged at step {step:,}: {', '.join(k for k, v in numbers.items() if not _finite(v))} is not finite; "
-                    f"the last checkpoint is good; lower the step sizes, for example --set actor_lr={config.actor_lr / 2:g}"
-                )
+            for team, (run, own, ended) in enumerate(zip(chosen, numbers, finished, strict=True)):
+                own["episodes"] = len(ended["won"])
+                if len(ended["won"]):
+                    own["train_return"] = ended["return"].mean().item()
+                    if spec.reports_wins:
+                        own["train_win_rate"] = ended["won"].float().mean().item()
+                    latest[team] = own[f"train_{shown}"]
+                if not all(map(_finite, own.values())):
+                    raise AgentMixerError(
+                        f"{_whose(run, several)}training diverged at step {step:,}: {', '.join(k for k, v in own.items() if not _finite(v))} is not finite; "
+                        f"the last checkpoint{' of every seed' if several else ''} is good; lower the step sizes, for example --set actor_lr={config.actor_lr / 2:g}"
+                    )
             done, interrupted = step >= config.total_steps, interrupt.asked
-            if _crossed(before, step, config.eval_interval) or done:
-                numbers |= {
-                    f"eval_{k}": v
-                    for k, v in report(evaluate(algorithm, judge, config.eval_episodes, EVALUATION_SEED), spec).items()
-                }
-            numbers["steps_per_second"] = (step - first_step) / (spent["collect"] + spent["update"])
-            numbers["seconds"] = time.monotonic() - started
-            _log(metrics, writer, step, numbers)
+            judged = _crossed(before, step, config.eval_interval) or done
+            for team, own in enumerate(numbers):
+                if judged:
+                    own |= {f"eval_{k}": v for k, v in play(team, config.eval_episodes).items()}
+                own["steps_per_second"] = (step - first_step) / (spent["collect"] + spent["update"])
+                own["seconds"] = time.monotonic() - started
+                records[team].add(step, own)
+            rate, known = numbers[0]["steps_per_second"], [value for value in latest if _finite(value)]
             progress.update(
-                bar, completed=min(step, config.total_steps), rate=numbers["steps_per_second"], latest=latest
+                bar,
+                completed=min(step, config.total_steps),
+                rate=rate,
+                latest=sum(known) / len(known) if known else float("nan"),
             )
-            if "eval_return" in numbers:
+            if judged:
+                agreements = [own["mode_agreement"] for own in numbers if "mode_agreement" in own]
                 agreement = ""
-                if "mode_agreement" in numbers:  # an off-policy algorithm that has not begun to learn has none
-                    agreement = f"; modes agree in {numbers['mode_agreement']:.3f} of decisions"
+                if agreements:  # an off-policy algorithm that has not begun to learn has none
+                    agreement = f"; modes agree in {min(agreements):.3f} of decisions"
+                score = headline(numbers[0], "eval_")
+                if several:
+                    mean = statistics.mean(np.array([own[f"eval_{shown}"] for own in numbers]))
+                    score = f"{shown.replace('_', ' ')} {mean.value:.3f} [{mean.low:.3f}, {mean.high:.3f}] over {len(chosen)} seeds"
                 console.print(
-                    f"step {step:>10,}  {numbers['steps_per_second']:>6,.0f} steps/s  decentralised greedy: "
-                    f"{headline(numbers, 'eval_')}{agreement}",
+                    f"step {step:>10,}  {rate:>6,.0f} steps/s  decentralised greedy: {score}{agreement}",
                     soft_wrap=True,
                     markup=False,
                 )
             if _crossed(before, step, config.checkpoint_interval) or done or interrupted:
-                checkpoint.save(run, step, algorithm, task, stream)
-    writer.close()
+                checkpoint.save(chosen, step, algorithm, tasks, stream)
     if step < config.total_steps:
         return False
-    algorithm.schedule(1.0)
-    final = evaluate(algorithm, judge, config.final_episodes, EVALUATION_SEED)
-    joint = evaluate(algorithm, judge, config.final_episodes, EVALUATION_SEED, joint=True)
-    summary = {
-        "steps": step, "steps_per_second": (step - first_step) / max(sum(spent.values()), 1e-9), "seconds": time.monotonic() - started,
-        "seconds_collecting": spent["collect"], "seconds_updating": spent["update"],
-        "decentralised_greedy": report(final, spec), "joint_greedy": report(joint, spec),
-    }  # fmt: skip
-    runs.write(run.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+    alone.schedule(1.0)
+    for team, run in enumerate(chosen):
+        final, joint = (play(team, config.final_episodes, joint) for joint in (False, True))
+        summary = {
+            "steps": step, "steps_per_second": (step - first_step) / max(sum(spent.values()), 1e-9), "seconds": time.monotonic() - started,
+            "seconds_collecting": spent["collect"], "seconds_updating": spent["update"],
+            "decentralised_greedy": final, "joint_greedy": joint,
+        }  # fmt: skip
+        runs.write(run.path / "summary.json", json.dumps(summary, indent=2) + "\n")
     return True
+
+
+def _whose(run: Run, several: bool) -> str:
+    """What an error begins with where several seeds train side by side."""
+    return f"seed {run.seed} ({run.path}): " if several else ""
 
 
 def _crossed(before: int, after: int, interval: int) -> bool:
@@ -182,11 +230,24 @@ def _finite(number: float) -> bool:
     return abs(number) < float("inf")
 
 
-def _log(metrics: Any, writer: SummaryWriter, step: int, numbers: dict[str, Any]) -> None:
-    metrics.write(json.dumps({"step": step, **numbers}) + "\n")
-    metrics.flush()
-    for name, number in numbers.items():
-        writer.add_scalar(name, number, step)
+class _Records:
+    """A run's numbers on disk: metrics.jsonl and tensorboard, as they were at `step` and added to from there."""
+
+    def __init__(self, run: Run, step: int):
+        file = run.path / "metrics.jsonl"
+        _forget_after(file, step)
+        self._metrics = file.open("a")
+        self._writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=step + 1)
+
+    def add(self, step: int, numbers: dict[str, Any]) -> None:
+        self._metrics.write(json.dumps({"step": step, **numbers}) + "\n")
+        self._metrics.flush()
+        for name, number in numbers.items():
+            self._writer.add_scalar(name, number, step)
+
+    def close(self) -> None:
+        self._metrics.close()
+        self._writer.close()
 
 
 def _forget_after(metrics_file: Path, step: int) -> None:
@@ -211,6 +272,27 @@ def summary_line(run: Run) -> str:
         f"{summary['steps']:,} steps at {summary['steps_per_second']:,.0f} steps/s; over {alone['episodes']} episodes, "
         f"greedy: decentralised {headline(alone)}; joint {headline(joint)}"
     )
+
+
+def table(chosen: Sequence[Run]) -> Table:
+    """Finished runs of several seeds: each one's greedy figures, and their means over seeds with 95 % intervals.
+
+    The figure is the win rate where the task has one that matters, else the return."""
+    summaries = [run.summary for run in chosen]
+    rows = [[summary[arm] for arm in ("decentralised_greedy", "joint_greedy")] for summary in summaries if summary]
+    assert len(rows) == len(chosen)
+    measure = "win_rate" if "win_rate" in rows[0][0] and chosen[0].task != "matrix" else "return"
+    out = Table(
+        title=f"{measure.replace('_', ' ')}, greedy, {rows[0][0]['episodes']} episodes a seed", title_justify="left"
+    )
+    for column in ("seed", "decentralised", "joint"):
+        out.add_column(column, justify="right")
+    for run, row in zip(chosen, rows, strict=True):
+        out.add_row(str(run.seed), *(f"{arm[measure]:.3f}" for arm in row))
+    means = [statistics.mean(np.array([row[arm][measure] for row in rows])) for arm in (0, 1)]
+    out.add_section()
+    out.add_row("mean", *(escape(f"{mean.value:.3f} [{mean.low:.3f}, {mean.high:.3f}]") for mean in means))
+    return out
 
 
 def check_device(device: str) -> None:

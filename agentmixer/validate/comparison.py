@@ -89,20 +89,6 @@ def variants(vary: list[str], algorithm: str, preset: str) -> list[Variant]:
     return found
 
 
-def parse_seeds(text: str) -> list[int]:
-    """'0-4' or '0,3,7' -> seeds. Raises AgentMixerError for anything else."""
-    try:
-        found = []
-        for part in text.split(","):
-            first, dash, last = part.partition("-")
-            found += list(range(int(first), int(last) + 1)) if dash else [int(first)]
-        if not found or len(set(found)) < len(found) or min(found) < 0 or len(found) > 1000:
-            raise ValueError
-    except ValueError:
-        raise AgentMixerError(f"--seeds takes numbers such as 0-4 or 0,3,7, each once, got '{text}'") from None
-    return found
-
-
 def prepare(
     task: str, scenario: str, chosen: list[Variant], seeds: list[int], settings: dict[str, str],
     options: dict[str, str], out: Path,

@@ -43,7 +43,7 @@ def compare(
     Example: agentmixer compare passage two_agents --vary pm=mixer,hypernetwork,attention,none --seeds 0-4
     """
     from agentmixer import tasks
-    from agentmixer.config import parse_assignments
+    from agentmixer.config import parse_assignments, parse_seeds
     from agentmixer.errors import AgentMixerError, nearest
     from agentmixer.train import run as runs
     from agentmixer.validate import comparison
@@ -55,7 +55,7 @@ def compare(
     settings = parse_assignments(assignments or []) | ({} if steps is None else {"total_steps": steps})
     chosen = comparison.variants(vary or [], algorithm, preset)
     options = parse_assignments(env_args or [], "--env-arg", "penalty=-1")
-    prepared = comparison.prepare(task, scenario, chosen, comparison.parse_seeds(seeds), settings, options, target)
+    prepared = comparison.prepare(task, scenario, chosen, parse_seeds(seeds), settings, options, target)
     console = Console()
     console.print(f"{len(prepared)} runs, {jobs} at a time, under {target}", soft_wrap=True, markup=False)
 

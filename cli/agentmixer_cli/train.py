@@ -16,7 +16,10 @@ def train(
     steps: Annotated[
         str | None, typer.Option(help="Environment steps, also as 1e6; the preset's unless given.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same run.", min=0, max=999_999)] = 0,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same run; 0 unless given.", min=0, max=999_999)] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Several teams side by side, for example 0-4 or 0,3,7; a run directory each.")
+    ] = None,
     algorithm: Annotated[
         str, typer.Option(help="agentmixer_ppo, or agentmixer_sac: fewer steps, more arithmetic for each.")
     ] = "agentmixer_ppo",
@@ -38,7 +41,10 @@ def train(
         Path | None, typer.Option(help="Run directory; runs/<task>/<scenario>/<algorithm>/<time>-s<seed> unless given.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the newest run of this scenario, or the one at --out.")
+        bool,
+        typer.Option(
+            "--resume", help="Continue the newest run of this scenario (of each of --seeds), or the one at --out."
+        ),
     ] = False,
 ) -> None:
     """Train a team centrally: actors, Policy Modifier and critics.
@@ -46,7 +52,7 @@ def train(
     Example: agentmixer train smacv2 protoss_5v5 --steps 1e6 --seed 1 --set actor_lr=1e-3
     """
     from agentmixer import tasks
-    from agentmixer.config import parse_assignments
+    from agentmixer.config import parse_assignments, parse_seeds
     from agentmixer.errors import AgentMixerError, nearest
     from agentmixer.train import presets, trainer
     from agentmixer.train import run as runs
@@ -57,29 +63,45 @@ def train(
         raise AgentMixerError(f"unknown algorithm '{algorithm}'{nearest(algorithm, ALGORITHMS)}")
     tasks.family(task)
     trainer.check_device(device or "cpu")
+    if seeds is not None and (seed is not None or out is not None):
+        raise AgentMixerError("--seeds gives every seed a run directory of its own; leave out --seed and --out")
+    wanted = [seed or 0] if seeds is None else parse_seeds(seeds)
     if resume:
         if assignments or env_args or algorithm != "agentmixer_ppo" or preset != "default" or seed or backend:
             raise AgentMixerError(
                 "--resume continues with the run's own settings; leave out --set, --env-arg, --algorithm, --preset, "
                 "--seed and --backend"
             )
-        run = runs.load(out) if out else runs.newest(task, scenario)
-        if (run.task, run.scenario) != (task, scenario):
-            raise AgentMixerError(f"{run.path} is a run of {run.task} {run.scenario}, not of {task} {scenario}")
-        run = runs.extend(run, steps, device)
+        if seeds is not None:
+            chosen = runs.extend_together(task, scenario, wanted, steps, device)
+        else:
+            run = runs.load(out) if out else runs.newest(task, scenario)
+            if (run.task, run.scenario) != (task, scenario):
+                raise AgentMixerError(f"{run.path} is a run of {run.task} {run.scenario}, not of {task} {scenario}")
+            chosen = [runs.extend(run, steps, device)]
     else:
+        trainer.check_together(algorithm, len(wanted))
         given = parse_assignments(env_args or [], "--env-arg", "penalty=-1")
-        chosen, options = tasks.check(task, scenario, backend, given)
+        name, options = tasks.check(task, scenario, backend, given)
         settings = presets.resolve(algorithm, preset, task)
         config = ALGORITHMS[algorithm].Config().replace(settings).replace(parse_assignments(assignments or []))
         if steps is not None:
             config = config.replace({"total_steps": steps})
-        run = runs.create(task, scenario, chosen, algorithm, preset, seed, device or "cpu", options, config, out)
-    console.print(f"run {run.path}", soft_wrap=True, markup=False)
-    if not trainer.train(run, console, resume):
-        again = shlex.join(["agentmixer", "train", task, scenario, "--resume", "--out", str(run.path)])
+        stamp = runs.now()
+        chosen = [
+            runs.create(task, scenario, name, algorithm, preset, own, device or "cpu", options, config, out, stamp)
+            for own in wanted
+        ]
+    for run in chosen:
+        console.print(f"run {run.path}", soft_wrap=True, markup=False)
+    if not trainer.train_together(chosen, console, resume):
+        which = ["--out", str(chosen[0].path)] if seeds is None else ["--seeds", seeds]
+        again = shlex.join(["agentmixer", "train", task, scenario, "--resume", *which])
         console.print(f"interrupted; continue with: {again}", soft_wrap=True, markup=False)
         raise typer.Exit(130)
-    console.print(trainer.summary_line(run), soft_wrap=True)
-    which = f" {shlex.quote(str(run.path))}" if out else ""
-    console.print(f"next: agentmixer export{which} --per-agent onnx", soft_wrap=True, markup=False)
+    if len(chosen) == 1:
+        console.print(trainer.summary_line(chosen[0]), soft_wrap=True)
+    else:
+        console.print(trainer.table(chosen))
+    path = f" {shlex.quote(str(chosen[0].path))}" if out or len(chosen) > 1 else ""
+    console.print(f"next: agentmixer export{path} --per-agent onnx", soft_wrap=True, markup=False)

@@ -12,7 +12,7 @@ from agentmixer.train.joint_policy import GaussianJoint
 
 
 def test_densities_and_entropies_against_torch_distributions() -> None:
-    kind, generator = GaussianJoint(0.1, 0.9), torch.Generator().manual_seed(0)
+    kind, generator = GaussianJoint(0.1, 0.9), [torch.Generator().manual_seed(0)]
     mean, score = torch.randn(2, 7, 3), torch.randn(2, 7, 3)
     mask = torch.ones(2, 7, 3, dtype=torch.bool)
     mask[1, :, 2] = False  # the second agent has two elements
@@ -30,7 +30,7 @@ def test_samples_have_the_joint_policys_mean_and_deviation() -> None:
     kind = GaussianJoint(0.1, 0.9)
     mask = torch.ones(1, 40_000, 1, dtype=torch.bool)
     joint = kind.joint(torch.full((1, 40_000, 1), 0.3), torch.zeros(1, 40_000, 1), mask)
-    drawn = kind.sample(joint, torch.Generator().manual_seed(1))
+    drawn = kind.sample(joint, [torch.Generator().manual_seed(1)])
     # std .5; three standard errors of the mean are .0075, of the deviation .0053.
     assert abs(float(drawn.mean()) - 0.3) < 0.0075
     assert abs(float(drawn.std()) - 0.5) < 0.0053
@@ -75,16 +75,16 @@ def test_an_update_moves_actors_pm_and_critic_and_leaves_padding_without_effect(
     action[1, ..., 2:] = 0
     mask = torch.ones(2, 4, 3, 3, dtype=torch.bool)
     mask[1, ..., 2:] = False
-    never, memory = torch.zeros(4, 3, dtype=torch.bool), algorithm.actor.body.memory
+    never, memory = torch.zeros(1, 4, 3, dtype=torch.bool), algorithm.actor.body.memory
     rollout = {
         "obs": obs, "mask": mask, "active": torch.ones(2, 4, 3, dtype=torch.bool), "action": action,
         "log_prob": normal(2, 4, 3), "h_actor": torch.zeros(2, 4, 3, memory), "h_critic": torch.zeros(1, 4, 3, 0),
         "value": normal(1, 4, 3), "final_value": torch.zeros(1, 4, 3), "last_value": normal(1, 3),
-        "state": normal(4, 3, 11), "signal": normal(4, 3, 0), "reward": normal(4, 3), "terminated": never, "truncated": never,
-        "fresh": torch.zeros(4, 3),
+        "state": normal(1, 4, 3, 11), "signal": normal(1, 4, 3, 0), "reward": normal(1, 4, 3), "terminated": never, "truncated": never,
+        "fresh": torch.zeros(1, 4, 3),
     }  # fmt: skip
     before = {name: {k: v.clone() for k, v in m.state_dict().items()} for name, m in algorithm.modules.items()}
-    numbers = algorithm.update(rollout)
+    (numbers,) = algorithm.update(rollout)
     assert numbers["mode_agreement"] == 1.0
     for name in ("actor", "critic", "pm"):
         after = algorithm.modules[name].state_dict()

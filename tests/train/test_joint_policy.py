@@ -61,12 +61,12 @@ def test_illegal_actions_have_no_probability_and_no_part_in_entropy() -> None:
         assert out.log_pi.exp()[~mask].sum() == 0
         torch.testing.assert_close(kind.entropy(out), torch.tensor(math.log(2)))
         many = Categorical(out.scores.expand(500, 4), out.log_pi.expand(500, 4))
-        assert set(kind.sample(many, torch.Generator().manual_seed(0)).tolist()) == {0, 2}
+        assert set(kind.sample(many, [torch.Generator().manual_seed(0)]).tolist()) == {0, 2}
 
 
 def test_sampling_follows_the_probabilities() -> None:
     log_pi = torch.tensor([0.5, 0.3, 0.2]).log().expand(20_000, 3)
-    drawn = sample(log_pi, torch.Generator().manual_seed(1))
+    drawn = sample(log_pi, [torch.Generator().manual_seed(1)])
     share = torch.bincount(drawn, minlength=3) / 20_000
     # Three standard errors of a share of .5 are .0106.
     torch.testing.assert_close(share, torch.tensor([0.5, 0.3, 0.2]), atol=0.011, rtol=0)
@@ -127,11 +127,11 @@ def test_mode_agreement_is_measured_over_living_agents() -> None:
     algorithm = tiny_algorithm(tiny_spec(agents=2, actions=2))
     batch = _batch(algorithm, size=4)
 
-    def flipped(state: object, signal: object, policy: torch.Tensor, features: object, mask: object) -> Categorical:
+    def flipped(policy: torch.Tensor, score: object, mask: object) -> Categorical:
         scores = torch.stack([policy[0], policy[1].flip(-1)])
         return Categorical(scores, scores.log_softmax(-1))
 
-    algorithm.joint = flipped  # type: ignore[assignment]
+    algorithm.joint_policy.joint = flipped  # type: ignore[method-assign]
     batch["mask"][:] = True
     _, numbers = algorithm.policy_loss(batch)
     assert numbers["mode_agreement"] == 0.5
@@ -159,7 +159,7 @@ def test_pm_tells_policies_apart_beside_illegal_actions() -> None:
     pm = MixerPM(agents=1, state=3, policy=4, features=2, actions=4, width=8, agent_hidden=4, channel_hidden=8)
     mask = torch.tensor([True, True, False, False])
     policies = [mask_logits(torch.tensor([a, -a, 0.0, 0.0]), mask) for a in (0.5, 2.0)]
-    raw = [F.layer_norm(pm.policy_encoder(p), (8,)) for p in policies]
+    raw = [F.layer_norm(pm.policy_encoder(p.view(1, 1, 4)), (8,)) for p in policies]
     assert torch.equal(raw[0], raw[1])
     ours = [pm(torch.zeros(1, 3), p.softmax(-1).view(1, 1, 4), torch.zeros(1, 1, 2)) for p in policies]
     assert not torch.equal(ours[0], ours[1])
@@ -230,12 +230,11 @@ def test_an_agent_dead_all_along_a_rollout_does_no_harm() -> None:
     )
     batch = {k: v[:, 0].unsqueeze(1) for k, v in _batch(algorithm, size=6).items()}
     rollout = {k: v.reshape(v.shape[0], 3, 2, *v.shape[3:]) for k, v in batch.items()}
-    rollout |= {k: rollout[k][0] for k in ("state", "signal", "fresh")}
-    zeros = torch.zeros(3, 2)
+    zeros = torch.zeros(1, 3, 2)
     rollout |= {"reward": zeros + 1, "terminated": zeros.bool(), "truncated": zeros.bool()}
     rollout |= {"last_value": rollout["value"][:, 0], "final_value": torch.zeros_like(rollout["value"])}
     rollout["active"][1] = False
-    numbers = algorithm.update(rollout)
+    (numbers,) = algorithm.update(rollout)
     assert all(np.isfinite(list(numbers.values())))
 
 

@@ -75,7 +75,8 @@ def test_training_on_chunks_sees_what_acting_saw(length: int, shared: bool) -> N
         features, h = actor.body(obs[:, t], h)
         acted.append(features)
     state, want = torch.stack(stored, 1), chunks(torch.stack(acted, 1), length)
-    got = actor.body.unroll(chunks(obs, length), chunks(state, length)[:, 0], chunks(fresh.unsqueeze(0), length)[0])
+    forget = chunks(fresh.expand(agents, steps, envs), length)
+    got = actor.body.unroll(chunks(obs, length), chunks(state, length)[:, 0], forget)
     torch.testing.assert_close(got, want)
 
 
@@ -83,7 +84,7 @@ def test_gradients_reach_back_along_a_chunk_but_not_across_episodes() -> None:
     actor = scrambled(Actor(1, False, obs=5, actions=4, hidden=8, layers=1))
     for second_step_fresh, reaches in ((0.0, True), (1.0, False)):
         obs = torch.randn(1, 2, 1, 5, requires_grad=True)
-        fresh = torch.tensor([[0.0], [second_step_fresh]])
+        fresh = torch.tensor([[[0.0], [second_step_fresh]]])
         actor.body.unroll(obs, torch.zeros(1, 1, 8), fresh)[:, 1].sum().backward()
         assert obs.grad is not None
         assert bool(obs.grad[0, 0].abs().sum() > 0) == reaches

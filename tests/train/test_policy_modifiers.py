@@ -36,34 +36,43 @@ def inputs(agents: int = AGENTS, batch: int = BATCH) -> tuple[Tensor, Tensor, Te
     return torch.randn(batch, STATE), policy, torch.randn(agents, batch, FEATURES)
 
 
+def plain(layer: Any, x: Tensor) -> Tensor:
+    """The affine map of a single team, written out. x [..., in] -> [..., out]."""
+    return x @ layer.weight[0] + layer.bias[0]
+
+
+def normed(norm: Any, x: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], norm.weight[0], norm.bias[0])
+
+
 def mixer_mix(pm: Any, x: Tensor, encoded: Tensor) -> Tensor:
     """Every channel on its own: N numbers in, N numbers out."""
-    return torch.stack([pm.agent_out(F.gelu(pm.agent_in(x[:, c]))) for c in range(x.shape[1])], dim=1)
+    return torch.stack([plain(pm.agent_out, torch.relu(plain(pm.agent_in, x[:, c]))) for c in range(x.shape[1])], dim=1)
 
 
 def hypernetwork_mix(pm: Any, x: Tensor, encoded: Tensor) -> Tensor:
     """Every channel on its own, by weights read off the hypernetwork's output number by number."""
-    generated = iter(pm.hyper(encoded))
-    w1 = [[next(generated) for _ in range(AGENTS)] for _ in range(HIDDEN)]
+    generated = iter(plain(pm.hyper, encoded))
+    w1 = [[next(generated) for _ in range(HIDDEN)] for _ in range(AGENTS)]
     b1 = [next(generated) for _ in range(HIDDEN)]
-    w2 = [[next(generated) for _ in range(HIDDEN)] for _ in range(AGENTS)]
+    w2 = [[next(generated) for _ in range(AGENTS)] for _ in range(HIDDEN)]
     b2 = [next(generated) for _ in range(AGENTS)]
     assert next(generated, None) is None
     columns = []
     for c in range(x.shape[1]):
-        y = [F.gelu(sum((w1[k][i] * x[i, c] for i in range(AGENTS)), b1[k])) for k in range(HIDDEN)]
-        columns.append(torch.stack([sum((w2[i][k] * y[k] for k in range(HIDDEN)), b2[i]) for i in range(AGENTS)]))
+        y = [torch.relu(sum((w1[i][k] * x[i, c] for i in range(AGENTS)), b1[k])) for k in range(HIDDEN)]
+        columns.append(torch.stack([sum((w2[k][i] * y[k] for k in range(HIDDEN)), b2[i]) for i in range(AGENTS)]))
     return torch.stack(columns, dim=1)
 
 
 def attention_mix(pm: Any, x: Tensor, encoded: Tensor) -> Tensor:
     """Every agent's own weights over all agents."""
-    q, k, v = pm.agent_in(x).split(HIDDEN, dim=1)
+    q, k, v = plain(pm.agent_in, x).split(HIDDEN, dim=1)
     rows = []
     for i in range(AGENTS):
         weights = [torch.exp(q[i].dot(k[j]) / math.sqrt(HIDDEN)) for j in range(AGENTS)]
         rows.append(sum(weights[j] * v[j] for j in range(AGENTS)) / sum(weights))
-    return pm.agent_out(torch.stack(rows))
+    return plain(pm.agent_out, torch.stack(rows))
 
 
 MIX = {"mixer": mixer_mix, "hypernetwork": hypernetwork_mix, "attention": attention_mix}
@@ -77,15 +86,17 @@ def test_pm_equals_its_block_written_out_per_sample(kind: str) -> None:
     got = pm(state, policy, features)
     assert got.shape == (AGENTS, BATCH, ACTIONS)
     for b in range(BATCH):
-        encoded = torch.relu(pm.state_encoder(pm.state_norm(state[b])))
+        encoded = torch.relu(plain(pm.state_encoder, normed(pm.state_norm, state[b])))
         rows = [
-            torch.cat([encoded, torch.relu(pm.policy_encoder(policy[i, b])), features[i, b], torch.eye(AGENTS)[i]])
+            torch.cat(
+                [encoded, torch.relu(plain(pm.policy_encoder, policy[i, b])), features[i, b], torch.eye(AGENTS)[i]]
+            )
             for i in range(AGENTS)
         ]
         x = torch.stack(rows)
-        x = x + MIX[kind](pm, pm.agent_norm(x), encoded)
-        x = x + pm.channel_out(F.gelu(pm.channel_in(pm.channel_norm(x))))
-        torch.testing.assert_close(got[:, b], pm.head(x), atol=1e-5, rtol=1e-5)
+        x = x + MIX[kind](pm, normed(pm.agent_norm, x), encoded)
+        x = x + plain(pm.channel_out, torch.relu(plain(pm.channel_in, normed(pm.channel_norm, x))))
+        torch.testing.assert_close(got[:, b], plain(pm.head, x), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -141,9 +152,9 @@ def test_gradients_are_finite_and_reach_every_parameter(kind: str, agents: int) 
 def test_attention_alone_treats_agents_alike(kind: str) -> None:
     """Attention knows agents by what stands in their tokens; the MLPs over agents have a place for each."""
     pm = scrambled(make(kind))
-    x, encoded = torch.randn(AGENTS, BATCH, pm.agent_norm.normalized_shape[0]), torch.randn(BATCH, 8)
+    x, encoded = torch.randn(1, AGENTS, BATCH, pm.agent_norm.weight.shape[1]), torch.randn(1, BATCH, 8)
     order = [2, 0, 1]
-    alike = torch.allclose(pm.mix(x[order], encoded), pm.mix(x, encoded)[order], atol=1e-5)
+    alike = torch.allclose(pm.mix(x[:, order], encoded), pm.mix(x, encoded)[:, order], atol=1e-5)
     assert alike == (kind == "attention")
 
 
@@ -159,8 +170,8 @@ def test_ids_tell_agents_of_equal_policy_and_features_apart(kind: str) -> None:
 def test_only_the_hypernetwork_mixes_by_the_state(kind: str) -> None:
     """The same tokens mixed in another state."""
     pm = scrambled(make(kind))
-    x = torch.randn(AGENTS, BATCH, pm.agent_norm.normalized_shape[0])
-    one, two = pm.mix(x, torch.rand(BATCH, 8)), pm.mix(x, torch.rand(BATCH, 8))
+    x = torch.randn(1, AGENTS, BATCH, pm.agent_norm.weight.shape[1])
+    one, two = pm.mix(x, torch.rand(1, BATCH, 8)), pm.mix(x, torch.rand(1, BATCH, 8))
     assert torch.equal(one, two) == (kind != "hypernetwork")
 
 
@@ -172,12 +183,12 @@ def test_a_hypernetwork_without_state_is_a_mixer() -> None:
     nn.init.zeros_(hyper.hyper.weight)
     parts = (mixer.agent_in.weight, mixer.agent_in.bias, mixer.agent_out.weight, mixer.agent_out.bias)
     with torch.no_grad():
-        for p, part in zip(parts, hyper.hyper.bias.split(hyper.sizes), strict=True):
+        for p, part in zip(parts, hyper.hyper.bias[0].split(hyper.sizes), strict=True):
             p.copy_(part.view_as(p))
-    x = torch.randn(AGENTS, BATCH, 10)
-    torch.testing.assert_close(hyper.mix(x, torch.rand(BATCH, 8)), mixer.mix(x, torch.rand(BATCH, 8)))
+    x = torch.randn(1, AGENTS, BATCH, 10)
+    torch.testing.assert_close(hyper.mix(x, torch.rand(1, BATCH, 8)), mixer.mix(x, torch.rand(1, BATCH, 8)))
     # Orthogonal, gain √2: how a mixer's own weights start.
-    torch.testing.assert_close(parts[0].T @ parts[0], 2 * torch.eye(AGENTS), atol=1e-5, rtol=0.0)
+    torch.testing.assert_close(parts[0][0] @ parts[0][0].T, 2 * torch.eye(AGENTS), atol=1e-5, rtol=0.0)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -39,12 +39,23 @@ def test_truncation_bootstraps_from_the_observation_it_was_cut_off_at() -> None:
 def test_value_norm_matches_the_debiased_moments() -> None:
     norm = ValueNorm(beta=0.9)
     assert norm.moments()[1] == 1.0
-    first, second = torch.tensor([1.0, 3.0]), torch.tensor([5.0, 5.0])
+    first, second = torch.tensor([[1.0, 3.0]]), torch.tensor([[5.0, 5.0]])
     norm.update(first)
     norm.update(second)
     # weights .09 and .1: mean (.09*2 + .1*5)/.19, square (.09*5 + .1*25)/.19
     mean, square = (0.09 * 2 + 0.1 * 5) / 0.19, (0.09 * 5 + 0.1 * 25) / 0.19
-    torch.testing.assert_close(norm.moments()[0], torch.tensor(mean))
-    torch.testing.assert_close(norm.moments()[1], torch.tensor((square - mean**2) ** 0.5))
-    x = torch.tensor([-4.0, 0.0, 9.0])
+    torch.testing.assert_close(norm.moments()[0], torch.tensor([mean]))
+    torch.testing.assert_close(norm.moments()[1], torch.tensor([(square - mean**2) ** 0.5]))
+    x = torch.tensor([[-4.0, 0.0, 9.0]])
     torch.testing.assert_close(norm.denormalise(norm.normalise(x)), x)
+
+
+def test_each_team_has_moments_of_its_own() -> None:
+    together, returns = ValueNorm(2, beta=0.9), torch.randn(2, 3, 5) * torch.tensor([1.0, 9.0]).view(2, 1, 1) + 4
+    together.update(returns)
+    for team in (0, 1):
+        alone = ValueNorm(beta=0.9)
+        alone.update(returns[team : team + 1])
+        torch.testing.assert_close(
+            together.normalise(returns)[team : team + 1], alone.normalise(returns[team : team + 1])
+        )

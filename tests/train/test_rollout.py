@@ -70,14 +70,14 @@ def test_what_is_stored_is_what_happened() -> None:
     algorithm = tiny_algorithm(rollout_length=8, chunk_length=1)
     task = Countdown()
     stream = rollout.start(algorithm, task, 0)
-    out, finished = rollout.collect(algorithm, task, stream)
+    out, (finished,) = rollout.collect(algorithm, task, stream)
     for env in range(ENVS):
         period = env + 2
         clock = np.arange(8) % period
-        np.testing.assert_allclose(out["state"][:, env, 0], clock / 10, rtol=1e-6)
-        np.testing.assert_array_equal(out["fresh"][:, env], clock == 0)
-        np.testing.assert_array_equal(out["terminated"][:, env], (clock == period - 1) & (env % 2 == 0))
-        np.testing.assert_array_equal(out["truncated"][:, env], (clock == period - 1) & (env % 2 == 1))
+        np.testing.assert_allclose(out["state"][0, :, env, 0], clock / 10, rtol=1e-6)
+        np.testing.assert_array_equal(out["fresh"][0, :, env], clock == 0)
+        np.testing.assert_array_equal(out["terminated"][0, :, env], (clock == period - 1) & (env % 2 == 0))
+        np.testing.assert_array_equal(out["truncated"][0, :, env], (clock == period - 1) & (env % 2 == 1))
         np.testing.assert_array_equal(out["h_actor"][:, clock == 0, env].numpy(), 0.0)
         assert out["h_actor"][:, clock != 0, env].abs().sum() > 0
     # Episodes of 2, 3 and 4 steps with rewards 1, 2, ...: returns 3, 6 and 10.

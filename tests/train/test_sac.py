@@ -90,7 +90,7 @@ def test_replay_draws_evenly_from_the_newest_and_nothing_else(tmp_path: Path, wr
     for begin in range(0, written, 3):  # 3 divides neither size nor capacity: writes cross the ring's end
         replay.add(numbered(replay, range(begin, min(begin + 3, written))))
     assert len(replay) == min(written, 7)
-    rows = replay.sample(4000, [torch.Generator().manual_seed(0)])
+    rows = replay.sample(4000, torch.Generator().manual_seed(0))
     values, counts = np.unique(rows["x"][:, 0], return_counts=True)
     np.testing.assert_array_equal(values, np.arange(max(0, written - 7), written))
     assert (abs(counts - 4000 / len(values)) < 6 * math.sqrt(4000 / len(values))).all()
@@ -104,13 +104,13 @@ def test_a_reopened_replay_is_as_at_the_checkpoint_unless_too_much_was_written_a
     replay.add(numbered(replay, range(9, 18)))
     state = replay.state_dict()
     state = {name: value.clone() for name, value in state.items()}
-    draw = replay.sample(50, [torch.Generator().manual_seed(0)])
+    draw = replay.sample(50, torch.Generator().manual_seed(0))
 
     replay.add(numbered(replay, range(18, 22)))  # slack
     again = make_replay()
     again.load_state_dict(state)
     again.open(tmp_path)
-    np.testing.assert_array_equal(again.sample(50, [torch.Generator().manual_seed(0)]), draw)
+    np.testing.assert_array_equal(again.sample(50, torch.Generator().manual_seed(0)), draw)
 
     replay.add(numbered(replay, range(22, 23)))  # one too many
     with pytest.raises(AgentMixerError, match="does not hold the transitions before the run's checkpoint"):
@@ -334,7 +334,7 @@ class Countdown:
 def test_what_is_remembered_is_what_happened(spec: TaskSpec, tmp_path: Path) -> None:
     algorithm = make_algorithm(spec, tmp_path, rollout_length=12, num_envs=ENVS, batch_size=200)
     task = Countdown(spec)
-    out, finished = algorithm.collect(task, rollout.start(algorithm, task, 0))
+    out, (finished,) = algorithm.collect(task, rollout.start(algorithm, task, 0))
     assert sorted(finished["return"].tolist()) == [3.0] * 6 + [6.0] * 4 + [10.0] * 3
     algorithm.remember(out)
     assert int(algorithm.replay.written) == 36

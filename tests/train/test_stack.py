@@ -59,7 +59,7 @@ def test_gradients_are_clipped_network_by_network() -> None:
     parameters = [nn.Parameter(torch.zeros(2, 3)), nn.Parameter(torch.zeros(2, 1))]
     parameters[0].grad = torch.tensor([[3.0, 0.0, 0.0], [0.3, 0.0, 0.0]])
     parameters[1].grad = torch.tensor([[4.0], [0.4]])
-    norms = clip_stack_grad_norm(parameters, max_norm=1.0)
+    norms = clip_stack_grad_norm(parameters, 2, max_norm=1.0)
     torch.testing.assert_close(norms, torch.tensor([5.0, 0.5]))
     # The first network's norm of 5 becomes 1; the second's 0.5 stays.
     torch.testing.assert_close(parameters[0].grad, torch.tensor([[0.6, 0.0, 0.0], [0.3, 0.0, 0.0]]))

@@ -222,7 +222,7 @@ def test_lemma_1_holds_for_the_recurrent_actors_that_are_trained_here() -> None:
     steps, rows = (torch.tensor(x) for x in zip(*where, strict=True))
     torch.manual_seed(0)
     actor = Actor(2, False, obs=4, actions=2, hidden=16, layers=1).double()
-    memory, fresh = (torch.zeros(*size, dtype=torch.float64) for size in ((2, len(whole), 16), (2, len(whole))))
+    memory, fresh = (torch.zeros(*size, dtype=torch.float64) for size in ((2, len(whole), 16), (2, 2, len(whole))))
 
     def logits() -> Tensor:
         features = actor.body.unroll(inputs, memory, fresh)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from agentmixer.config import parse_seeds
 from agentmixer.errors import AgentMixerError
 from agentmixer.validate import comparison
-from agentmixer.validate.comparison import Trained, Variant, parse_seeds, prepare, summarise, train_all, variants
+from agentmixer.validate.comparison import Trained, Variant, prepare, summarise, train_all, variants
 
 QUICK = {"total_steps": "200", "num_envs": "50", "eval_interval": "0", "final_episodes": "4", "hidden": "8"}
 
