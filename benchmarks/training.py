@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from agentmixer.tasks import make
 from agentmixer.tasks.base import Task, to_torch
-from agentmixer.tasks.side_by_side import side_by_side
+from agentmixer.tasks.side_by_side import joined, side_by_side
 from agentmixer.train import rollout
 from agentmixer.train.algorithms import AgentMixerPPO
 from agentmixer.train.algorithms.agentmixer_ppo import workers
@@ -77,11 +77,12 @@ class Cost:
 def cost(family: str, scenario: str, preset: str, updates: int, teams: int = 1) -> Cost:
     """Best of `updates` rounds, after one that warms up."""
     config = AgentMixerPPO.Config().replace(resolve("agentmixer_ppo", preset, family))
-    task = side_by_side([make(family, scenario, config.num_envs) for _ in range(teams)])
+    tasks = [make(family, scenario, config.num_envs) for _ in range(teams)]
+    task = side_by_side(tasks)
     generators = [torch.Generator().manual_seed(seed) for seed in range(teams)]
     algorithm = AgentMixerPPO(task.spec, config, "cpu", generators)
     algorithm.schedule(0.5)  # whatever is switched on late is on
-    stream = rollout.start(algorithm, task, list(range(teams)))
+    stream = rollout.begin(algorithm, config.num_envs, joined([own.reset(seed) for seed, own in enumerate(tasks)]))
     with FlopCounterMode(display=False) as counter:
         # The counter sees its own thread alone: one block, taken here.
         algorithm.BLOCK_ROWS = 10**9
@@ -110,7 +111,7 @@ def measure(updates: int) -> list[Row]:
     costs = {}
     for family, scenario, preset in (
         ("smacv2", "protoss_5v5", "paper"), ("smacv2", "protoss_5v5", "default"), ("smacv2", "protoss_10v10", "paper"),
-        ("matrix", "climbing", "paper"), ("predator_prey", "penalty_1", "default"),
+        ("matrix", "climbing", "paper"), ("predator_prey", "5x5", "default"),
     ):  # fmt: skip
         name = f"{scenario}, {preset}"
         one = costs[name] = cost(family, scenario, preset, updates)
