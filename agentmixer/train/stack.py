@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
 #: Numbers in a vector register.
 LANES = 16
 
@@ -186,7 +185,7 @@ class _Unrolled(torch.autograd.Function):
         return states
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         before, new, carried, switches, keep, weight = ctx.saved_tensors
         length, rows, batch, size = before.shape
         stack = weight.shape[0]

@@ -47,7 +47,7 @@ class _Mix(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         x, w1, b1, w2 = ctx.saved_tensors
         to_x, into = torch.empty_like(x), _with_bias(w1, b1)
         to_into, to_w2 = torch.zeros_like(into), torch.zeros_like(w2)
