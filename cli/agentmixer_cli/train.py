@@ -102,6 +102,10 @@ def train(
     if len(chosen) == 1:
         console.print(trainer.summary_line(chosen[0]), soft_wrap=True)
     else:
+        done = chosen[0].summary or {}
+        console.print(
+            f"{done['steps']:,} steps of each seed at {done['steps_per_second'] * len(chosen):,.0f} steps/s together"
+        )
         console.print(trainer.table(chosen))
     path = f" {shlex.quote(str(chosen[0].path))}" if out or len(chosen) > 1 else ""
     console.print(f"next: agentmixer export{path} --per-agent onnx", soft_wrap=True, markup=False)
