@@ -32,6 +32,8 @@ from agentmixer.train.run import Run
 
 #: Evaluation episodes come from this stream; the command line keeps training seeds below a million.
 EVALUATION_SEED = 1_000_003
+#: Steps from which on a run on a GPU is long enough to pay for compiling. On a processor it never paid.
+COMPILED_FROM = 500_000
 
 
 def report(episodes: Episodes, spec: TaskSpec) -> dict[str, float]:
@@ -73,15 +75,17 @@ class _Interrupt:
         signal.signal(signal.SIGINT, self._old)
 
 
-def train(run: Run, console: Console, resume: bool = False) -> bool:
+def train(run: Run, console: Console, resume: bool = False, compiled: bool | None = None) -> bool:
     """Train `run` to its total_steps. Returns False if it was interrupted (a checkpoint is left).
+
+    compiled: whether torch.compile takes over; where it pays (docs/performance.md) unless said.
 
     Raises AgentMixerError if training diverges (a loss is not finite) or an environment fails; the last
     checkpoint is good then."""
-    return train_together([run], console, resume)
+    return train_together([run], console, resume, compiled)
 
 
-def train_together(chosen: Sequence[Run], console: Console, resume: bool = False) -> bool:
+def train_together(chosen: Sequence[Run], console: Console, resume: bool = False, compiled: bool | None = None) -> bool:
     """`train` for runs that differ in their seeds alone: one batched computation, and a run directory each with all
     that training it alone would leave there. Where one fails, all stop."""
     check_together(chosen[0].algorithm, len(chosen))
@@ -91,7 +95,7 @@ def train_together(chosen: Sequence[Run], console: Console, resume: bool = False
         )
         together = side_by_side(tasks, chosen[0].device)
         stack.callback(together.close)
-        return _train(chosen, tasks, together, judge, console, resume)
+        return _train(chosen, tasks, together, judge, console, resume, compiled)
 
 
 def check_together(algorithm: str, seeds: int) -> None:
@@ -104,11 +108,17 @@ def check_together(algorithm: str, seeds: int) -> None:
 
 
 def _train(
-    chosen: Sequence[Run], tasks: Sequence[Task], together: Task, judge: Task, console: Console, resume: bool
-) -> bool:
+    chosen: Sequence[Run], tasks: Sequence[Task], together: Task, judge: Task, console: Console, resume: bool,
+    compiled: bool | None,
+) -> bool:  # fmt: skip
     first, several = chosen[0], len(chosen) > 1
     config, spec = first.config, judge.spec
+    torch.set_num_threads(1)  # an update gives every core a block of its own; what is left is too small to share
     algorithm = checkpoint.build(chosen, spec)
+    if compiled is None:
+        compiled = first.device == "cuda" and config.total_steps >= COMPILED_FROM
+    if compiled:
+        algorithm.compile()
     # Teams are judged one at a time, by an algorithm that takes each one's weights.
     alone = checkpoint.build([first], spec) if several else algorithm
     if resume and first.checkpoint_files:

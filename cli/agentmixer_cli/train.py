@@ -40,6 +40,12 @@ def train(
     out: Annotated[
         Path | None, typer.Option(help="Run directory; runs/<task>/<scenario>/<algorithm>/<time>-s<seed> unless given.")
     ] = None,
+    compiled: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile", help="Use torch.compile; where it pays unless given (long runs on a GPU)."
+        ),
+    ] = None,
     resume: Annotated[
         bool,
         typer.Option(
@@ -94,7 +100,7 @@ def train(
         ]
     for run in chosen:
         console.print(f"run {run.path}", soft_wrap=True, markup=False)
-    if not trainer.train_together(chosen, console, resume):
+    if not trainer.train_together(chosen, console, resume, compiled):
         which = ["--out", str(chosen[0].path)] if seeds is None else ["--seeds", seeds]
         again = shlex.join(["agentmixer", "train", task, scenario, "--resume", *which])
         console.print(f"interrupted; continue with: {again}", soft_wrap=True, markup=False)

@@ -94,7 +94,7 @@ class AgentMixerPPO(Algorithm):
 
     name = "agentmixer_ppo"
     Config = AgentMixerPPOConfig
-    #: Rows of all agents whose gradient is taken at once: what lies between the layers fits a processor's cache.
+    #: Rows of a team's agents whose gradient is taken at once: what lies between the layers fits a processor's cache.
     BLOCK_ROWS = 2500
     #: Whether all that the networks see in the current rollout is the same in every row, as in a matrix game.
     _same = False
@@ -224,8 +224,8 @@ class AgentMixerPPO(Algorithm):
         cache; that a loss is a mean over the whole part is seen to before."""
         size = batch["state"].shape[2] if part is None else part.shape[1]
         rows = batch["obs"].shape[0] * batch["obs"].shape[1]
-        width = size if self._same or self.device != "cpu" else max(1, min(size, self.BLOCK_ROWS // rows))
-        count = -(-size // width)
+        limit = rows * size if self._same or self.device != "cpu" else self.BLOCK_ROWS * self.teams
+        count = min(size, -(-rows * size // limit))
         active = pick(batch["active"], part)
         by_team = active.view(self.teams, -1, *active.shape[1:])
         living = active.view(self.teams, -1).sum(1).clamp_min(1)
