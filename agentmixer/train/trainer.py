@@ -26,7 +26,7 @@ from agentmixer.tasks import Task
 from agentmixer.tasks.side_by_side import joined, side_by_side
 from agentmixer.train import checkpoint, rollout
 from agentmixer.train import run as runs
-from agentmixer.train.algorithms import AgentMixerSAC
+from agentmixer.train.algorithms import AgentMixerPPO, AgentMixerSAC
 from agentmixer.train.evaluate import Episodes, evaluate
 from agentmixer.train.run import Run
 
@@ -98,13 +98,15 @@ def train_together(chosen: Sequence[Run], console: Console, resume: bool = False
         return _train(chosen, tasks, together, judge, console, resume, compiled)
 
 
-def check_together(algorithm: str, seeds: int) -> None:
-    """Raise AgentMixerError if this algorithm cannot train so many seeds side by side."""
-    if seeds > 1 and algorithm == AgentMixerSAC.name:
+def check_together(algorithm: str, seeds: int, compiled: bool | None = None) -> None:
+    """Raise AgentMixerError if this algorithm cannot train so many seeds side by side, or cannot be compiled."""
+    if algorithm == AgentMixerSAC.name and seeds > 1:
         raise AgentMixerError(
             f"{algorithm} trains one seed at a time, for its replay is one team's; agentmixer compare --seeds trains "
             "several of them in processes"
         )
+    if algorithm == AgentMixerSAC.name and compiled:
+        raise AgentMixerError(f"{algorithm} has no compiled form; leave out --compile")
 
 
 def _train(
@@ -117,7 +119,7 @@ def _train(
     algorithm = checkpoint.build(chosen, spec)
     if compiled is None:
         compiled = first.device == "cuda" and config.total_steps >= COMPILED_FROM
-    if compiled:
+    if compiled and isinstance(algorithm, AgentMixerPPO):
         algorithm.compile()
     # Teams are judged one at a time, by an algorithm that takes each one's weights.
     alone = checkpoint.build([first], spec) if several else algorithm

@@ -86,7 +86,7 @@ def train(
                 raise AgentMixerError(f"{run.path} is a run of {run.task} {run.scenario}, not of {task} {scenario}")
             chosen = [runs.extend(run, steps, device)]
     else:
-        trainer.check_together(algorithm, len(wanted))
+        trainer.check_together(algorithm, len(wanted), compiled)
         given = parse_assignments(env_args or [], "--env-arg", "penalty=-1")
         name, options = tasks.check(task, scenario, backend, given)
         settings = presets.resolve(algorithm, preset, task)

@@ -151,3 +151,13 @@ def test_what_is_the_same_in_every_row_is_computed_once_and_counts_for_all(
         found.append([p.detach() for module in algorithm.modules.values() for p in module.parameters()])
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("settings", [{}, {"share_parameters": False, "team_critic": False, "recurrent_critic": True}])
+def test_what_is_handed_to_the_compiler_learns_the_same(settings: dict[str, object]) -> None:
+    """The forms that torch.compile traces, without its code generator, which would take minutes."""
+    teams = [tiny_algorithm(**settings), tiny_algorithm(**settings)]  # type: ignore[arg-type]
+    teams[1].compile(backend="aot_eager")
+    plain, traced = (updated(team) for team in teams)
+    for a, b in zip(plain, traced, strict=True):
+        torch.testing.assert_close(a, b, atol=2e-6, rtol=0.0)

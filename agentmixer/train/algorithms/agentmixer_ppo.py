@@ -264,9 +264,10 @@ class AgentMixerPPO(Algorithm):
             self.optimisers[name].step()
         return numbers
 
-    def compile(self) -> None:
+    def compile(self, backend: str = "inductor") -> None:
         """Let torch.compile fuse what lies between two environment steps, and the loss of a block."""
-        self.look, self.loss = torch.compile(self.look), torch.compile(self.loss)  # type: ignore[method-assign]
+        self.look = torch.compile(self.look, backend=backend)  # type: ignore[method-assign]
+        self.loss = torch.compile(self.loss, backend=backend)  # type: ignore[method-assign]
 
     def loss(self, batch: dict[str, Tensor], living: Tensor, valued: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """All that is descended, of all teams and networks, [], and numbers to log, [K] each."""

@@ -170,10 +170,6 @@ class Algorithm(ABC):
     def update(self, rollout: dict[str, Tensor]) -> list[dict[str, float]]:
         """Learn from what `collect` gave. Returns numbers to log, one entry a team."""
 
-    def compile(self) -> None:
-        """Compile what is computed most often. Raises AgentMixerError if the algorithm has nothing to compile."""
-        raise AgentMixerError(f"{self.name} has no compiled form; leave out --compile")
-
     def initial_memory(self, num_envs: int) -> dict[str, Tensor]:
         """What is carried from step to step: actor [N, E, M] and the signal [E, Z]."""
         return {
