@@ -506,3 +506,9 @@ def test_a_run_that_ends_before_it_learns_is_judged_all_the_same(tmp_path: Path)
     assert trainer.train(run, quiet())
     assert run.summary is not None
     assert "mode_agreement" not in json.loads((run.path / "metrics.jsonl").read_text().splitlines()[-1])
+
+
+def test_compiling_sac_is_refused_before_anything_is_written() -> None:
+    with pytest.raises(AgentMixerError, match="leave out --compile"):
+        trainer.check_together("agentmixer_sac", 1, compiled=True)
+    trainer.check_together("agentmixer_sac", 1, compiled=False)

@@ -57,7 +57,7 @@ def test_mode_agreement_is_counted_over_those_who_can_act() -> None:
     torch.nn.init.zeros_(algorithm.actor.head.weight)
     for parameter in algorithm.pm.parameters():
         torch.nn.init.zeros_(parameter)
-    algorithm.pm.head.bias.data[2] = 10.0
+    algorithm.pm.head.bias.data[0, 2] = 10.0
     arm = ActorsArm(algorithm)
     arm.reset(0)
     mask = np.ones((3, 1, 4), bool)
