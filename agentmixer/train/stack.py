@@ -76,6 +76,8 @@ class StackedLayerNorm(nn.Module):
 
         The same function, but where x needs no gradient nothing is propagated through the linear map for the
         sake of the norm's own parameters: theirs come from the product of small matrices."""
+        if not torch.is_grad_enabled():
+            return linear(self(x))
         bias = self.bias if self.exists is None else self.bias * self.exists.squeeze(1)
         shift = torch.bmm(bias.unsqueeze(1), linear.weight).squeeze(1)
         return affine(self.standardise(x), self.weight.unsqueeze(-1) * linear.weight, linear.bias + shift)

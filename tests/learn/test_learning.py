@@ -26,22 +26,25 @@ def learned(
     options: dict[str, Any] | None = None,
     **settings: Any,
 ) -> list[float]:
-    """Final decentralised greedy figure of each seed, preset `default`."""
+    """Final decentralised greedy figure of each seed, preset `default`, all trained in one stack."""
     backend, resolved = check(task, scenario, None, options)
     config = AgentMixerPPO.Config().replace(presets.resolve("agentmixer_ppo", "default", task)).replace(settings)
-    found = []
-    for seed in range(seeds):
-        run = runs.create(
+    chosen = [
+        runs.create(
             task, scenario, backend, "agentmixer_ppo", "default", seed, "cpu", resolved, config, path / str(seed)
         )
-        assert trainer.train(run, Console())
+        for seed in range(seeds)
+    ]
+    assert trainer.train_together(chosen, Console())
+    found = []
+    for run in chosen:
         assert run.summary is not None
         found.append(run.summary["decentralised_greedy"][measure])
-        print(f"{task} {scenario} {resolved} seed {seed}: {measure} {found[-1]:.3f}")
+    print(f"{task} {scenario} {resolved} seeds 0 to {seeds - 1}: {measure} {' '.join(f'{one:.3f}' for one in found)}")
     return found
 
 
-def test_protoss_5v5_is_learned_in_a_million_steps(tmp_path: Path) -> None:
+def test_protoss_5v5_is_learned(tmp_path: Path) -> None:
     assert np.mean(learned(tmp_path, "smacv2", "protoss_5v5", 3, "win_rate")) >= 0.50
 
 
