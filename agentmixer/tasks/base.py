@@ -6,6 +6,7 @@ Arrays stay in the task's own library (anything that speaks dlpack); `to_torch` 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
@@ -151,6 +152,11 @@ class TaskFamily(Protocol):
 @dataclass(frozen=True)
 class NoOptions(Config):
     """For families without settings."""
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_known(family: TaskFamily, task: str, scenario: str) -> None:

@@ -11,7 +11,6 @@ import contextlib
 import functools
 import io
 import logging
-import os
 import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,7 @@ import numpy as np
 from agentmixer.contract.spec import Box, TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.tasks import mamujoco
-from agentmixer.tasks.base import TaskStep
+from agentmixer.tasks.base import TaskStep, cores
 
 #: MjData array -> its values in all environments, [E, ...].
 Values = dict[str, np.ndarray]
@@ -405,8 +404,7 @@ class MujocoTeam:
         self._elapsed = np.zeros(num_envs, np.int64)
         self._x = np.zeros(num_envs)
         self._last: TaskStep | None = None
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        threads = min(threads or cores, num_envs)
+        threads = min(threads or cores(), num_envs)
         self._chunks = [range(first, num_envs, threads) for first in range(threads)]
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="mujoco")
 

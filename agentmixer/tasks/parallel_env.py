@@ -10,7 +10,6 @@ import functools
 import json
 import math
 import multiprocessing
-import os
 import re
 import signal
 import time
@@ -26,7 +25,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
 from agentmixer.contract.spec import Action, ActionSpace, Box, Discrete, TaskSpec
 from agentmixer.errors import AgentMixerError
-from agentmixer.tasks.base import TaskStep
+from agentmixer.tasks.base import TaskStep, cores
 from agentmixer.tasks.pettingzoo import Options, arguments, factory
 
 #: Where environments keep the length of an episode, most usual first.
@@ -475,7 +474,7 @@ class ParallelEnvTask:
         self._vector: AsyncVectorEnv | None = None
         self._failed = ""
         if workers is None:
-            workers = 0 if backend == "serial" or num_envs == 1 else min(num_envs, _cores())
+            workers = 0 if backend == "serial" or num_envs == 1 else min(num_envs, cores())
         self._size = math.ceil(num_envs / max(workers, 1))
         chunks = [
             functools.partial(
@@ -605,8 +604,3 @@ class ParallelEnvTask:
             f"the worker process of environments {i * self._size} to {last} {how}; if the machine ran out of "
             "memory, use fewer environments"
         )
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from agentmixer.errors import AgentMixerError, TeamError
-from agentmixer.tasks.base import Task, TaskStep, to_torch
+from agentmixer.tasks.base import Task, TaskStep, cores, to_torch
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +40,7 @@ class SideBySide:
     def __init__(self, tasks: Sequence[Task], device: str = "cpu"):
         self.tasks, self.device = list(tasks), device
         self.spec, self.num_envs, self.restarts = tasks[0].spec, tasks[0].num_envs, tasks[0].restarts
-        self._threads = ThreadPoolExecutor(min(len(tasks), len(os.sched_getaffinity(0))))
+        self._threads = ThreadPoolExecutor(min(len(tasks), cores()))
 
     def reset(self, seed: int, episodes: np.ndarray | None = None) -> TaskStep:
         """Every team starts in the same episodes. Teams with seeds of their own are reset one by one (`joined`)."""

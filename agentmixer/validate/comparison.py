@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import multiprocessing
+import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 
 from agentmixer import statistics, tasks
@@ -163,7 +163,7 @@ def _in_a_process(run: Run) -> bool:
 
 
 def _train(run: Run) -> bool:
-    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # as many processes as cores are at work
     return trainer.train(run, Console(quiet=True), resume=bool(run.checkpoint_files))
 
 

@@ -24,6 +24,7 @@ from agentmixer.config import setting
 from agentmixer.contract.spec import TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.tasks import Task
+from agentmixer.tasks.base import cores
 from agentmixer.train import rollout
 from agentmixer.train.algorithms.base import Algorithm, TeamConfig
 from agentmixer.train.joint_policy import GumbelJoint
@@ -353,9 +354,8 @@ class AgentMixerPPO(Algorithm):
 @functools.cache
 def workers() -> ThreadPoolExecutor:
     """Threads that take the gradients of blocks: one a core, or as many as OMP_NUM_THREADS says."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     told = os.environ.get("OMP_NUM_THREADS", "")
-    threads = min(cores, int(told)) if told.isdigit() and int(told) else cores
+    threads = min(cores(), int(told)) if told.isdigit() and int(told) else cores()
     return ThreadPoolExecutor(threads, "gradient", torch.set_num_threads, (1,))
 
 
