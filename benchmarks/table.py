@@ -21,7 +21,8 @@ class Row:
 
 
 def show(console: Console, rows: list[Row]) -> None:
-    """Print the table."""
+    """Print the table, a line a row, however narrow what it is printed to says it is."""
+    console.width = max(console.width, 120)
     table = Table(box=box.SIMPLE)
     for column, side in (
         ("what", "left"),
@@ -30,11 +31,15 @@ def show(console: Console, rows: list[Row]) -> None:
         ("measured", "right"),
         ("ratio", "right"),
     ):
-        table.add_column(column, justify=side)  # type: ignore[arg-type]
+        table.add_column(column, justify=side, no_wrap=True)  # type: ignore[arg-type]
     for row in rows:
-        value, reference = (f"{number:,.4g} {row.unit}" for number in (row.value, row.reference))
+        value, reference = (f"{_number(number)} {row.unit}" for number in (row.value, row.reference))
         table.add_row(row.name, value, row.against, reference, f"{row.value / row.reference:.2f}")
     console.print(table)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def main() -> None:
