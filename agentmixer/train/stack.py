@@ -172,9 +172,9 @@ class _Unrolled(torch.autograd.Function):
     """The recurrent part of `StackedGRUCell.unroll`, its gradient written out.
 
     gates [R, L, B, 3H], what the input and all biases but `bias` add to the gates; h [R, B, H]; keep [R, L, B];
-    weight [S, H, 3H]; bias [S, H] of what reset is applied to -> states [R, L, B, H]. Backpropagation through time by hand needs a third of autograd's operations, and
-    one product over all steps gives the weights' gradient (Cho et al. 2014; reset applied after the product, as in
-    torch.nn.GRU)."""
+    weight [S, H, 3H]; bias [S, H] of what reset is applied to -> states [R, L, B, H]. Backpropagation through time by
+    hand needs a third of autograd's operations, and one product over all steps gives the weights' gradient (Cho et al.
+    2014; reset applied after the product, as in torch.nn.GRU)."""
 
     @staticmethod
     def forward(ctx: Any, gates: Tensor, h: Tensor, keep: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -240,7 +240,7 @@ def clip_stack_grad_norm(parameters: list[nn.Parameter], stack: int, max_norm: f
             p.grad = p.grad.contiguous()  # a gradient written out by hand may come transposed
             grads.append(p.grad.view(stack, -1))
     if not grads:
-        return torch.zeros(stack)
+        return torch.zeros(stack, device=parameters[0].device if parameters else None)
     norms = torch.stack([torch.linalg.vector_norm(g, dim=1) for g in grads]).norm(dim=0)
     scale = (max_norm / (norms + 1e-6)).clamp(max=1.0).unsqueeze(1)
     for g in grads:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from conftest import random_rollout, tiny_algorithm, tiny_spec
 from torch import Tensor, nn
 
-from agentmixer.train.algorithms import AgentMixerPPO
+from agentmixer.train.algorithms import AgentMixerPPO, agentmixer_ppo
 from agentmixer.train.policy_modifiers import mixer
 from agentmixer.train.stack import StackedGRUCell, StackedLayerNorm, StackedLinear, affine
 
@@ -127,6 +128,16 @@ def test_gradients_taken_in_blocks_are_those_of_the_whole(
     for other in found[:2]:
         for a, b in zip(other, found[-1], strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
+def test_no_bit_depends_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AgentMixerPPO, "BLOCK_ROWS", 8)
+    found = []
+    for threads in (1, 4):
+        with ThreadPoolExecutor(threads) as pool:
+            monkeypatch.setattr(agentmixer_ppo, "workers", lambda pool=pool: pool)
+            found.append(updated(tiny_algorithm()))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize("recurrent", [False, True])

@@ -68,9 +68,10 @@ class _Mix(torch.autograd.Function):
 
 
 def _pieces(x: Tensor) -> Iterator[tuple[int, slice]]:
+    width = COLUMNS if x.device.type == "cpu" else x.shape[2]
     for k in range(x.shape[0]):
-        for begin in range(0, x.shape[2], COLUMNS):
-            yield k, slice(begin, begin + COLUMNS)
+        for begin in range(0, x.shape[2], width):
+            yield k, slice(begin, begin + width)
 
 
 def _with_bias(weight: Tensor, bias: Tensor) -> Tensor:
