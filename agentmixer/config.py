@@ -60,6 +60,8 @@ def parse_seeds(text: str) -> list[int]:
         found = []
         for part in text.split(","):
             first, dash, last = part.partition("-")
+            if not (first.strip().isdecimal() and (not dash or last.strip().isdecimal())):
+                raise ValueError
             found += list(range(int(first), min(int(last), int(first) + 1000) + 1)) if dash else [int(first)]
         if (
             not found
@@ -69,7 +71,9 @@ def parse_seeds(text: str) -> list[int]:
         ):
             raise ValueError
     except ValueError:
-        raise AgentMixerError(f"--seeds takes numbers such as 0-4 or 0,3,7, each once, got '{text}'") from None
+        raise AgentMixerError(
+            f"--seeds takes numbers such as 0-4 or 0,3,7, each once, at most 1,000 and none above {LAST_SEED:,}, got '{text}'"
+        ) from None
     return found
 
 

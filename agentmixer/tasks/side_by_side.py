@@ -34,13 +34,15 @@ def joined(steps: Sequence[TaskStep], device: str = "cpu") -> TaskStep:
 class SideBySide:
     """K tasks as one. E (`num_envs`) counts the environments of each; arrays are as in `joined`.
 
-    Tasks are stepped by as many threads as there are cores, and put together in their order: no result depends on
-    how many threads there are. Errors are `TeamError`s, which say whose they are."""
+    Tasks of this package are stepped by as many threads as there are cores, and put together in their order: no
+    result depends on how many threads there are. Foreign ones are stepped one after another. Errors are `TeamError`s,
+    which say whose they are."""
 
     def __init__(self, tasks: Sequence[Task], device: str = "cpu"):
         self.tasks, self.device = list(tasks), device
         self.spec, self.num_envs, self.restarts = tasks[0].spec, tasks[0].num_envs, tasks[0].restarts
-        self._threads = ThreadPoolExecutor(min(len(tasks), cores()))
+        # Foreign code, which cannot be put back either, need not bear threads.
+        self._threads = ThreadPoolExecutor(1 if self.restarts else min(len(tasks), cores()))
 
     def reset(self, seed: int, episodes: np.ndarray | None = None) -> TaskStep:
         """Every team starts in the same episodes. Teams with seeds of their own are reset one by one (`joined`)."""

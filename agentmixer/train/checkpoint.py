@@ -27,7 +27,8 @@ KEEP = 2
 def save(runs: Sequence[Run], step: int, algorithm: Algorithm, tasks: Sequence[Task], stream: Stream) -> None:
     """Write everything that the next update depends on: for each run, team by team, what it would write alone.
 
-    Complete or absent: a crash leaves the old ones, and all stand at the same step."""
+    Each is complete or absent. All are written before the first is renamed; killed in between, seeds differ by one
+    checkpoint and are resumed each alone."""
     if algorithm.replay is not None:
         algorithm.replay.flush()
     written = []

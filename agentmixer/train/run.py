@@ -170,7 +170,8 @@ def newest(task: str | None = None, scenario: str | None = None, root: Path = RU
 
 
 def extend(run: Run, steps: str | None, device: str | None) -> Run:
-    """A run to be resumed: on `device` if given, and to another total if `steps` is given.
+    """A run to be resumed: on `device` if given, and to another total if `steps` is given. Changes nothing on disk
+    (see `reopen`).
 
     With lr_decay the step sizes follow the new total from where the run stands. Raises AgentMixerError if
     nothing would be left to do."""
@@ -178,9 +179,13 @@ def extend(run: Run, steps: str | None, device: str | None) -> Run:
     done, total = steps_done(run), extended.config.total_steps
     if done >= total:
         raise AgentMixerError(f"{run.path} stands at step {done:,} of {total:,}; give more --steps to go on")
-    write_config(extended)
-    (run.path / "summary.json").unlink(missing_ok=True)  # it speaks of the run as it was
     return extended
+
+
+def reopen(run: Run) -> None:
+    """Write down that a run goes on, now that nothing stands in its way: its config.toml, and no summary."""
+    write_config(run)
+    (run.path / "summary.json").unlink(missing_ok=True)  # it speaks of the run as it was
 
 
 def _extended(run: Run, steps: str | None, device: str | None) -> Run:
@@ -198,7 +203,10 @@ def extend_together(
     for path in reversed(find_all(root / task / folder_name(scenario))):
         if len(found) == len(seeds):
             break
-        run = load(path)
+        try:
+            run = load(path)
+        except AgentMixerError:  # of another version, or damaged; if it is missed, the sentence below says so
+            continue
         wanted = run.scenario == scenario and run.seed in set(seeds) - set(found) and bool(run.checkpoint_files)
         if wanted and steps_done(run) < _extended(run, steps, device).config.total_steps:
             found[run.seed] = run

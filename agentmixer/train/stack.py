@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 #: Numbers in a vector register.
@@ -200,6 +201,7 @@ class _Unrolled(torch.autograd.Function):
         return states
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         before, new, carried, switches, keep, weight = ctx.saved_tensors
         length, rows, batch, size = before.shape

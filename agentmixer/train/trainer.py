@@ -6,7 +6,7 @@ import contextlib
 import json
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -32,8 +32,6 @@ from agentmixer.train.run import Run
 
 #: Evaluation episodes come from this stream; the command line keeps training seeds below a million.
 EVALUATION_SEED = 1_000_003
-#: Steps from which on a run on a GPU is long enough to pay for compiling. On a processor it never paid.
-COMPILED_FROM = 500_000
 
 
 def report(episodes: Episodes, spec: TaskSpec) -> dict[str, float]:
@@ -75,20 +73,20 @@ class _Interrupt:
         signal.signal(signal.SIGINT, self._old)
 
 
-def train(run: Run, console: Console, resume: bool = False, compiled: bool | None = None) -> bool:
+def train(run: Run, console: Console, resume: bool = False, compiled: bool = False) -> bool:
     """Train `run` to its total_steps. Returns False if it was interrupted (a checkpoint is left).
 
-    compiled: whether torch.compile takes over; where it pays (docs/performance.md) unless said.
+    compiled: whether torch.compile takes over (docs/performance.md says what that brings).
 
     Raises AgentMixerError if training diverges (a loss is not finite) or an environment fails; the last
     checkpoint is good then."""
     return train_together([run], console, resume, compiled)
 
 
-def train_together(chosen: Sequence[Run], console: Console, resume: bool = False, compiled: bool | None = None) -> bool:
+def train_together(chosen: Sequence[Run], console: Console, resume: bool = False, compiled: bool = False) -> bool:
     """`train` for runs that differ in their seeds alone: one batched computation, and a run directory each with all
     that training it alone would leave there. Where one fails, all stop."""
-    check_together(chosen[0].algorithm, len(chosen))
+    check_together(chosen[0].algorithm, len(chosen), compiled)
     with contextlib.ExitStack() as stack:
         *tasks, judge = (
             stack.enter_context(contextlib.closing(run.make_task(run.config.num_envs))) for run in [*chosen, chosen[0]]
@@ -98,7 +96,7 @@ def train_together(chosen: Sequence[Run], console: Console, resume: bool = False
         return _train(chosen, tasks, together, judge, console, resume, compiled)
 
 
-def check_together(algorithm: str, seeds: int, compiled: bool | None = None) -> None:
+def check_together(algorithm: str, seeds: int, compiled: bool = False) -> None:
     """Raise AgentMixerError if this algorithm cannot train so many seeds side by side, or cannot be compiled."""
     if algorithm == AgentMixerSAC.name and seeds > 1:
         raise AgentMixerError(
@@ -111,14 +109,13 @@ def check_together(algorithm: str, seeds: int, compiled: bool | None = None) -> 
 
 def _train(
     chosen: Sequence[Run], tasks: Sequence[Task], together: Task, judge: Task, console: Console, resume: bool,
-    compiled: bool | None,
+    compiled: bool,
 ) -> bool:  # fmt: skip
     first, several = chosen[0], len(chosen) > 1
     config, spec = first.config, judge.spec
-    torch.set_num_threads(1)  # an update gives every core a block of its own; what is left is too small to share
     algorithm = checkpoint.build(chosen, spec)
-    if compiled is None:
-        compiled = first.device == "cuda" and config.total_steps >= COMPILED_FROM
+    if isinstance(algorithm, AgentMixerPPO):
+        torch.set_num_threads(1)  # an update gives every core a block of its own; what is left is too small to share
     if compiled and isinstance(algorithm, AgentMixerPPO):
         algorithm.compile()
     # Teams are judged one at a time, by an algorithm that takes each one's weights.
@@ -126,6 +123,7 @@ def _train(
     if resume and first.checkpoint_files:
         step, stream = checkpoint.restore(algorithm, tasks, [checkpoint.latest(run) for run in chosen])
         for run in chosen:
+            runs.reopen(run)
             console.print(f"continuing {run.path} at step {step:,}", soft_wrap=True, markup=False)
     else:
         now = joined([task.reset(run.seed) for run, task in zip(chosen, tasks, strict=True)], first.device)
@@ -158,7 +156,8 @@ def _train(
             begin = time.monotonic()
             algorithm.schedule(step / config.total_steps)
             try:
-                experience, finished = algorithm.collect(together, stream)
+                with _explained(compiled):
+                    experience, finished = algorithm.collect(together, stream)
             except AgentMixerError as error:
                 run = chosen[error.team if isinstance(error, TeamError) else 0]
                 raise AgentMixerError(
@@ -166,7 +165,8 @@ def _train(
                     f"{'every seed' if several else run.path} is good and --resume goes on from it"
                 ) from error
             collected = time.monotonic()
-            numbers: list[dict[str, Any]] = [dict(own) for own in algorithm.update(experience)]
+            with _explained(compiled):
+                numbers: list[dict[str, Any]] = [dict(own) for own in algorithm.update(experience)]
             spent["collect"] += collected - begin
             spent["update"] += time.monotonic() - collected
             before, step = step, step + a_rollout
@@ -226,6 +226,18 @@ def _train(
         }  # fmt: skip
         runs.write(run.path / "summary.json", json.dumps(summary, indent=2) + "\n")
     return True
+
+
+@contextlib.contextmanager
+def _explained(compiled: bool) -> Iterator[None]:
+    """Turns what torch's compiler raises, a missing C++ compiler for one, into a sentence."""
+    try:
+        yield
+    except Exception as error:
+        if not compiled or isinstance(error, AgentMixerError):
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise AgentMixerError(f"training with --compile failed ({reason}); leave out --compile") from error
 
 
 def _whose(run: Run, several: bool) -> str:

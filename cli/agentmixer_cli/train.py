@@ -41,11 +41,9 @@ def train(
         Path | None, typer.Option(help="Run directory; runs/<task>/<scenario>/<algorithm>/<time>-s<seed> unless given.")
     ] = None,
     compiled: Annotated[
-        bool | None,
-        typer.Option(
-            "--compile/--no-compile", help="Use torch.compile; where it pays unless given (long runs on a GPU)."
-        ),
-    ] = None,
+        bool,
+        typer.Option("--compile/--no-compile", help="Use torch.compile. It brought nothing on a processor."),
+    ] = False,
     resume: Annotated[
         bool,
         typer.Option(

@@ -102,9 +102,10 @@ def test_resuming_a_finished_run_asks_for_more_steps_and_loses_nothing(trained: 
     assert runs.load(run.path).config == trained.config
     assert run.summary == trained.summary
     longer = runs.extend(run, "640", None)
-    assert longer.summary is None
+    assert runs.load(run.path).config == trained.config and run.summary == trained.summary
     assert trainer.train(longer, quiet(), resume=True)
-    assert runs.steps_done(longer) == 640
+    assert runs.load(run.path).config == longer.config and runs.steps_done(longer) == 640
+    assert longer.summary is not None and longer.summary["steps"] == 640
 
 
 @pytest.mark.parametrize(

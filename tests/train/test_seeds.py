@@ -19,12 +19,13 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from agentmixer import tasks
+from agentmixer.config import parse_seeds
 from agentmixer.errors import AgentMixerError, TeamError
 from agentmixer.tasks.base import Task, TaskStep
 from agentmixer.tasks.side_by_side import SideBySide, joined, side_by_side
 from agentmixer.train import checkpoint, rollout, trainer
 from agentmixer.train import run as runs
-from agentmixer.train.algorithms import AgentMixerPPO
+from agentmixer.train.algorithms import AgentMixerPPO, AgentMixerSAC
 from agentmixer.train.run import Run
 
 TIMING = {"seconds", "steps_per_second"}
@@ -491,3 +492,31 @@ def test_what_cannot_be_done_with_several_seeds_is_refused(tmp_path: Path) -> No
         assert refused.stderr.startswith("error: ") and refused.stderr.count("\n") == 1
         assert sentence in refused.stderr
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_resumption_that_is_refused_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        run = runs.create(
+            "matrix", "climbing", "jax", "agentmixer_sac", "default", seed, "cpu", {},
+            AgentMixerSAC.Config().replace({"total_steps": 64, "eval_episodes": 2, "final_episodes": 2}),
+            tmp_path / "matrix" / "climbing" / "agentmixer_sac" / f"s{seed}",
+        )  # fmt: skip
+        trainer.train(run, quiet())
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    chosen = runs.extend_together("matrix", "climbing", [0, 1], "128", None, root=tmp_path)
+    with pytest.raises(AgentMixerError, match="trains one seed at a time"):
+        trainer.train_together(chosen, quiet(), resume=True)
+    assert before == {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+
+
+def test_what_the_compiler_raises_is_a_sentence_if_it_was_asked_for() -> None:
+    with pytest.raises(AgentMixerError, match=r"\(no C\+\+ compiler\); leave out --compile"), trainer._explained(True):
+        raise RuntimeError("no C++ compiler\nand much more")
+    with pytest.raises(RuntimeError), trainer._explained(False):
+        raise RuntimeError("a fault of ours")
+
+
+@pytest.mark.parametrize("text", ["1_0", "1000000", "0-2000", "0,0", "-1", "a", ""])
+def test_seeds_that_are_none_are_refused(text: str) -> None:
+    with pytest.raises(AgentMixerError, match="none above 999,999"):
+        parse_seeds(text)

@@ -225,8 +225,8 @@ class AgentMixerPPO(Algorithm):
         cache; that a loss is a mean over the whole part is seen to before."""
         size = batch["state"].shape[2] if part is None else part.shape[1]
         rows = batch["obs"].shape[0] * batch["obs"].shape[1]
-        limit = rows * size if self._same or self.device != "cpu" else self.BLOCK_ROWS * self.teams
-        count = min(size, -(-rows * size // limit))
+        at_once = rows * size if self._same or self.device != "cpu" else self.BLOCK_ROWS * self.teams
+        count = min(size, -(-rows * size // at_once))
         active = pick(batch["active"], part)
         by_team = active.view(self.teams, -1, *active.shape[1:])
         living = active.view(self.teams, -1).sum(1).clamp_min(1)
@@ -248,7 +248,8 @@ class AgentMixerPPO(Algorithm):
         for p in parameters:
             p.grad = None
         # In the blocks' order, whichever thread is done first.
-        for seen, gradients in workers().map(descend, range(count)) if count > 1 else map(descend, range(count)):
+        side_by_side = workers().map if count > 1 else map
+        for seen, gradients in side_by_side(descend, range(count)):
             for p, gradient in zip(parameters, gradients, strict=True):
                 if gradient is not None:
                     p.grad = gradient.contiguous() if p.grad is None else p.grad + gradient

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from agentmixer.train.policy_modifiers.base import PolicyModifier
 from agentmixer.train.stack import StackedLinear
@@ -50,6 +51,7 @@ class _Mix(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         x, w1, b1, w2 = ctx.saved_tensors
         to_x, into = torch.empty_like(x), _with_bias(w1, b1)
