@@ -175,59 +175,72 @@ class _Unrolled(torch.autograd.Function):
     gates [R, L, B, 3H], what the input and all biases but `bias` add to the gates; h [R, B, H]; keep [R, L, B];
     weight [S, H, 3H]; bias [S, H] of what reset is applied to -> states [R, L, B, H]. Backpropagation through time by
     hand needs a third of autograd's operations, and one product over all steps gives the weights' gradient (Cho et al.
-    2014; reset applied after the product, as in torch.nn.GRU)."""
+    2014; reset applied after the product, as in torch.nn.GRU). Nothing is allocated and no view is cut inside the
+    loops: on pieces this small both would cost as much as the arithmetic."""
 
     @staticmethod
     def forward(ctx: Any, gates: Tensor, h: Tensor, keep: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         rows, length, batch, size = *gates.shape[:3], h.shape[-1]
-        stack = weight.shape[0]
+        stack, both = weight.shape[0], 2 * size
         states = gates.new_empty(rows, length, batch, size)
         # Time leads, so that every step's part is one piece of memory.
-        before, new, carried = gates.new_empty(3, length, rows, batch, size)
-        switches = gates.new_empty(length, rows, batch, 2 * size)
-        for t in range(length):
-            torch.mul(h, keep[:, t].unsqueeze(-1), out=before[t])
-            hidden = torch.bmm(before[t].view(stack, -1, size), weight)
-            torch.add(hidden[..., 2 * size :], bias.unsqueeze(1), out=carried[t].view(stack, -1, size))
-            hidden = hidden.view(rows, batch, -1)
-            torch.add(gates[:, t, :, : 2 * size], hidden[..., : 2 * size], out=switches[t]).sigmoid_()
-            reset, update = switches[t].chunk(2, -1)
+        before, new = gates.new_empty(2, length, rows, batch, size)
+        switches = gates.new_empty(length, rows, batch, both)
+        hidden = gates.new_empty(length, rows, batch, 3 * size)
+        bias, minus = F.pad(bias, (both, 0)).unsqueeze(1), gates.new_tensor(-1.0)
+        steps = zip(
+            keep.unsqueeze(-1).unbind(1), before.unbind(), before.view(length, stack, -1, size).unbind(),
+            hidden.view(length, stack, -1, 3 * size).unbind(), hidden[..., :both].unbind(), hidden[..., both:].unbind(),
+            gates[..., :both].unbind(1), gates[..., both:].unbind(1), switches.unbind(), switches[..., :size].unbind(),
+            switches[..., size:].unbind(), new.unbind(), states.unbind(1), strict=True,
+        )  # fmt: skip
+        for kept, old, old_s, product, to_switches, to_new, gates_s, gates_n, both_s, reset, update, n, state in steps:
+            torch.mul(h, kept, out=old)
+            torch.baddbmm(bias, old_s, weight, out=product)
+            torch.add(gates_s, to_switches, out=both_s).sigmoid_()
             # tanh x = 2 sigmoid 2x - 1, and torch has the faster sigmoid.
-            torch.addcmul(gates[:, t, :, 2 * size :], reset, carried[t], out=new[t]).mul_(2.0).sigmoid_()
-            new[t].mul_(2.0).sub_(1.0)
-            h = torch.lerp(new[t], before[t], update)
-            states[:, t] = h
-        ctx.save_for_backward(before, new, carried, switches, keep, weight)
+            torch.addcmul(gates_n, reset, to_new, out=n).mul_(2.0).sigmoid_()
+            torch.add(minus, n, alpha=2.0, out=n)
+            h = torch.lerp(n, old, update, out=state)
+        ctx.save_for_backward(before, new, hidden, switches, keep, weight)
         return states
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        before, new, carried, switches, keep, weight = ctx.saved_tensors
+        before, new, hidden, switches, keep, weight = ctx.saved_tensors
         length, rows, batch, size = before.shape
-        stack = weight.shape[0]
-        to_input = grad.new_empty(rows, length, batch, 3 * size)
-        to_hidden = grad.new_empty(length, rows, batch, 3 * size)
-        gate = grad.new_empty(rows, batch, 2 * size)
-        carry = None
-        for t in range(length - 1, -1, -1):
-            reset, update = switches[t].chunk(2, -1)
-            d = grad[:, t] if carry is None else grad[:, t] + carry
-            d_new = torch.ops.aten.tanh_backward(torch.addcmul(d, d, update, value=-1), new[t])
-            torch.mul(d_new, carried[t], out=gate[..., :size])
-            torch.mul(d, before[t] - new[t], out=gate[..., size:])
-            d_switches = torch.ops.aten.sigmoid_backward(gate, switches[t])
-            to_hidden[t, ..., : 2 * size] = d_switches
-            torch.mul(d_new, reset, out=to_hidden[t, ..., 2 * size :])
-            to_input[:, t, :, : 2 * size] = d_switches
-            to_input[:, t, :, 2 * size :] = d_new
+        stack, both = weight.shape[0], 2 * size
+        to_input, to_hidden = grad.new_empty(rows, length, batch, 3 * size), torch.empty_like(hidden)
+        d, carry, back = (grad.new_zeros(rows, batch, size) for _ in range(3))
+        to_switches, by_network = grad.new_empty(rows, batch, both), back.view(stack, -1, size)
+        to_reset, to_update = to_switches.chunk(2, -1)
+        transposed = weight.transpose(1, 2)
+        steps = zip(
+            range(length), grad.unbind(1), before.unbind(), new.unbind(), hidden[..., both:].unbind(), switches.unbind(),
+            switches[..., :size].unbind(), switches[..., size:].unbind(), keep.unsqueeze(-1).unbind(1),
+            to_input[..., :both].unbind(1), to_input[..., both:].unbind(1), to_hidden[..., :both].unbind(),
+            to_hidden[..., both:].unbind(), to_hidden.view(length, stack, -1, 3 * size).unbind(), strict=True,
+        )  # fmt: skip
+        for t, given, old, n, from_n, both_s, reset, update, kept, in_s, in_n, out_s, out_n, product in reversed(list(steps)):
+            torch.add(given, carry, out=d)
+            torch.addcmul(d, d, update, value=-1, out=back)
+            torch.ops.aten.tanh_backward(back, n, grad_input=in_n)
+            torch.mul(in_n, from_n, out=to_reset)
+            torch.mul(torch.sub(old, n, out=back), d, out=to_update)
+            torch.ops.aten.sigmoid_backward(to_switches, both_s, grad_input=out_s)
+            in_s.copy_(out_s)
+            torch.mul(in_n, reset, out=out_n)
             if t or ctx.needs_input_grad[1]:
-                back = torch.bmm(to_hidden[t].view(stack, -1, 3 * size), weight.transpose(1, 2))
-                carry = torch.addcmul(back.view_as(d), d, update) * keep[:, t].unsqueeze(-1)
-        before = before.transpose(0, 1).reshape(stack, -1, size)
-        to_hidden = to_hidden.transpose(0, 1).reshape(stack, -1, 3 * size)
+                torch.bmm(product, transposed, out=by_network)
+                torch.addcmul(back, d, update, out=carry).mul_(kept)
+        # A network's own rows of all steps side by side, for one product.
+        before, to_hidden = (
+            array.view(length, stack, -1, array.shape[-1]).transpose(0, 1).reshape(stack, -1, array.shape[-1])
+            for array in (before, to_hidden)
+        )
         to_weight = torch.bmm(before.transpose(1, 2), to_hidden)
-        return to_input, carry if ctx.needs_input_grad[1] else None, None, to_weight, to_hidden[..., 2 * size :].sum(1)
+        return to_input, carry if ctx.needs_input_grad[1] else None, None, to_weight, to_hidden[..., both:].sum(1)
 
 
 def clip_stack_grad_norm(parameters: list[nn.Parameter], stack: int, max_norm: float) -> Tensor:
