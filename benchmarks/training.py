@@ -77,22 +77,27 @@ class Cost:
 def cost(family: str, scenario: str, preset: str, updates: int, teams: int = 1) -> Cost:
     """Best of `updates` rounds, after one that warms up."""
     config = AgentMixerPPO.Config().replace(resolve("agentmixer_ppo", preset, family))
-    tasks = [make(family, scenario, config.num_envs) for _ in range(teams)]
-    task = side_by_side(tasks)
+    tasks = [
+        [make(family, scenario, config.num_envs // config.lanes) for _ in range(config.lanes)] for _ in range(teams)
+    ]
+    lanes = [side_by_side(same) for same in zip(*tasks, strict=True)]
     generators = [torch.Generator().manual_seed(seed) for seed in range(teams)]
-    algorithm = AgentMixerPPO(task.spec, config, "cpu", generators)
+    algorithm = AgentMixerPPO(lanes[0].spec, config, "cpu", generators)
     algorithm.schedule(0.5)  # whatever is switched on late is on
-    stream = rollout.begin(algorithm, config.num_envs, joined([own.reset(seed) for seed, own in enumerate(tasks)]))
+    streams = [
+        rollout.begin(algorithm, task.num_envs, joined([own[lane].reset(seed) for seed, own in enumerate(tasks)]))
+        for lane, task in enumerate(lanes)
+    ]
     with FlopCounterMode(display=False) as counter:
         # The counter sees its own thread alone: one block, taken here.
         algorithm.BLOCK_ROWS = 10**9
-        algorithm.update(rollout.collect(algorithm, task, stream)[0])
+        algorithm.update(rollout.collect(algorithm, lanes, streams)[0])
         del algorithm.BLOCK_ROWS
     best = [float("inf")] * 3
     single = make(family, scenario, config.num_envs)
     for _ in range(updates):
         begin = time.perf_counter()
-        experience, _ = rollout.collect(algorithm, task, stream)
+        experience, _ = rollout.collect(algorithm, lanes, streams)
         middle = time.perf_counter()
         algorithm.update(experience)
         end = time.perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,23 +19,29 @@ from agentmixer.errors import AgentMixerError
 from agentmixer.tasks import Task
 from agentmixer.tasks.side_by_side import joined
 from agentmixer.train.algorithms import ALGORITHMS, Algorithm
-from agentmixer.train.rollout import Stream
+from agentmixer.train.rollout import Stream, begin
 from agentmixer.train.run import Run
 
 KEEP = 2
 
 
-def save(runs: Sequence[Run], step: int, algorithm: Algorithm, tasks: Sequence[Task], stream: Stream) -> None:
+def save(
+    runs: Sequence[Run], step: int, algorithm: Algorithm, tasks: Sequence[Sequence[Task]], streams: Sequence[Stream]
+) -> None:
     """Write everything that the next update depends on: for each run, team by team, what it would write alone.
+
+    tasks: each run's own, as many as there are streams.
 
     Each is complete or absent. All are written before the first is renamed; killed in between, seeds differ by one
     checkpoint and are resumed each alone."""
     if algorithm.replay is not None:
         algorithm.replay.flush()
     written = []
-    for team, (run, task) in enumerate(zip(runs, tasks, strict=True)):
-        tensors = _of_team(algorithm, stream, team)
-        tensors |= {f"task.{key}": torch.from_numpy(np.array(value)) for key, value in task.snapshot().items()}
+    for team, (run, own) in enumerate(zip(runs, tasks, strict=True)):
+        tensors = _of_team(algorithm, streams, team)
+        for lane, task in enumerate(own):
+            arrays = {key: torch.from_numpy(np.array(value)) for key, value in task.snapshot().items()}
+            tensors |= {f"task.{lane}.{key}": array for key, array in arrays.items()}
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         scratch = run.checkpoints / f"step_{step:012d}.partial"
         save_file(
@@ -52,8 +59,8 @@ def save(runs: Sequence[Run], step: int, algorithm: Algorithm, tasks: Sequence[T
             old.unlink()
 
 
-def _of_team(algorithm: Algorithm, stream: Stream, team: int) -> dict[str, Tensor]:
-    """All of a checkpoint but the task: one team's share of every array, which lead with the team."""
+def _of_team(algorithm: Algorithm, streams: Sequence[Stream], team: int) -> dict[str, Tensor]:
+    """All of a checkpoint but the tasks: one team's share of every array, which lead with the team."""
 
     def share(value: Any) -> Tensor:
         array = torch.as_tensor(value)
@@ -64,8 +71,10 @@ def _of_team(algorithm: Algorithm, stream: Stream, team: int) -> dict[str, Tenso
     for name, optimiser in algorithm.optimisers.items():
         for index, state in optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{name}.{index}.{key}": share(value) for key, value in state.items()}
-    tensors |= {f"stream.memory.{key}": share(value) for key, value in stream.memory.items()}
-    return tensors | {"stream.fresh": share(stream.fresh), "stream.episode_return": share(stream.episode_return)}
+    for lane, stream in enumerate(streams):
+        arrays = stream.memory | {"fresh": stream.fresh, "episode_return": stream.episode_return}
+        tensors |= {f"stream.{lane}.{key}": share(value) for key, value in arrays.items()}
+    return tensors
 
 
 def latest(run: Run) -> Path:
@@ -104,8 +113,9 @@ def restore_weights(algorithm: Algorithm, tensors: dict[str, Tensor], file: Path
         ) from error
 
 
-def restore(algorithm: Algorithm, tasks: Sequence[Task], files: Sequence[Path]) -> tuple[int, Stream]:
-    """Continue exactly where `save` stood, one task and file a team. Returns the step and the stream.
+def restore(algorithm: Algorithm, tasks: Sequence[Sequence[Task]], files: Sequence[Path]) -> tuple[int, list[Stream]]:
+    """Continue exactly where `save` stood, with each team's own tasks and a file a team. Returns the step and a stream
+    for each of a team's tasks.
 
     Raises AgentMixerError if a file does not fit the settings, or if files are not of one step."""
     steps, parts = zip(*map(read, files), strict=True)
@@ -113,11 +123,13 @@ def restore(algorithm: Algorithm, tasks: Sequence[Task], files: Sequence[Path]) 
         raise AgentMixerError(
             f"{files[0]} and {files[steps.index(max(steps))]} are not of the same step; resume each run alone"
         )
-    file, envs = files[0], tasks[0].num_envs
+    file, envs = files[0], [task.num_envs for task in tasks[0]]
     for part, own in zip(parts, files, strict=True):
-        if (found := part["stream.fresh"].shape[0]) != envs:
+        found = [array.shape[0] for key, array in sorted(part.items()) if re.fullmatch(r"stream\.\d+\.fresh", key)]
+        if found != envs:
             raise AgentMixerError(
-                f"{own} holds {found} environments, but config.toml says num_envs = {envs}; put that back"
+                f"{own} holds {' + '.join(map(str, found))} environments, but by config.toml (num_envs, pipelined) there "
+                f"are {' + '.join(map(str, envs))}; put that back"
             )
     tensors = parts[0] if len(parts) == 1 else _together(parts, file)
     restore_weights(algorithm, tensors, file)
@@ -127,22 +139,24 @@ def restore(algorithm: Algorithm, tasks: Sequence[Task], files: Sequence[Path]) 
             index, field = key.split(".")
             state.setdefault(int(index), {})[field] = value
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-    device, now = algorithm.device, []
-    for generator, task, part, own in zip(algorithm.generators, tasks, parts, files, strict=True):
+    for generator, part, own in zip(algorithm.generators, parts, files, strict=True):
         try:
             generator.set_state(part["rng"])
         except RuntimeError as error:
             raise AgentMixerError(f"{own} was written on another kind of device; resume it there") from error
-        now.append(task.restore({key: value.numpy() for key, value in _below(part, "task.").items()}))
-    # A task that starts new episodes instead starts them with nothing remembered and nothing earned.
-    restarts = tasks[0].restarts
-    keep, fresh = 0.0 if restarts else 1.0, tensors["stream.fresh"].to(device)
-    return steps[0], Stream(
-        step=joined(now, device),
-        memory={key: value.to(device) * keep for key, value in _below(tensors, "stream.memory.").items()},
-        fresh=torch.ones_like(fresh) if restarts else fresh,
-        episode_return=tensors["stream.episode_return"].to(device) * keep,
-    )
+    streams = []
+    for lane, same in enumerate(zip(*tasks, strict=True)):
+        now = [
+            task.restore({key: value.numpy() for key, value in _below(part, f"task.{lane}.").items()})
+            for task, part in zip(same, parts, strict=True)
+        ]
+        stream = begin(algorithm, envs[lane], joined(now, algorithm.device))
+        if not same[0].restarts:  # one that starts new episodes has nothing remembered and nothing earned
+            memory = {key: value.to(algorithm.device) for key, value in _below(tensors, f"stream.{lane}.").items()}
+            stream.fresh, stream.episode_return = memory.pop("fresh"), memory.pop("episode_return")
+            stream.memory = memory
+        streams.append(stream)
+    return steps[0], streams
 
 
 def _together(parts: Sequence[dict[str, Tensor]], file: Path) -> dict[str, Tensor]:

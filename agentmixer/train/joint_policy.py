@@ -8,7 +8,7 @@ agents have fewer than A actions (or action elements) the rest is masked out and
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -40,7 +40,12 @@ class JointPolicy(Protocol):
         """Each actor's most likely action: [N, B] int64, or [N, B, A] float32."""
         ...
 
-    def actor_sample(self, policy: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    def noise(self, shape: tuple[int, ...], generators: Sequence[torch.Generator]) -> Tensor:
+        """What `sample` and `actor_sample` turn into actions, [N, B, A]. The first dimension falls into equal parts, a
+        team and its generator each."""
+        ...
+
+    def actor_sample(self, policy: Tensor, noise: Tensor) -> Tensor:
         """An action drawn from each actor's own policy (a Gaussian actor has no spread of its own)."""
         ...
 
@@ -48,7 +53,7 @@ class JointPolicy(Protocol):
         """The joint policy's most likely action."""
         ...
 
-    def sample(self, joint: Any, generators: Sequence[torch.Generator]) -> Tensor:
+    def sample(self, joint: Any, noise: Tensor) -> Tensor:
         """An action drawn from the joint policy."""
         ...
 
@@ -100,14 +105,17 @@ class _Discrete:
     def actor_mode(self, policy: Tensor) -> Tensor:
         return policy.argmax(-1)
 
-    def actor_sample(self, policy: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        return sample(policy, generators)
+    def noise(self, shape: tuple[int, ...], generators: Sequence[torch.Generator]) -> Tensor:
+        return _drawn(torch.Tensor.exponential_, shape, generators)
+
+    def actor_sample(self, policy: Tensor, noise: Tensor) -> Tensor:
+        return sample(policy, noise)
 
     def mode(self, joint: Categorical) -> Tensor:
         return joint.scores.argmax(-1)
 
-    def sample(self, joint: Categorical, generators: Sequence[torch.Generator]) -> Tensor:
-        return sample(joint.scores, generators)
+    def sample(self, joint: Categorical, noise: Tensor) -> Tensor:
+        return sample(joint.scores, noise)
 
     def log_prob(self, joint: Categorical, action: Tensor) -> Tensor:
         return joint.log_pi.gather(-1, action.unsqueeze(-1)).squeeze(-1)
@@ -119,14 +127,17 @@ class _Discrete:
         return self.mode(joint) == self.actor_mode(policy)
 
 
-def sample(logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """One action a policy by the Gumbel-max trick; logits need not be normalised, [..., A] -> [...] int64.
-
-    The first dimension falls into equal parts, a team and its generator each."""
-    noise = torch.empty_like(logits, memory_format=torch.contiguous_format)
-    for part, generator in zip(noise.chunk(len(generators)), generators, strict=True):
-        part.exponential_(generator=generator)
+def sample(logits: Tensor, noise: Tensor) -> Tensor:
+    """One action a policy by the Gumbel-max trick; logits need not be normalised, noise is exponential, both [..., A]
+    -> [...] int64."""
     return (logits - noise.log()).argmax(-1)
+
+
+def _drawn(fill: Callable[..., Any], shape: tuple[int, ...], generators: Sequence[torch.Generator]) -> Tensor:
+    noise = torch.empty(shape, device=generators[0].device)
+    for part, generator in zip(noise.chunk(len(generators)), generators, strict=True):
+        fill(part, generator=generator)
+    return noise
 
 
 class GumbelJoint(_Discrete):
@@ -190,16 +201,16 @@ class GaussianJoint:
     def actor_mode(self, policy: Tensor) -> Tensor:
         return policy
 
-    def actor_sample(self, policy: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    def noise(self, shape: tuple[int, ...], generators: Sequence[torch.Generator]) -> Tensor:
+        return _drawn(torch.Tensor.normal_, shape, generators)
+
+    def actor_sample(self, policy: Tensor, noise: Tensor) -> Tensor:
         return policy
 
     def mode(self, joint: Gaussian) -> Tensor:
         return joint.mean
 
-    def sample(self, joint: Gaussian, generators: Sequence[torch.Generator]) -> Tensor:
-        noise = torch.empty_like(joint.mean, memory_format=torch.contiguous_format)
-        for part, generator in zip(noise.chunk(len(generators)), generators, strict=True):
-            part.normal_(generator=generator)
+    def sample(self, joint: Gaussian, noise: Tensor) -> Tensor:
         return joint.mean + joint.std * noise * joint.exists
 
     def log_prob(self, joint: Gaussian, action: Tensor) -> Tensor:

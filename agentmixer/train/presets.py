@@ -94,7 +94,14 @@ AGENTMIXER_PPO: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
         {
             # A PM that may change much costs wins here: .445 with reach 3 where 1 reached .565 (seed 1).
             # Three passes with twice the usual step: .54 after 700,000 steps where 4 and 7e-4 needed a million.
-            "smacv2": {"reach": 1.0, "epochs": 3, "actor_lr": 1.5e-3, "critic_lr": 1.5e-3, "total_steps": 800_000},
+            "smacv2": {
+                "reach": 1.0,
+                "epochs": 3,
+                "actor_lr": 1.5e-3,
+                "critic_lr": 1.5e-3,
+                "total_steps": 800_000,
+                "pipelined": True,
+            },
             "mamujoco": _CONTROL,
             # A lone predator is punished for being early: without optimism some teams learn to keep away.
             "predator_prey": {"optimism": 0.8},

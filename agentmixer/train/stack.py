@@ -222,7 +222,9 @@ class _Unrolled(torch.autograd.Function):
             to_input[..., :both].unbind(1), to_input[..., both:].unbind(1), to_hidden[..., :both].unbind(),
             to_hidden[..., both:].unbind(), to_hidden.view(length, stack, -1, 3 * size).unbind(), strict=True,
         )  # fmt: skip
-        for t, given, old, n, from_n, both_s, reset, update, kept, in_s, in_n, out_s, out_n, product in reversed(list(steps)):
+        for t, given, old, n, from_n, both_s, reset, update, kept, in_s, in_n, out_s, out_n, product in reversed(
+            list(steps)
+        ):
             torch.add(given, carry, out=d)
             torch.addcmul(d, d, update, value=-1, out=back)
             torch.ops.aten.tanh_backward(back, n, grad_input=in_n)

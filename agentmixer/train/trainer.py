@@ -88,12 +88,16 @@ def train_together(chosen: Sequence[Run], console: Console, resume: bool = False
     that training it alone would leave there. Where one fails, all stop."""
     check_together(chosen[0].algorithm, len(chosen), compiled)
     with contextlib.ExitStack() as stack:
-        *tasks, judge = (
-            stack.enter_context(contextlib.closing(run.make_task(run.config.num_envs))) for run in [*chosen, chosen[0]]
-        )
-        together = side_by_side(tasks, chosen[0].device)
-        stack.callback(together.close)
-        return _train(chosen, tasks, together, judge, console, resume, compiled)
+
+        def make(run: Run, envs: int) -> Task:
+            return stack.enter_context(contextlib.closing(run.make_task(envs)))
+
+        config = chosen[0].config
+        tasks = [[make(run, config.num_envs // config.lanes) for _ in range(config.lanes)] for run in chosen]
+        lanes = [side_by_side(same, chosen[0].device) for same in zip(*tasks, strict=True)]
+        for lane in lanes:
+            stack.callback(lane.close)
+        return _train(chosen, tasks, lanes, make(chosen[0], config.num_envs), console, resume, compiled)
 
 
 def check_together(algorithm: str, seeds: int, compiled: bool = False) -> None:
@@ -108,8 +112,8 @@ def check_together(algorithm: str, seeds: int, compiled: bool = False) -> None:
 
 
 def _train(
-    chosen: Sequence[Run], tasks: Sequence[Task], together: Task, judge: Task, console: Console, resume: bool,
-    compiled: bool,
+    chosen: Sequence[Run], tasks: Sequence[Sequence[Task]], lanes: Sequence[Task], judge: Task, console: Console,
+    resume: bool, compiled: bool,
 ) -> bool:  # fmt: skip
     first, several = chosen[0], len(chosen) > 1
     config, spec = first.config, judge.spec
@@ -121,14 +125,18 @@ def _train(
     # Teams are judged one at a time, by an algorithm that takes each one's weights.
     alone = checkpoint.build([first], spec) if several else algorithm
     if resume and first.checkpoint_files:
-        step, stream = checkpoint.restore(algorithm, tasks, [checkpoint.latest(run) for run in chosen])
+        step, streams = checkpoint.restore(algorithm, tasks, [checkpoint.latest(run) for run in chosen])
         for run in chosen:
             runs.reopen(run)
             console.print(f"continuing {run.path} at step {step:,}", soft_wrap=True, markup=False)
     else:
-        now = joined([task.reset(run.seed) for run, task in zip(chosen, tasks, strict=True)], first.device)
-        step, stream = 0, rollout.begin(algorithm, config.num_envs, now)
-        checkpoint.save(chosen, step, algorithm, tasks, stream)  # from here on every run can be resumed
+        step, streams = 0, []
+        for same, episodes in zip(
+            zip(*tasks, strict=True), np.split(np.arange(config.num_envs), len(lanes)), strict=True
+        ):
+            now = [task.reset(run.seed, episodes) for run, task in zip(chosen, same, strict=True)]
+            streams.append(rollout.begin(algorithm, len(episodes), joined(now, first.device)))
+        checkpoint.save(chosen, step, algorithm, tasks, streams)  # from here on every run can be resumed
     if algorithm.replay is not None:
         algorithm.replay.open(first.path / "replay")
 
@@ -157,7 +165,7 @@ def _train(
             algorithm.schedule(step / config.total_steps)
             try:
                 with _explained(compiled):
-                    experience, finished = algorithm.collect(together, stream)
+                    experience, finished = algorithm.collect(lanes, streams)
             except AgentMixerError as error:
                 run = chosen[error.team if isinstance(error, TeamError) else 0]
                 raise AgentMixerError(
@@ -213,7 +221,7 @@ def _train(
                     markup=False,
                 )
             if _crossed(before, step, config.checkpoint_interval) or done or interrupted:
-                checkpoint.save(chosen, step, algorithm, tasks, stream)
+                checkpoint.save(chosen, step, algorithm, tasks, streams)
     if step < config.total_steps:
         return False
     alone.schedule(1.0)

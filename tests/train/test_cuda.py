@@ -36,7 +36,7 @@ def test_a_team_learns_on_the_gpu_as_on_the_processor(compiled: bool) -> None:
         stream = rollout.start(team, task, 0)
         assert to_torch(stream.step.obs, device).device.type == device
         for _ in range(2):
-            experience, _ = rollout.collect(team, task, stream)
+            experience, _ = rollout.collect(team, [task], [stream])
             assert {array.device.type for array in experience.values()} == {device}
             (numbers,) = team.update(experience)
             assert all(torch.isfinite(torch.tensor(list(numbers.values()))))

@@ -17,7 +17,7 @@ def test_densities_and_entropies_against_torch_distributions() -> None:
     mask = torch.ones(2, 7, 3, dtype=torch.bool)
     mask[1, :, 2] = False  # the second agent has two elements
     joint = kind.joint(kind.policy(mean, mask), score, mask)
-    action = kind.sample(joint, generator)
+    action = kind.sample(joint, kind.noise((2, 7, 3), generator))
     assert (action[1, :, 2] == 0).all()
     std = 0.1 + 0.8 * torch.sigmoid(score)
     for i, size in ((0, 3), (1, 2)):
@@ -30,7 +30,7 @@ def test_samples_have_the_joint_policys_mean_and_deviation() -> None:
     kind = GaussianJoint(0.1, 0.9)
     mask = torch.ones(1, 40_000, 1, dtype=torch.bool)
     joint = kind.joint(torch.full((1, 40_000, 1), 0.3), torch.zeros(1, 40_000, 1), mask)
-    drawn = kind.sample(joint, [torch.Generator().manual_seed(1)])
+    drawn = kind.sample(joint, kind.noise((1, 40_000, 1), [torch.Generator().manual_seed(1)]))
     # std .5; three standard errors of the mean are .0075, of the deviation .0053.
     assert abs(float(drawn.mean()) - 0.3) < 0.0075
     assert abs(float(drawn.std()) - 0.5) < 0.0053

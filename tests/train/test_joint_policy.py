@@ -61,12 +61,12 @@ def test_illegal_actions_have_no_probability_and_no_part_in_entropy() -> None:
         assert out.log_pi.exp()[~mask].sum() == 0
         torch.testing.assert_close(kind.entropy(out), torch.tensor(math.log(2)))
         many = Categorical(out.scores.expand(500, 4), out.log_pi.expand(500, 4))
-        assert set(kind.sample(many, [torch.Generator().manual_seed(0)]).tolist()) == {0, 2}
+        assert set(kind.sample(many, kind.noise((500, 4), [torch.Generator().manual_seed(0)])).tolist()) == {0, 2}
 
 
 def test_sampling_follows_the_probabilities() -> None:
     log_pi = torch.tensor([0.5, 0.3, 0.2]).log().expand(20_000, 3)
-    drawn = sample(log_pi, [torch.Generator().manual_seed(1)])
+    drawn = sample(log_pi, GapJoint().noise((20_000, 3), [torch.Generator().manual_seed(1)]))
     share = torch.bincount(drawn, minlength=3) / 20_000
     # Three standard errors of a share of .5 are .0106.
     torch.testing.assert_close(share, torch.tensor([0.5, 0.3, 0.2]), atol=0.011, rtol=0)

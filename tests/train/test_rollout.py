@@ -9,7 +9,9 @@ from conftest import tiny_algorithm, tiny_spec
 
 from agentmixer.contract.spec import TaskSpec
 from agentmixer.errors import AgentMixerError
+from agentmixer.tasks import make
 from agentmixer.tasks.base import TaskStep
+from agentmixer.tasks.side_by_side import joined, side_by_side
 from agentmixer.train import rollout
 
 ENVS = 3
@@ -70,7 +72,7 @@ def test_what_is_stored_is_what_happened() -> None:
     algorithm = tiny_algorithm(rollout_length=8, chunk_length=1)
     task = Countdown()
     stream = rollout.start(algorithm, task, 0)
-    out, (finished,) = rollout.collect(algorithm, task, stream)
+    out, (finished,) = rollout.collect(algorithm, [task], [stream])
     for env in range(ENVS):
         period = env + 2
         clock = np.arange(8) % period
@@ -88,7 +90,7 @@ def test_what_is_stored_is_what_happened() -> None:
 
 def test_a_cut_off_episode_is_valued_at_the_state_it_was_cut_off_at() -> None:
     algorithm = tiny_algorithm(rollout_length=8, chunk_length=1)
-    out, _ = rollout.collect(algorithm, Countdown(), rollout.start(algorithm, Countdown(), 0))
+    out, _ = rollout.collect(algorithm, [Countdown()], [rollout.start(algorithm, Countdown(), 0)])
     final_state = torch.arange(11.0).unsqueeze(0)
     final_state[0, 0] = 0.3  # environment 1 is cut off after its third step
     want, _ = algorithm.critic(final_state, torch.zeros(1, 1, algorithm.config.hidden))
@@ -96,6 +98,53 @@ def test_a_cut_off_episode_is_valued_at_the_state_it_was_cut_off_at() -> None:
     assert not torch.equal(want, other)
     torch.testing.assert_close(out["final_value"][:, 2, 1], want[:, 0])
     torch.testing.assert_close(out["final_value"][:, 5, 1], want[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("scenario", "seeds", "settings"),
+    [
+        (("smacv2", "protoss_5v5"), [0], {"recurrent_critic": True}),
+        (("predator_prey", "5x5"), [0], {"signal": 2}),
+        (("predator_prey", "5x5"), [0, 5], {"signal": 2, "signal_per": "episode", "team_critic": False}),
+        (("mamujoco", "Hopper-3x1"), [0], {"share_parameters": False}),
+    ],
+)
+def test_two_halves_of_the_environments_are_the_whole(
+    scenario: tuple[str, str], seeds: list[int], settings: dict[str, object]
+) -> None:
+    """Two rollouts of ten environments, and of three and seven of them: the same actions, all else to rounding."""
+    teams = len(seeds)
+    outs, ends, streams = [], [], []
+    for sizes in ((10,), (3, 7)):
+        tasks = [[make(*scenario, size) for _ in seeds] for size in sizes]
+        algorithm = tiny_algorithm(tasks[0][0].spec, seeds=seeds, rollout_length=40, chunk_length=8, **settings)
+        lanes = [side_by_side(same) for same in tasks]
+        streams.append([
+            rollout.begin(algorithm, size, joined([t.reset(s, np.arange(first, first + size)) for t, s in zip(same, seeds, strict=True)]))
+            for same, size, first in zip(tasks, sizes, (0, 3), strict=False)
+        ])  # fmt: skip
+        for _ in range(2):
+            out, finished = rollout.collect(algorithm, lanes, streams[-1])
+        outs.append(out)
+        ends.append(finished)
+        for lane, same in zip(lanes, tasks, strict=True):
+            lane.close()
+            for task in same:
+                task.close()
+    whole, halves = outs
+    exact = scenario[0] != "mamujoco"  # real-valued actions carry rounding into the simulator
+    for name, want in whole.items():
+        if not want.is_floating_point() or (exact and name in ("obs", "state", "reward", "signal", "fresh", "return")):
+            assert torch.equal(halves[name], want), name
+        else:
+            torch.testing.assert_close(halves[name], want, rtol=1e-3, atol=1e-3, msg=name)
+    for k in range(teams):
+        assert len(ends[0][k]["return"]) > 0
+        for name in ("return", "won"):
+            torch.testing.assert_close(ends[1][k][name], ends[0][k][name], rtol=1e-3, atol=1e-3)
+    for name in ("fresh", "episode_return"):
+        parts = [getattr(stream, name).view(teams, -1) for stream in streams[1]]
+        torch.testing.assert_close(torch.cat(parts, 1).flatten(), getattr(streams[0][0], name), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["obs", "state", "reward"])
@@ -115,4 +164,4 @@ def test_a_number_that_is_not_finite_is_reported_with_its_environment_and_step(n
     # A reward belongs to the step that earned it, an observation to the one that follows.
     step, what = (5, "reward") if name == "reward" else (6, "obs of agent_1" if name == "obs" else "state")
     with pytest.raises(AgentMixerError, match=f"environment 2 returned a {what} that is not finite at step {step} "):
-        rollout.collect(algorithm, task, rollout.start(algorithm, task, 0))
+        rollout.collect(algorithm, [task], [rollout.start(algorithm, task, 0)])

@@ -334,7 +334,7 @@ class Countdown:
 def test_what_is_remembered_is_what_happened(spec: TaskSpec, tmp_path: Path) -> None:
     algorithm = make_algorithm(spec, tmp_path, rollout_length=12, num_envs=ENVS, batch_size=200)
     task = Countdown(spec)
-    out, (finished,) = algorithm.collect(task, rollout.start(algorithm, task, 0))
+    out, (finished,) = algorithm.collect([task], [rollout.start(algorithm, task, 0)])
     assert sorted(finished["return"].tolist()) == [3.0] * 6 + [6.0] * 4 + [10.0] * 3
     algorithm.remember(out)
     assert int(algorithm.replay.written) == 36
@@ -368,7 +368,7 @@ def test_a_number_that_is_not_finite_is_reported_with_its_environment_and_step()
     task = Broken(tiny_spec())
     algorithm = make_algorithm(task.spec, rollout_length=8)
     with pytest.raises(AgentMixerError, match="environment 2 returned a state that is not finite at step 2 "):
-        algorithm.collect(task, rollout.start(algorithm, task, 0))
+        algorithm.collect([task], [rollout.start(algorithm, task, 0)])
 
 
 # ---- whole runs ----------------------------------------------------------------------------------
@@ -401,7 +401,7 @@ def learn(algorithm: AgentMixerSAC, task: OneDecision, rollouts: int) -> float:
     """The actors' own return after `rollouts` rollouts."""
     stream = rollout.start(algorithm, task, 0)
     for _ in range(rollouts):
-        algorithm.update(algorithm.collect(task, stream)[0])  # type: ignore[arg-type]
+        algorithm.update(algorithm.collect([task], [stream])[0])  # type: ignore[arg-type]
     return float(evaluate(algorithm, task, 16, 0).returns.mean())
 
 

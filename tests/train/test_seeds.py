@@ -115,11 +115,11 @@ def test_the_first_rollout_draws_the_same_actions_bit_for_bit(
     stream = rollout.begin(
         algorithm, together.num_envs, joined([own.reset(run.seed) for own, run in zip(made, chosen, strict=True)])
     )
-    out, finished = algorithm.collect(together, stream)
+    out, finished = algorithm.collect([together], [stream])
     for team, run in enumerate(chosen):
         own = made[team]
         alone = checkpoint.build([run], own.spec)
-        want, (ended,) = alone.collect(own, rollout.start(alone, own, run.seed))
+        want, (ended,) = alone.collect([own], [rollout.start(alone, own, run.seed)])
         for name in want:
             got = out[name].chunk(3)[team]
             exact = own.spec.discrete and name not in COMPUTED
@@ -139,7 +139,7 @@ def test_the_first_rollout_draws_the_same_actions_bit_for_bit(
 @pytest.mark.parametrize(
     ("task", "scenario", "settings"),
     [
-        ("predator_prey", "5x5", {}),
+        ("predator_prey", "5x5", {"pipelined": True}),
         ("predator_prey", "5x5", {"share_parameters": False, "recurrent_critic": True, "ratio": "joint", "signal": 2}),
         ("mamujoco", "Hopper-3x1", {"share_parameters": False, "input_norm": "running", "total_steps": 384}),
     ],

@@ -39,6 +39,11 @@ class AgentMixerPPOConfig(TeamConfig):
 
     total_steps: int = setting(1_000_000, "environment steps to train for", 1, 10**12)
     num_envs: int = setting(128, "environments stepped together", 1, 100_000)
+    pipelined: bool = setting(
+        False,
+        "decide for one half of the environments while the other is simulated (an odd number is not halved); pays where "
+        "simulating takes long",
+    )
     rollout_length: int = setting(16, "steps of each environment between two updates", 1, 10_000)
     epochs: int = setting(4, "passes over each rollout", 1)
     minibatches: int = setting(4, "parts a pass is cut into", 1)
@@ -74,6 +79,11 @@ class AgentMixerPPOConfig(TeamConfig):
     team_critic: bool = setting(True, "one critic for the team instead of one an agent")
     recurrent_actor: bool = setting(True, "give actors a GRU: memory that is carried along when deployed")
     recurrent_critic: bool = setting(False, "give critics a GRU of their own")
+
+    @property
+    def lanes(self) -> int:
+        """Two if pipelined and if there are two halves."""
+        return 2 if self.pipelined and self.num_envs % 2 == 0 else 1
 
     def check(self) -> None:
         """Raise AgentMixerError if settings do not fit each other."""
@@ -141,9 +151,11 @@ class AgentMixerPPO(Algorithm):
         critic = torch.zeros(self.critic.critics, num_envs, self.critic.body.memory, device=self.device)
         return super().initial_memory(num_envs) | {"critic": critic}
 
-    def collect(self, task: Task, stream: rollout.Stream) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
+    def collect(
+        self, tasks: Sequence[Task], streams: Sequence[rollout.Stream]
+    ) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
         """See `rollout.collect`."""
-        return rollout.collect(self, task, stream)
+        return rollout.collect(self, tasks, streams)
 
     def schedule(self, progress: float) -> None:
         """Set what changes along a run: step sizes and temperature. progress: share of total_steps done, [0, 1]."""

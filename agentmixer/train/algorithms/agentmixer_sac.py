@@ -161,8 +161,10 @@ class AgentMixerSAC(Algorithm):
     # ---- what is stored --------------------------------------------------------------------------
 
     @torch.no_grad()
-    def collect(self, task: Task, stream: Stream) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
-        """Run the joint policy for T steps. Advances `stream`.
+    def collect(
+        self, tasks: Sequence[Task], streams: Sequence[Stream]
+    ) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
+        """Run the joint policy for T steps. Advances the stream of the one task.
 
         Returns transitions: obs [N,T,E,D], state [T,E,S], mask [N,T,E,A] and active [N,T,E], the same as next_obs
         and so on, action [N,T,E] or [N,T,E,A] within [-1, 1], reward, terminated, truncated [T,E]; and of the
@@ -172,6 +174,7 @@ class AgentMixerSAC(Algorithm):
         next_mask is the next episode's, next_active as before the step.
 
         Raises AgentMixerError naming environment and step if the task returned something that is not finite."""
+        (task,), (stream,) = tasks, streams
         device, step = self.device, stream.step
         rows: list[dict[str, Tensor]] = []
         finished: dict[str, list[Tensor]] = {"return": [], "won": []}
@@ -279,7 +282,7 @@ class AgentMixerSAC(Algorithm):
         Discrete: exact over agent i's own actions, by one draw of the others'; its own entropy counts. Real-valued:
         by one reparameterised draw of all; the entropy of the whole team counts. That of dead agents never does."""
         kind, living = self.joint_policy, active.to(state.dtype)
-        action = kind.sample(joint, self.generators)
+        action = kind.sample(joint, self.action_noise(state.shape[0]))
         value = self.values(critic, state, action).amin(0)
         if not self.spec.discrete:
             return value - self.alpha * (kind.log_prob(joint, action) * living).sum(0)

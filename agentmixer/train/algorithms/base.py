@@ -70,6 +70,11 @@ class TeamConfig(Config):
     final_episodes: int = setting(200, "episodes of the two evaluations at the end, decentralised and joint", 1, 10**6)
     checkpoint_interval: int = setting(100_000, "steps between checkpoints; 0 for one at the end", 0)
 
+    @property
+    def lanes(self) -> int:
+        """How many tasks share a run's environments."""
+        return 1
+
     def check(self) -> None:
         """Raise AgentMixerError if settings do not fit each other."""
         if self.std_low >= self.std_high:
@@ -161,8 +166,11 @@ class Algorithm(ABC):
         """Set what changes along a run. progress: share of total_steps done, [0, 1]."""
 
     @abstractmethod
-    def collect(self, task: Task, stream: Stream) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
-        """Let the joint policy act for rollout_length steps and advance `stream`.
+    def collect(
+        self, tasks: Sequence[Task], streams: Sequence[Stream]
+    ) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
+        """Let the joint policy act for rollout_length steps and advance `streams`, one a task; a task holds a share of
+        the environments (`TeamConfig.lanes` says how many there are).
 
         Returns experience for `update`, and of each team's episodes that ended: return, won [episodes]."""
 
@@ -177,14 +185,23 @@ class Algorithm(ABC):
             "actor": torch.zeros(self.actor.body.agents, num_envs, self.actor.body.memory, device=self.device),
         }
 
-    def next_signal(self, signal: Tensor, fresh: Tensor) -> Tensor:
-        """The shared random vector of the coming step, [E, Z]: standard normal, new at every step or where an
-        episode begins (fresh [E], 1 there)."""
-        if not signal.shape[1]:
-            return signal
-        new = torch.empty_like(signal)
+    def signal_noise(self, num_envs: int) -> Tensor:
+        """Standard normal, [E, Z]."""
+        new = torch.empty(self.teams * num_envs, self.config.signal, device=self.device)
         for part, generator in zip(new.chunk(self.teams), self.generators, strict=True):
             part.normal_(generator=generator)
+        return new
+
+    def action_noise(self, num_envs: int) -> Tensor:
+        """What actions are sampled by, [N, E, A]."""
+        return self.joint_policy.noise((self.actor.body.agents, num_envs, self.actions), self.generators)
+
+    def next_signal(self, signal: Tensor, fresh: Tensor, new: Tensor | None = None) -> Tensor:
+        """The shared random vector of the coming step, [E, Z]: standard normal, new at every step or where an
+        episode begins (fresh [E], 1 there). new: what `signal_noise` gave, drawn here unless given."""
+        if not signal.shape[1]:
+            return signal
+        new = self.signal_noise(len(signal) // self.teams) if new is None else new
         return new if self.config.signal_per == "step" else torch.where(fresh.unsqueeze(1) > 0, new, signal)
 
     def joint(self, state: Tensor, signal: Tensor, policy: Tensor, features: Tensor, mask: Tensor) -> Any:
@@ -198,12 +215,24 @@ class Algorithm(ABC):
 
     @torch.no_grad()
     def act_joint(
-        self, obs: Tensor, state: Tensor, signal: Tensor, mask: Tensor, h: Tensor, greedy: bool
+        self,
+        obs: Tensor,
+        state: Tensor,
+        signal: Tensor,
+        mask: Tensor,
+        h: Tensor,
+        greedy: bool,
+        noise: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Actions, their joint log-probabilities [N, E] and the actors' next memory."""
+        """Actions, their joint log-probabilities [N, E] and the actors' next memory.
+
+        noise: what `action_noise` gave, drawn here unless given."""
         kind = self.joint_policy
         joint, h = self.look(obs, state, signal, mask, h)
-        action = kind.mode(joint) if greedy else kind.sample(joint, self.generators)
+        if greedy:
+            action = kind.mode(joint)
+        else:
+            action = kind.sample(joint, self.action_noise(obs.shape[1]) if noise is None else noise)
         return action, kind.log_prob(joint, action), h
 
     def look(self, obs: Tensor, state: Tensor, signal: Tensor, mask: Tensor, h: Tensor) -> tuple[Any, Tensor]:
@@ -217,7 +246,7 @@ class Algorithm(ABC):
         kind = self.joint_policy
         raw, _, h = self.actor(obs, h)
         policy = kind.policy(raw, mask)
-        return kind.actor_mode(policy) if greedy else kind.actor_sample(policy, self.generators), h
+        return kind.actor_mode(policy) if greedy else kind.actor_sample(policy, self.action_noise(obs.shape[1])), h
 
     def to_task(self, action: Tensor) -> Tensor:
         """Actions as the task takes them: [N, E] int32, or [N, E, A] float32 in its own units and bounds."""
