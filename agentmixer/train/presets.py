@@ -47,6 +47,7 @@ _ONE_DECISION: dict[str, Any] = {
 }
 _PAPER_PPO: dict[str, Any] = {
     "num_envs": 50,
+    "pipelined": False,
     "rollout_length": 200,
     "epochs": 5,
     "minibatches": 1,
