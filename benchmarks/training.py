@@ -23,20 +23,20 @@ from agentmixer.tasks.base import Task, to_torch
 from agentmixer.tasks.side_by_side import joined, side_by_side
 from agentmixer.train import rollout
 from agentmixer.train.algorithms import AgentMixerPPO
-from agentmixer.train.algorithms.agentmixer_ppo import workers
+from agentmixer.train.algorithms.agentmixer_ppo import threads
 from agentmixer.train.presets import resolve
 
 
 def peak() -> float:
-    """Floating-point operations a second in the product of two 2048 x 2048 matrices, both cores."""
+    """Floating-point operations a second in the product of two 2048 x 2048 matrices, on as many cores as training has."""
     a, b = torch.randn(2, 2048, 2048)
-    threads, best = torch.get_num_threads(), 0.0
-    torch.set_num_threads(workers()._max_workers)
+    before, best = torch.get_num_threads(), 0.0
+    torch.set_num_threads(threads())
     for _ in range(8):
         begin = time.perf_counter()
         a @ b
         best = max(best, 2 * 2048**3 / (time.perf_counter() - begin))
-    torch.set_num_threads(threads)
+    torch.set_num_threads(before)
     return best
 
 

@@ -1,8 +1,8 @@
 """From the actors' policies and PM's output to the joint policy (paper, Section 4.2), one class a kind.
 
 A kind says what an actor's output means, what PM reads of it, how both make the joint policy, and how that is
-sampled and scored. Everything is batched over agents: raw outputs, scores and masks are [N, B, A]. Where
-agents have fewer than A actions (or action elements) the rest is masked out and counts for nothing.
+sampled and scored. Everything is batched over agents, those of all teams that train side by side: raw outputs, scores
+and masks are [N, B, A]. Where agents have fewer than A actions (or action elements) the rest is masked out and counts for nothing.
 """
 
 from __future__ import annotations

@@ -126,9 +126,9 @@ class Actor(nn.Module):
 
 
 class Critic(nn.Module):
-    """K state-value functions over the global state: one an agent (paper), or one for the team (K = 1).
+    """C state-value functions over the global state: one an agent (paper), or one for the team (C = 1).
 
-    teams: how many teams train side by side; K is then that of all, and states lead team after team."""
+    teams: how many teams train side by side; C is then that of all, and states lead team after team."""
 
     def __init__(
         self, critics: int, state: int, hidden: int, layers: int, recurrent: bool, norm: str = "layer", teams: int = 1
@@ -139,15 +139,15 @@ class Critic(nn.Module):
         self.head = StackedLinear(self.critics, hidden, 1, gain=1.0)
 
     def each(self, state: Tensor) -> Tensor:
-        """What every critic sees: [teams, ...] -> [K, ...], a view for a single team."""
+        """What every critic sees: [teams, ...] -> [C, ...], a view for a single team."""
         own = self.critics // self.teams
         return state.unsqueeze(1).expand(-1, own, *state.shape[1:]).reshape(self.critics, *state.shape[1:])
 
     def value(self, features: Tensor) -> Tensor:
-        """features [K, B, H] -> normalised values [K, B]."""
+        """features [C, B, H] -> normalised values [C, B]."""
         return self.head(features).squeeze(-1)
 
     def forward(self, state: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """state [teams * B, S], h [K, B, M] -> normalised values [K, B], new h [K, B, M]."""
+        """state [teams * B, S], h [C, B, M] -> normalised values [C, B], new h [C, B, M]."""
         features, h = self.body(self.each(state.view(self.teams, -1, state.shape[-1])), h)
         return self.value(features), h

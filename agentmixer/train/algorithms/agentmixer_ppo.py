@@ -364,12 +364,16 @@ class AgentMixerPPO(Algorithm):
         return (loss.view_as(active) * active).flatten(1).sum(1) / valued
 
 
+def threads() -> int:
+    """How many blocks have their gradients taken side by side: one a core, or as many as OMP_NUM_THREADS says."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores(), int(told)) if told.isdigit() and int(told) else cores()
+
+
 @functools.cache
 def workers() -> ThreadPoolExecutor:
-    """Threads that take the gradients of blocks: one a core, or as many as OMP_NUM_THREADS says."""
-    told = os.environ.get("OMP_NUM_THREADS", "")
-    threads = min(cores(), int(told)) if told.isdigit() and int(told) else cores()
-    return ThreadPoolExecutor(threads, "gradient", torch.set_num_threads, (1,))
+    """The threads that take the gradients of blocks."""
+    return ThreadPoolExecutor(threads(), "gradient", torch.set_num_threads, (1,))
 
 
 def pick(array: Tensor, part: Tensor | None) -> Tensor:
