@@ -16,6 +16,9 @@ from torch.nn import functional as F
 
 #: Numbers in a vector register.
 LANES = 16
+#: Rows a network from which on LayerNorms with a weight each are taken one by one: that is one pass over memory instead
+#: of several, and their gradients' sums come with it.
+ROWS = 1000
 
 
 class StackedLinear(nn.Module):
@@ -61,7 +64,10 @@ class StackedLayerNorm(nn.Module):
             return self.standardise(x) * self.weight.unsqueeze(1) + self.bias.unsqueeze(1) * self.exists
         if self.weight.shape[0] == 1:
             return F.layer_norm(x, x.shape[-1:], self.weight.squeeze(0), self.bias.squeeze(0))
-        return torch.addcmul(self.bias.unsqueeze(1), self.standardise(x), self.weight.unsqueeze(1))
+        if x.shape[1] < ROWS or torch.compiler.is_compiling():
+            return torch.addcmul(self.bias.unsqueeze(1), self.standardise(x), self.weight.unsqueeze(1))
+        own = zip(x.unbind(), self.weight.unbind(), self.bias.unbind(), strict=True)
+        return torch.stack([F.layer_norm(part, part.shape[-1:], weight, bias) for part, weight, bias in own])
 
     def standardise(self, x: Tensor) -> Tensor:
         """x with mean 0 and variance 1, before weight and bias."""

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from agentmixer.train.stack import (
+    ROWS,
     StackedGRUCell,
     StackedLayerNorm,
     StackedLinear,
@@ -31,12 +32,13 @@ def test_stacked_linear_is_orthogonal_with_its_gain() -> None:
     torch.testing.assert_close(weight @ weight.T, 0.25 * torch.eye(4), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("rows", [5, ROWS])
 @pytest.mark.parametrize("stack", [1, 3])
-def test_stacked_layer_norm_equals_torch(stack: int) -> None:
+def test_stacked_layer_norm_equals_torch(stack: int, rows: int) -> None:
     norm = StackedLayerNorm(stack, 7)
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
-    x = 3 * torch.randn(stack, 5, 7) + 1
+    x = 3 * torch.randn(stack, rows, 7) + 1
     for i in range(stack):
         want = nn.functional.layer_norm(x[i], (7,), norm.weight[i], norm.bias[i])
         torch.testing.assert_close(norm(x)[i], want)
