@@ -161,9 +161,8 @@ def _lane(
         stream.fresh = ended.float()
         stream.step = step
     keep = (1.0 - stream.fresh).view(teams, envs, 1)
-    out["last_value"][:, where] = algorithm.critic(to_torch(step.state, device), forget(stream.memory["critic"], keep))[
-        0
-    ]
+    last, _ = algorithm.critic(to_torch(step.state, device), forget(stream.memory["critic"], keep))
+    out["last_value"][:, where] = last
 
 
 def forget(memory: Tensor, keep: Tensor) -> Tensor:
