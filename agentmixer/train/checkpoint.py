@@ -126,6 +126,8 @@ def restore(algorithm: Algorithm, tasks: Sequence[Sequence[Task]], files: Sequen
     file, envs = files[0], [task.num_envs for task in tasks[0]]
     for part, own in zip(parts, files, strict=True):
         found = [array.shape[0] for key, array in sorted(part.items()) if re.fullmatch(r"stream\.\d+\.fresh", key)]
+        if not found:
+            raise AgentMixerError(f"{own} was written by another version of AgentMixer; train again")
         if found != envs:
             raise AgentMixerError(
                 f"{own} holds {' + '.join(map(str, found))} environments, but by config.toml (num_envs, pipelined) there "

@@ -2,7 +2,8 @@
 
 A kind says what an actor's output means, what PM reads of it, how both make the joint policy, and how that is
 sampled and scored. Everything is batched over agents, those of all teams that train side by side: raw outputs, scores
-and masks are [N, B, A]. Where agents have fewer than A actions (or action elements) the rest is masked out and counts for nothing.
+and masks are [N, B, A]. Where agents have fewer than A actions (or action elements) the rest is masked out and counts
+for nothing.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ class _Discrete:
         return policy.argmax(-1)
 
     def noise(self, shape: tuple[int, ...], generators: Sequence[torch.Generator]) -> Tensor:
-        return _drawn(torch.Tensor.exponential_, shape, generators)
+        return drawn(torch.Tensor.exponential_, shape, generators)
 
     def actor_sample(self, policy: Tensor, noise: Tensor) -> Tensor:
         return sample(policy, noise)
@@ -133,7 +134,9 @@ def sample(logits: Tensor, noise: Tensor) -> Tensor:
     return (logits - noise.log()).argmax(-1)
 
 
-def _drawn(fill: Callable[..., Any], shape: tuple[int, ...], generators: Sequence[torch.Generator]) -> Tensor:
+def drawn(fill: Callable[..., Any], shape: tuple[int, ...], generators: Sequence[torch.Generator]) -> Tensor:
+    """Random numbers, `fill` being one of torch.Tensor's methods that make them. The first dimension falls into equal
+    parts, a team and its generator each."""
     noise = torch.empty(shape, device=generators[0].device)
     for part, generator in zip(noise.chunk(len(generators)), generators, strict=True):
         fill(part, generator=generator)
@@ -202,7 +205,7 @@ class GaussianJoint:
         return policy
 
     def noise(self, shape: tuple[int, ...], generators: Sequence[torch.Generator]) -> Tensor:
-        return _drawn(torch.Tensor.normal_, shape, generators)
+        return drawn(torch.Tensor.normal_, shape, generators)
 
     def actor_sample(self, policy: Tensor, noise: Tensor) -> Tensor:
         return policy

@@ -57,8 +57,8 @@ def collect(
 
     Returns the rollout of K teams with C critics each: obs [K*N,T,E,D], mask [K*N,T,E,A], active and log_prob
     [K*N,T,E], action [K*N,T,E] or [K*N,T,E,A], h_actor [K*N,T,E,M], h_critic [K*C,T,E,M], value and final_value
-    [K*C,T,E], last_value [K*C,E], state [K,T,E,S], signal [K,T,E,Z], reward, terminated, truncated, fresh [K,T,E]; and
-    of each team's episodes that ended: return, won [episodes].
+    [K*C,T,E], last_value [K*C,E], state [K,T,E,S], signal [K,T,E,Z], reward, terminated, truncated, fresh, return (of
+    the episode so far) and won [K,T,E]; and of each team's episodes that ended: return, won [episodes].
 
     Raises AgentMixerError naming environment and step if a task returned something that is not finite.
     """

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import make_run, quiet, tiny_algorithm
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from agentmixer.errors import AgentMixerError
 from agentmixer.train import checkpoint, trainer
@@ -169,6 +169,23 @@ def test_a_checkpoint_of_other_settings_is_refused(trained: Run) -> None:
     _, tensors = checkpoint.read(file)
     with pytest.raises(AgentMixerError, match=r"does not fit its run's config\.toml"):
         checkpoint.restore_weights(tiny_algorithm(), tensors, file)
+
+
+def test_a_checkpoint_of_other_environments_is_refused(trained: Run, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(trained.path, tmp_path / "run"))
+    text = (path / "config.toml").read_text()
+    (path / "config.toml").write_text(text.replace("pipelined = false", "pipelined = true"))
+    with pytest.raises(
+        AgentMixerError, match=r"holds (\d+) environments, but by config\.toml .* are \d+ \+ \d+; put that"
+    ):
+        trainer.train(runs.extend(runs.load(path), "1024", None), quiet(), resume=True)
+    (path / "config.toml").write_text(text)
+    file = checkpoint.latest(runs.load(path))
+    step, tensors = checkpoint.read(file)
+    old = {key: value for key, value in tensors.items() if not key.startswith("stream.")}
+    save_file(old, file, metadata={"step": str(step)})
+    with pytest.raises(AgentMixerError, match="was written by another version"):
+        trainer.train(runs.extend(runs.load(path), "1024", None), quiet(), resume=True)
 
 
 def test_divergence_stops_with_a_sentence_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:

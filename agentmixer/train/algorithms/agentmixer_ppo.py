@@ -42,7 +42,7 @@ class AgentMixerPPOConfig(TeamConfig):
     pipelined: bool = setting(
         False,
         "decide for one half of the environments while the other is simulated (an odd number is not halved); pays where "
-        "simulating takes long",
+        "JAX simulates and takes long",
     )
     rollout_length: int = setting(16, "steps of each environment between two updates", 1, 10_000)
     epochs: int = setting(4, "passes over each rollout", 1)

@@ -14,7 +14,7 @@ from agentmixer.config import Config, setting
 from agentmixer.contract.spec import Box, TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.tasks.base import Task
-from agentmixer.train.joint_policy import GapJoint, GaussianJoint, GumbelJoint, JointPolicy
+from agentmixer.train.joint_policy import GapJoint, GaussianJoint, GumbelJoint, JointPolicy, drawn
 from agentmixer.train.networks import Actor
 from agentmixer.train.policy_modifiers import POLICY_MODIFIERS, NoPM
 from agentmixer.train.replay import Replay
@@ -187,10 +187,7 @@ class Algorithm(ABC):
 
     def signal_noise(self, num_envs: int) -> Tensor:
         """Standard normal, [E, Z]."""
-        new = torch.empty(self.teams * num_envs, self.config.signal, device=self.device)
-        for part, generator in zip(new.chunk(self.teams), self.generators, strict=True):
-            part.normal_(generator=generator)
-        return new
+        return drawn(torch.Tensor.normal_, (self.teams * num_envs, self.config.signal), self.generators)
 
     def action_noise(self, num_envs: int) -> Tensor:
         """What actions are sampled by, [N, E, A]."""
