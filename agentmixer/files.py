@@ -1,0 +1,63 @@
+"""Reading and writing files in folders that somebody else may have laid out: no link is followed, nothing blocks."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from pathlib import Path
+
+from agentmixer.errors import AgentMixerError
+
+
+def read_regular(path: Path, limit: int, links: int | None = 1, again: str = "copy or export the bundle again") -> bytes:
+    """The bytes of a regular file of at most `limit` bytes, read once.
+
+    Symbolic links are not followed and nothing that could block is waited for. links: how many names (hard links) the
+    file may have at most, None for any number; again: the way out that the error names.
+    Raises AgentMixerError naming the file and what is wrong with it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise AgentMixerError(f"{path} is missing or not a regular file ({error.strerror}); {again}") from error
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise AgentMixerError(f"{path} is missing or not a regular file; {again}")
+        if links is not None and found.st_nlink > links:
+            raise AgentMixerError(
+                f"{path} has {found.st_nlink} names (hard links), so that it can change under another; {again}"
+            )
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(limit + 1) if found.st_size <= limit else b""
+    finally:
+        os.close(descriptor)
+    if found.st_size > limit or len(data) > limit:
+        raise AgentMixerError(f"{path} has more than {limit:,} bytes, which is too large for what it should be; {again}")
+    return data
+
+
+def write_whole(path: Path, data: bytes, mode: int = 0o666, replace: bool = True) -> None:
+    """Write a file so that it is complete or absent: a new file beside it is written whole, then renamed.
+
+    A file of that name is replaced; a link or anything else that is not a regular file is not. mode: permissions,
+    before the umask; replace: whether there may be a file already. Raises AgentMixerError if something else has the
+    name, and OSError if the file cannot be written; nothing is left behind then."""
+    with contextlib.suppress(FileNotFoundError):
+        if not (replace and stat.S_ISREG(os.lstat(path).st_mode)):
+            why = "is not a regular file" if replace else "exists already"
+            raise AgentMixerError(f"{path} {why}, and is not written over; remove it or choose another place")
+    scratch = path.with_name(path.name + ".partial")
+    with contextlib.suppress(FileNotFoundError):
+        scratch.unlink()  # left by a process that was killed, or laid there: never written through
+    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.rename(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+        raise
