@@ -6,6 +6,17 @@ import difflib
 from collections.abc import Iterable
 
 
+def printable(text: str) -> str:
+    """Text as a terminal can show it on one line: what is not printable, as in names of files, is spelled out."""
+    return "".join(
+        letter if letter.isprintable() else " " if letter in "\n\r\t" else _spelled(ord(letter)) for letter in text
+    )
+
+
+def _spelled(code: int) -> str:
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
 class AgentMixerError(Exception):
     """Something the caller asked for cannot be done.
 

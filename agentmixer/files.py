@@ -10,7 +10,9 @@ from pathlib import Path
 from agentmixer.errors import AgentMixerError
 
 
-def read_regular(path: Path, limit: int, links: int | None = 1, again: str = "copy or export the bundle again") -> bytes:
+def read_regular(
+    path: Path, limit: int, links: int | None = 1, again: str = "copy or export the bundle again"
+) -> bytes:
     """The bytes of a regular file of at most `limit` bytes, read once.
 
     Symbolic links are not followed and nothing that could block is waited for. links: how many names (hard links) the
@@ -33,7 +35,9 @@ def read_regular(path: Path, limit: int, links: int | None = 1, again: str = "co
     finally:
         os.close(descriptor)
     if found.st_size > limit or len(data) > limit:
-        raise AgentMixerError(f"{path} has more than {limit:,} bytes, which is too large for what it should be; {again}")
+        raise AgentMixerError(
+            f"{path} has more than {limit:,} bytes, which is too large for what it should be; {again}"
+        )
     return data
 
 
@@ -43,14 +47,7 @@ def write_whole(path: Path, data: bytes, mode: int = 0o666, replace: bool = True
     A file of that name is replaced; a link or anything else that is not a regular file is not. mode: permissions,
     before the umask; replace: whether there may be a file already. Raises AgentMixerError if something else has the
     name, and OSError if the file cannot be written; nothing is left behind then."""
-    with contextlib.suppress(FileNotFoundError):
-        if not (replace and stat.S_ISREG(os.lstat(path).st_mode)):
-            why = "is not a regular file" if replace else "exists already"
-            raise AgentMixerError(f"{path} {why}, and is not written over; remove it or choose another place")
-    scratch = path.with_name(path.name + ".partial")
-    with contextlib.suppress(FileNotFoundError):
-        scratch.unlink()  # left by a process that was killed, or laid there: never written through
-    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    scratch, descriptor = _begin(path, mode, replace)
     try:
         with open(descriptor, "wb") as file:
             file.write(data)
@@ -61,3 +58,23 @@ def write_whole(path: Path, data: bytes, mode: int = 0o666, replace: bool = True
         with contextlib.suppress(OSError):
             scratch.unlink()
         raise
+
+
+def check_writable(path: Path) -> None:
+    """Raises what `write_whole` would, and changes nothing."""
+    scratch, descriptor = _begin(path, 0o666, replace=True)
+    os.close(descriptor)
+    scratch.unlink()
+
+
+def _begin(path: Path, mode: int, replace: bool) -> tuple[Path, int]:
+    """A new file beside `path`, open for writing."""
+    with contextlib.suppress(FileNotFoundError):
+        regular = stat.S_ISREG(os.lstat(path).st_mode)
+        if not (replace and regular):
+            why = "exists already" if regular else "is not a regular file"
+            raise AgentMixerError(f"{path} {why}, and is not written over; remove it or choose another place")
+    scratch = path.with_name(path.name + ".partial")
+    with contextlib.suppress(FileNotFoundError):
+        scratch.unlink()  # left by a process that was killed, or laid there: never written through
+    return scratch, os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)

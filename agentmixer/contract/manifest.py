@@ -8,10 +8,10 @@ from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
-from agentmixer.contract.spec import Action, ActionSpace, Discrete, Name, TaskSpec
+from agentmixer.contract.spec import Action, ActionSpace, Count, Discrete, Name, Period, TaskSpec
 from agentmixer.errors import AgentMixerError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 OPSET: Literal[18] = 18
 
 TEAM_FILE = "team.json"
@@ -23,7 +23,13 @@ AGENTS_FOLDER = "agents"
 REPORTS_FOLDER = "reports"
 
 
-Count = Annotated[int, msgspec.Meta(ge=0)]
+#: Most bytes of a manifest: what its decoding costs is bounded by them.
+MAX_TEAM_FILE, MAX_AGENT_FILE = 1 << 22, 1 << 20
+
+#: An agent's place in its team.
+Index = Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)]
+#: Grows with every release of a team, so that a device can refuse an older one.
+Release = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 Size = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
 #: Small enough that no manifest can talk a difference away.
 Tolerance = Annotated[float, msgspec.Meta(ge=0, le=1e-3)]
@@ -50,24 +56,29 @@ class StateSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where an exported policy comes from. `run` is the run directory as given at export."""
+    """Where an exported policy comes from. `run` is the run directory as given at export, a note for people: nothing is
+    looked for there. `config_sha256` is the SHA-256 of the run's config.toml, `checkpoint_sha256` of its checkpoint."""
 
     agentmixer: str
     algorithm: str
     preset: str
-    seed: int
-    step: int
+    seed: Count
+    step: Count
     run: str
+    config_sha256: str
     checkpoint: str
     checkpoint_sha256: str
 
 
 class AgentManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """agent.json: all that one device needs to know. `files` maps each file of the folder to its SHA-256."""
+    """agent.json: all that one device needs to know. `files` maps each file of the folder to its SHA-256; `team_id` and
+    `release` say which team this agent belongs to, and are team.json's."""
 
     schema_version: int
+    team_id: Name
+    release: Release
     agent: Name
-    index: Count
+    index: Index
     task: str
     scenario: str
     inputs: tuple[TensorSpec, ...]
@@ -79,10 +90,12 @@ class AgentManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     action_space: ActionSpace
     #: Where bounds and scaling live. "none" for discrete actions; "graph": outputs are in the task's units.
     action_scaling: Literal["none", "graph"]
-    control_period_s: Annotated[float, msgspec.Meta(gt=0)]
+    control_period_s: Period
     #: What to do when no decision arrives in time.
     fallback_action: Action
     opset: Literal[18]
+    #: Multiplications with additions in the matrix products of one decision.
+    multiply_adds: Count
     #: The static locality certificate: for each output, the inputs among its ancestors, in the inputs' order.
     depends_on: dict[str, tuple[str, ...]]
     files: dict[str, str]
@@ -123,9 +136,11 @@ class Tolerances(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TeamManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """team.json: the task and its agents."""
+    """team.json: the task and its agents. `team_id` names the team over all its releases."""
 
     schema_version: int
+    team_id: Name
+    release: Release
     task: TaskSpec
     agents: dict[str, TeamAgent]
     source: Source
@@ -142,11 +157,16 @@ def sha256(data: bytes) -> str:
 
 def encode(manifest: AgentManifest | TeamManifest) -> bytes:
     """Indented JSON with sorted keys: the same manifest is the same bytes."""
+    # Once through JSON, so that a whole number in a float's place is spelled as the float it will be read as.
+    manifest = msgspec.json.decode(msgspec.json.encode(manifest), type=type(manifest))
     return msgspec.json.format(msgspec.json.encode(manifest, order="sorted"), indent=1) + b"\n"
 
 
 def decode(data: bytes, kind: type[Manifest], path: Path) -> Manifest:
-    """Parse a manifest. Raises AgentMixerError naming the file when it is not one this version can read."""
+    """Parse a manifest. Raises AgentMixerError naming the file when it is not one this version can read.
+
+    Only the spelling that `encode` gives is accepted, so that no two readers can understand a file differently: a key
+    that stands there twice is refused, whichever of its values a reader would take."""
     try:
         version = msgspec.json.decode(data, type=_Version).schema_version
         if version != SCHEMA_VERSION:
@@ -154,9 +174,15 @@ def decode(data: bytes, kind: type[Manifest], path: Path) -> Manifest:
                 f"{path} has schema version {version}, this agentmixer reads {SCHEMA_VERSION}; "
                 + ("upgrade agentmixer" if version > SCHEMA_VERSION else "export the bundle again")
             )
-        return msgspec.json.decode(data, type=kind)
+        manifest = msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise AgentMixerError(f"{path} is not a valid manifest ({error}); export the bundle again") from error
+    if encode(manifest) != data:
+        raise AgentMixerError(
+            f"{path} is not spelled as export spells it (keys sorted and each once, one space of indentation); export "
+            "the bundle again"
+        )
+    return manifest
 
 
 class _Version(msgspec.Struct):

@@ -7,13 +7,18 @@ from typing import Annotated
 import msgspec
 
 #: Agents' names are folder names: nothing that could lead elsewhere.
-Name = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{1,64}$")]
+Name = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_-]{1,64}\Z")]
+#: Seconds between two decisions, from a tenth of a millisecond to eleven days.
+SHORTEST_PERIOD_S, LONGEST_PERIOD_S = 1e-4, 1e6
+Period = Annotated[float, msgspec.Meta(ge=SHORTEST_PERIOD_S, le=LONGEST_PERIOD_S)]
+#: A count in a manifest. Nothing in one is larger.
+Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 62) - 1)]
 
 
 class Discrete(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="discrete"):
     """Actions 0 .. n-1."""
 
-    n: Annotated[int, msgspec.Meta(ge=1)]
+    n: Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
 
 
 class Box(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="box"):
@@ -51,12 +56,12 @@ class TaskSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     options: dict[str, OptionValue]
     agents: tuple[Name, ...]
     obs_names: tuple[tuple[str, ...], ...]
-    state_size: int
+    state_size: Count
     action_spaces: tuple[ActionSpace, ...]
     has_action_mask: bool
     reports_wins: bool
-    episode_limit: int
-    control_period_s: Annotated[float, msgspec.Meta(gt=0)]
+    episode_limit: Count
+    control_period_s: Period
     fallback_actions: tuple[Action, ...]
     shared: str
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import onnx
 import torch
 from onnx.reference import ReferenceEvaluator
 
-from agentmixer import __version__
+from agentmixer import __version__, provenance
 from agentmixer.contract.manifest import (
     AGENT_FILE,
     AGENTS_FOLDER,
@@ -23,6 +25,7 @@ from agentmixer.contract.manifest import (
     SCHEMA_VERSION,
     TEAM_FILE,
     AgentManifest,
+    Release,
     Source,
     StateSpec,
     TeamAgent,
@@ -32,17 +35,17 @@ from agentmixer.contract.manifest import (
     encode,
     sha256,
 )
-from agentmixer.contract.spec import Discrete, TaskSpec
+from agentmixer.contract.spec import Discrete, Name, TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.export.actor import DeployedActor
 from agentmixer.export.graph import export_graph
 from agentmixer.runtime import signature
 from agentmixer.runtime.agent import make_session
 from agentmixer.runtime.bundle import BUNDLES, read_bundle
-from agentmixer.runtime.golden import Golden, Parity, StepFunction, dump, replay
-from agentmixer.runtime.guard import check_model
+from agentmixer.runtime.golden import Golden, Parity, StepFunction, dump, parse, replay
+from agentmixer.runtime.guard import check_model, cost
 from agentmixer.runtime.locality import certificate, check_locality
-from agentmixer.runtime.onnx_graph import read_graph
+from agentmixer.runtime.onnx_graph import GraphRefused, read_graph
 from agentmixer.tasks import Task
 from agentmixer.tasks.base import to_torch
 from agentmixer.train import checkpoint
@@ -55,10 +58,13 @@ GOLDEN_STEPS = 256
 
 
 class Exported(NamedTuple):
-    """A published bundle and how each agent's graph compared: {agent: {evaluator: Parity}}."""
+    """A published bundle and how each agent's graph compared: {agent: {evaluator: Parity}}.
+
+    remembered: whether this machine will know which run it came from."""
 
     path: Path
     parity: dict[str, dict[str, Parity]]
+    remembered: bool
 
 
 @torch.no_grad()
@@ -123,9 +129,9 @@ def evaluators(actor: DeployedActor, model: onnx.ModelProto) -> dict[str, StepFu
 
 
 def _manifest(
-    spec: TaskSpec, index: int, actor: DeployedActor, contents: dict[str, bytes], source: Source
+    spec: TaskSpec, index: int, actor: DeployedActor, contents: dict[str, bytes], team: tuple[str, int], source: Source
 ) -> AgentManifest:
-    space, elements = spec.action_spaces[index], spec.obs_names[index]
+    space, elements, graph = spec.action_spaces[index], spec.obs_names[index], read_graph(contents[MODEL_FILE])
     tensors = {
         "obs": TensorSpec("obs", "float32", (len(elements),), elements),
         "action_mask": TensorSpec("action_mask", "bool", (space.n,)),
@@ -139,6 +145,8 @@ def _manifest(
     }
     return AgentManifest(
         schema_version=SCHEMA_VERSION,
+        team_id=team[0],
+        release=team[1],
         agent=spec.agents[index],
         index=index,
         task=spec.name,
@@ -152,7 +160,8 @@ def _manifest(
         control_period_s=spec.control_period_s,
         fallback_action=spec.fallback_actions[index],
         opset=OPSET,
-        depends_on=certificate(read_graph(contents[MODEL_FILE])),
+        multiply_adds=cost(graph).multiply_adds,
+        depends_on=certificate(graph),
         files={name: sha256(data) for name, data in contents.items()},
         source=source,
     )
@@ -164,15 +173,33 @@ def default_path(source: Source, task: TaskSpec) -> Path:
     return BUNDLES / name
 
 
+def default_team_id(task: TaskSpec) -> str:
+    """Task and scenario as a name."""
+    return re.sub("[^A-Za-z0-9_-]+", "-", f"{task.name}-{task.scenario}")[:64]
+
+
+def checked_team(team_id: str, release: int) -> tuple[str, int]:
+    """Both as given. Raises AgentMixerError if a manifest cannot hold them."""
+    try:
+        return msgspec.convert((team_id, release), tuple[Name, Release])
+    except msgspec.ValidationError as error:
+        raise AgentMixerError(
+            f"team '{team_id}', release {release} cannot stand in a bundle; a team's name has 1 to 64 letters, digits, _ "
+            "and -, and a release is a number from 0 to 2,147,483,647"
+        ) from error
+
+
 def export(
-    run: Run, out: Path | None = None, progress: Callable[[str], None] = lambda _: None, sign: Path | None = None
-) -> Exported:
+    run: Run, out: Path | None = None, progress: Callable[[str], None] = lambda _: None, sign: Path | None = None,
+    team_id: str | None = None, release: int = 0,
+) -> Exported:  # fmt: skip
     """Export the newest checkpoint of `run`, one folder an agent; PM and critics are not written.
 
     `out` must not exist; without it the bundle goes to `default_path`, where an earlier export of the same
     checkpoint is replaced. Nothing appears there before all agents have passed parity. Calls `progress`
-    with each agent's name. sign: file of the private key to sign it with. Raises AgentMixerError if parity fails,
-    `out` exists or the key is none."""
+    with each agent's name. sign: file of the private key to sign it with; team_id, release: what a device may hold its
+    agent to (`default_team_id` unless given). Raises AgentMixerError if parity fails, `out` exists, the key is none or
+    `team_id` or `release` cannot be what they should."""
     key = signature.private_key(sign) if sign else None
     run = run.on_cpu()
     file = checkpoint.latest(run)
@@ -180,10 +207,19 @@ def export(
         raise AgentMixerError(f"{out} exists already; choose another --out or remove it first")
     with contextlib.closing(run.make_task(1)) as task:
         spec = task.spec
+        team = checked_team(default_team_id(spec) if team_id is None else team_id, release)
         algorithm, step = checkpoint.load_weights(run, task, file)
         goldens = record(algorithm, task)
     source = Source(
-        __version__, run.algorithm, run.preset, run.seed, step, str(run.path), file.name, sha256(file.read_bytes())
+        agentmixer=__version__,
+        algorithm=run.algorithm,
+        preset=run.preset,
+        seed=run.seed,
+        step=step,
+        run=str(run.path),
+        config_sha256=run.digest,
+        checkpoint=file.name,
+        checkpoint_sha256=sha256(file.read_bytes()),
     )
     target = out or default_path(source, spec)
     tolerances = Tolerances()
@@ -213,19 +249,26 @@ def export(
                         f"(by up to {result.policy_error:.1e}); nothing was exported"
                     )
             contents = {MODEL_FILE: model.SerializeToString(deterministic=True), GOLDEN_FILE: dump(goldens[index])}
-            described = _manifest(spec, index, actor, contents, source)
+            try:
+                described = _manifest(spec, index, actor, contents, team, source)
+            except GraphRefused as error:
+                raise AgentMixerError(
+                    f"agent {name}: {error}; nothing was exported; train with a smaller network (--set hidden=...)"
+                ) from error
             check_locality(check_model(contents[MODEL_FILE], described), described)
+            parse(contents[GOLDEN_FILE], described)
             manifest = encode(described)
             folder = draft / AGENTS_FOLDER / name
             folder.mkdir(parents=True)
             for file_name, data in {**contents, AGENT_FILE: manifest}.items():
                 (folder / file_name).write_bytes(data)
             entries[name] = TeamAgent(f"{AGENTS_FOLDER}/{name}", sha256(manifest))
-        (draft / TEAM_FILE).write_bytes(encode(TeamManifest(SCHEMA_VERSION, spec, entries, source, tolerances)))
+        manifest = encode(TeamManifest(SCHEMA_VERSION, *team, spec, entries, source, tolerances))
+        (draft / TEAM_FILE).write_bytes(manifest)
         if key:
             signature.sign(draft, key)
         read_bundle(draft)
         if target.exists():
             target.rename(Path(scratch) / "replaced")
         draft.rename(target)
-    return Exported(target, parity)
+    return Exported(target, parity, provenance.remember("bundles", sha256(manifest), run.path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import NoReturn
 
@@ -9,6 +10,7 @@ import numpy as np
 import onnxruntime
 
 from agentmixer.contract.manifest import AgentManifest
+from agentmixer.contract.spec import Box, Discrete
 from agentmixer.errors import AgentMixerError
 from agentmixer.runtime.bundle import AgentFiles, read_agent
 from agentmixer.runtime.guard import check_model
@@ -29,8 +31,17 @@ def _all(flags: np.ndarray) -> bool:
     return b"\x00" not in flags.tobytes()
 
 
+def _finite(array: np.ndarray) -> bool:
+    # A product with itself is finite only if all elements are; of those that overflow in it, each is looked at.
+    return math.isfinite(np.vdot(array, array)) or _all(np.isfinite(array))
+
+
 def _any(flags: np.ndarray) -> bool:
     return b"\x01" in flags.tobytes()
+
+
+class InvalidDecision(AgentMixerError):
+    """What the policy gave is no action of its space, not a legal one, or not finite: do the fallback action instead."""
 
 
 class Agent:
@@ -49,7 +60,8 @@ class Agent:
         self.manifest: AgentManifest = files.manifest
         check_locality(check_model(files.model, files.manifest), files.manifest)
         try:
-            self._session = make_session(files.model)
+            #: What computes; its inputs and outputs are the manifest's.
+            self.session = make_session(files.model)
         except Exception as error:  # onnxruntime's exceptions have no common base below Exception
             raise AgentMixerError(
                 f"agent {self.manifest.agent}: the model cannot be loaded ({error}); export the bundle again"
@@ -62,6 +74,10 @@ class Agent:
         self._mask_shape = self.manifest.tensor("action_mask").shape if self._masked else ()
         self._zeros = np.zeros((1, self.manifest.memory), np.float32)
         self._state_input = state.input if state else None
+        space = self.manifest.action_space
+        self._discrete, self._n = isinstance(space, Discrete), space.n
+        if isinstance(space, Box):  # compared in float32, which the graph clamps in
+            self._low, self._high = np.asarray(space.low, np.float32), np.asarray(space.high, np.float32)
         self._feed: dict[str, np.ndarray] = {}
         self.reset()
         #: What the last decision was the mode of, [A]: logits (an illegal action has a very negative one) or
@@ -69,11 +85,20 @@ class Agent:
         self.policy: np.ndarray | None = None
 
     @classmethod
-    def load(cls, folder: str | Path, trusted: str | Path | None = None, name: str | None = None) -> Agent:
+    def load(
+        cls, folder: str | Path, trusted: str | Path | None = None, name: str | None = None, inspect: bool = False
+    ) -> Agent:
         """Read, verify and load one agent's folder. Raises AgentMixerError naming what is wrong.
 
-        trusted: file of the public key that must have signed it; name: which agent it must be."""
-        return cls(read_agent(Path(folder), None if trusted is None else Path(trusted), name))
+        trusted: file of the public key that must have signed it, and whose pin holds, if it has one; name: which agent it
+        must be; inspect: let a sandboxed process decode and try it first, as `agentmixer verify` does, so that this one
+        never decodes anything that did not pass (takes about half a second)."""
+        place, key = Path(folder), None if trusted is None else Path(trusted)
+        if not inspect:
+            return cls(read_agent(place, key, name))
+        from agentmixer.runtime.verify import inspected  # which itself loads agents
+
+        return cls(inspected(place, key, name))
 
     def reset(self) -> None:
         """A new episode: forget the recurrent state."""
@@ -91,19 +116,19 @@ class Agent:
         Returns the action: [] int64, or [A] float32 in the task's own units and within its bounds.
 
         Raises AgentMixerError for a wrong shape or dtype, a value that is not finite, a missing mask or
-        one that allows nothing, or an observation so large that the policy overflows; the recurrent state is then unchanged."""
+        one that allows nothing, and InvalidDecision if what the policy computes is not finite (an observation may be so
+        large that it overflows), out of range or bounds, or masked; the recurrent state is then unchanged."""
         if type(obs) is not np.ndarray or obs.shape != self._obs_shape or obs.dtype != np.float32:
             self._refuse(obs, "obs", self._obs_shape, "float32")
-        if not _all(np.isfinite(obs)):
+        if not _finite(obs):
             where = int(np.flatnonzero(~np.isfinite(obs))[0])
             name = self.manifest.tensor("obs").elements[where]
             raise AgentMixerError(
                 f"agent {self.manifest.agent}: obs[{where}] ({name}) is {obs[where]}; send finite numbers only"
             )
-        feed = self._feed
+        feed, mask = self._feed, action_mask
         feed["obs"] = obs[None]
         if self._masked:
-            mask = action_mask
             if type(mask) is not np.ndarray or mask.shape != self._mask_shape or mask.dtype != np.bool_:
                 self._refuse(mask, "action_mask", self._mask_shape, "bool")
             if not _any(mask):
@@ -111,18 +136,28 @@ class Agent:
                     f"agent {self.manifest.agent}: action_mask allows no action; at least one must be legal"
                 )
             feed["action_mask"] = mask[None]
-        elif action_mask is not None:
+        elif mask is not None:
             raise AgentMixerError(f"agent {self.manifest.agent}: this task has no action mask; call act(obs)")
-        action, policy, *state = self._session.run(self._outputs, feed)
-        if not _all(np.isfinite(state[0] if state else policy)):
-            raise AgentMixerError(
-                f"agent {self.manifest.agent}: the observation is finite but so large that the policy overflowed; "
-                "send observations in the task's own units"
+        outputs = self.session.run(self._outputs, feed)
+        action = outputs[0][0]
+        if not (_finite(outputs[1]) and (len(outputs) == 2 or _finite(outputs[2]))):
+            raise self._invalid(
+                "not finite: the observation is so large that the policy overflowed, or its weights are broken"
             )
+        if self._discrete:
+            if not 0 <= (chosen := int(action)) < self._n or (mask is not None and not mask[chosen]):
+                raise self._invalid(f"action {action}, which does not exist or is masked")
+        elif not _all((self._low <= action) & (action <= self._high)):
+            raise self._invalid(f"action {action}, which is out of bounds")
         if self._state_input:
-            feed[self._state_input] = state[0]
-        self.policy = policy[0]
-        return action[0]
+            feed[self._state_input] = outputs[2]
+        self.policy = outputs[1][0]
+        return action
+
+    def _invalid(self, what: str) -> InvalidDecision:
+        return InvalidDecision(
+            f"agent {self.manifest.agent}: its decision is {what}; do the fallback action, and verify the agent"
+        )
 
     def _refuse(self, array: object, name: str, shape: tuple[int, ...], dtype: str) -> NoReturn:
         got = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
@@ -134,8 +169,8 @@ class Agent:
         """onnxruntime has understood the graph's inputs and outputs as the guard has."""
         types = {"tensor(float)": "float32", "tensor(bool)": "bool", "tensor(int64)": "int64"}
         for kind, declared, actual in (
-            ("inputs", self.manifest.inputs, self._session.get_inputs()),
-            ("outputs", self.manifest.outputs, self._session.get_outputs()),
+            ("inputs", self.manifest.inputs, self.session.get_inputs()),
+            ("outputs", self.manifest.outputs, self.session.get_outputs()),
         ):
             wanted = [(spec.name, spec.dtype, tuple(spec.shape)) for spec in declared]
             found = [(node.name, types.get(node.type, node.type), tuple(node.shape[1:])) for node in actual]

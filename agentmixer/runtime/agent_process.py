@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import subprocess
 import time
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
-from agentmixer.contract.spec import Discrete
+from agentmixer.contract.manifest import AgentManifest
 from agentmixer.errors import AgentMixerError
 from agentmixer.runtime.bundle import Bundle
-from agentmixer.runtime.frames import MAX_FRAME, Kind, pack, unpack
+from agentmixer.runtime.frames import HEADER, MAX_FRAME, Kind, action_array, pack, reason_of, unpack
 from agentmixer.runtime.launch import PROCESS, Ready, launch
 from agentmixer.runtime.sandbox import Isolation
 
 START_TIMEOUT_S = 30.0
+#: Bytes of a socket's buffer that a message cannot use; the kernel keeps 32.
+_SOCKET_OVERHEAD = 1024
 
 
 class AgentLost(AgentMixerError):
@@ -39,14 +41,23 @@ class AgentProcess:
         self.name, self.index = name, files.manifest.index
         self.digest = bytes.fromhex(files.digest)[:8]
         self.space = files.manifest.action_space
-        self.fallback = np.array(
-            files.manifest.fallback_action, np.int64 if isinstance(self.space, Discrete) else np.float32
-        )
+        self.fallback = action_array(files.manifest.fallback_action, self.space)
+        needed = _largest_frame(files.manifest)
+        if needed > MAX_FRAME:
+            raise AgentMixerError(
+                f"agent {name} sees {needed:,} bytes a step, but a frame carries {MAX_FRAME:,}; give it a smaller observation"
+            )
         self.sent_bytes = self.received_bytes = 0
         self._required = require_isolation
         arguments = ["--require-isolation"] if require_isolation else []
         launched = launch(PROCESS, str(bundle.folder(name).resolve()), *arguments)
         self.process, self.link, self._cwd, self._started = launched
+        if not _makes_room(self.link, needed):
+            self.close()
+            raise AgentMixerError(
+                f"agent {name} sees {needed:,} bytes a step, more than this system lets a socket take at once; allow more: "
+                f"sysctl net.core.wmem_max={2 * needed}"
+            )
         #: What its process has given up; nothing until it has announced itself.
         self.isolation = Isolation()
 
@@ -54,22 +65,30 @@ class AgentProcess:
         """Wait until the agent announces itself. Returns seconds since its process was started.
 
         Raises AgentMixerError with the agent's own words if it refuses, or if it dies or stays silent."""
-        self.link.settimeout(START_TIMEOUT_S)
+        self.link.settimeout(max(START_TIMEOUT_S - self.age_s(), 0.001))
         try:
             data = self.link.recv(MAX_FRAME)
         except TimeoutError:
             raise AgentMixerError(f"agent {self.name} did not start within {START_TIMEOUT_S:.0f} s") from None
+        except OSError as error:
+            raise AgentMixerError(f"agent {self.name} did not start: its link broke ({error.strerror})") from error
         if not data:
             raise AgentMixerError(
-                f"agent {self.name} did not start: its process ended with status {self.process.wait()}"
+                f"agent {self.name} did not start: it hung up before it was ready; its process {_status(self.process)}"
             )
+        return self.announced(data)
+
+    def announced(self, data: bytes) -> float:
+        """Take an agent's first message. Waits for nothing. Returns and raises as `await_ready` does."""
         self.link.setblocking(False)
+        if not data:
+            raise AgentMixerError(f"agent {self.name} did not start: it hung up before it was ready")
         frame = unpack(data)
         if frame.kind != Kind.READY or frame.digest != self.digest:
-            raise AgentMixerError(f"agent {self.name} did not start: {bytes(frame.payload).decode(errors='replace')}")
+            raise AgentMixerError(f"agent {self.name} did not start: {reason_of(frame, self.space)}")
         try:
             self.isolation = msgspec.json.decode(frame.payload, type=Ready).isolation
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise AgentMixerError(
                 f"agent {self.name} did not start: what it announced is not READY ({error})"
             ) from error
@@ -131,6 +150,23 @@ class AgentProcess:
             self.process.kill()
             self.process.wait()
         self._cwd.cleanup()
+
+
+def _largest_frame(manifest: AgentManifest) -> int:
+    """Bytes of the longest frame that goes to an agent: an observation and its mask."""
+    mask = manifest.action_space.n if manifest.mask_rule == "forbid" else 0
+    return HEADER.size + 4 * manifest.tensor("obs").shape[0] + mask
+
+
+def _makes_room(link: socket.socket, needed: int) -> bool:
+    """Let the link take a frame of so many bytes. Returns whether it now does; the system has a limit."""
+
+    def room() -> int:
+        return link.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - _SOCKET_OVERHEAD
+
+    if room() < needed:
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, needed + _SOCKET_OVERHEAD)
+    return room() >= needed
 
 
 def _status(process: subprocess.Popen[bytes]) -> str:

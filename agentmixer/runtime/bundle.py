@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +12,8 @@ from agentmixer.contract.manifest import (
     AGENT_FILE,
     AGENTS_FOLDER,
     GOLDEN_FILE,
+    MAX_AGENT_FILE,
+    MAX_TEAM_FILE,
     MODEL_FILE,
     REPORTS_FOLDER,
     TEAM_FILE,
@@ -19,12 +24,18 @@ from agentmixer.contract.manifest import (
 )
 from agentmixer.contract.spec import Discrete, allows
 from agentmixer.errors import AgentMixerError
-from agentmixer.runtime import signature
-from agentmixer.runtime.guard import read_regular
+from agentmixer.files import read_regular
+from agentmixer.runtime import golden, signature
 from agentmixer.runtime.onnx_graph import MAX_FILE
 
 #: Where bundles go and are looked for unless told otherwise.
 BUNDLES = Path("bundles")
+
+
+#: Most entries that a folder of agents may have, and any other folder of a bundle.
+MAX_AGENTS, MOST_FILES = 1024, 64
+#: Most bytes of all agents' files together.
+MAX_BYTES = 128 << 20
 
 
 class AgentFiles(NamedTuple):
@@ -40,43 +51,118 @@ class AgentFiles(NamedTuple):
 class Bundle(NamedTuple):
     """A verified bundle: every file is what was exported. The models are checked when they are loaded.
 
-    `agents` follows the order of `team.task.agents`."""
+    `agents` follows the order of `team.task.agents`; `digest` is the SHA-256 of team.json, which covers everything else."""
 
     path: Path
     team: TeamManifest
     agents: dict[str, AgentFiles]
+    digest: str
 
     def folder(self, agent: str) -> Path:
         """The agent's own folder: all that its device gets."""
         return self.path / self.team.agents[agent].folder
 
 
-def _only(folder: Path, allowed: set[str]) -> None:
-    for entry in sorted(folder.iterdir()):
-        if entry.name not in allowed:
-            raise AgentMixerError(f"{entry} is not listed in the manifest; remove it, or export the bundle again")
+class Raw(NamedTuple):
+    """A folder's files as they lie there: bytes, and nothing of them decoded yet.
+
+    names: all that is in the folder; files: contents by name; problems: why a file could not be read."""
+
+    folder: Path
+    names: tuple[str, ...]
+    files: dict[str, bytes]
+    problems: dict[str, str]
+
+    def read(self, name: str) -> bytes:
+        """A file's bytes. Raises AgentMixerError if it could not be read."""
+        if name not in self.files:
+            problem = self.problems.get(name) or f"{self.folder / name} is missing; copy or export the bundle again"
+            raise AgentMixerError(problem)
+        return self.files[name]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the files that were read."""
+        return sum(map(len, self.files.values()))
+
+    def only(self, allowed: Iterable[str]) -> None:
+        """Raises AgentMixerError naming a file that lies in the folder and should not."""
+        for name in self.names:
+            if name not in allowed:
+                raise AgentMixerError(
+                    f"{self.folder / name} is not listed in the manifest; remove it, or export the bundle again"
+                )
+
+
+#: Files of an agent's folder and of a bundle, each with its most bytes.
+AGENT_LIMITS = {
+    AGENT_FILE: MAX_AGENT_FILE,
+    signature.AGENT_SIGNATURE_FILE: signature.LENGTH,
+    MODEL_FILE: MAX_FILE,
+    GOLDEN_FILE: golden.MAX_FILE,
+}
+TEAM_LIMITS = {TEAM_FILE: MAX_TEAM_FILE, signature.SIGNATURE_FILE: signature.LENGTH}
+
+
+def read_raw(folder: Path, limits: dict[str, int]) -> Raw:
+    """Read a folder's known files, bytes once, and list the others. limits: the most bytes of each.
+
+    Raises AgentMixerError if there is no such folder, or far more in it than should be."""
+    names = listed(folder, MOST_FILES)
+    files, problems = {}, {}
+    for name in limits.keys() & set(names):
+        try:
+            files[name] = read_regular(folder / name, limits[name])
+        except AgentMixerError as error:
+            problems[name] = str(error)
+    return Raw(folder, names, files, problems)
+
+
+def listed(folder: Path, most: int) -> tuple[str, ...]:
+    """Names of all that is in a folder, which no link leads to, sorted.
+
+    Raises AgentMixerError if there is no such folder, or more in it than `most`."""
+    if not folder.is_dir() or folder.is_symlink():
+        raise AgentMixerError(
+            f"{folder} is missing or not a folder; copy the bundle again or export one: agentmixer export --per-agent onnx"
+        )
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in itertools.islice(entries, most + 1))
+    if len(names) > most:
+        raise AgentMixerError(f"{folder} holds more than {most} files; copy or export the bundle again")
+    return tuple(names)
 
 
 def read_agent(folder: Path, trusted: Path | None = None, name: str | None = None) -> AgentFiles:
     """Read and verify one agent's folder, bytes once.
 
-    trusted: public key that must have signed it; name: which agent it must be.
+    trusted: public key that must have signed it (and see `signature.Pin`); name: which agent it must be.
     Raises AgentMixerError naming the file that is missing, changed, unlisted or of an unknown version."""
-    data = read_agent_file(folder)
-    if trusted is not None or name is not None:
-        signature.check_agent(folder, data, trusted, name)
-    manifest = agent_manifest(folder, data)
-    only_listed(folder, manifest)
-    return read_listed(folder, manifest, data)
+    return open_agent(read_raw(folder, AGENT_LIMITS), trusted, name)
 
 
-def read_agent_file(folder: Path) -> bytes:
-    """The bytes of agent.json in an agent's folder. Raises AgentMixerError if there is no such folder or file."""
-    if not folder.is_dir() or folder.is_symlink():
-        raise AgentMixerError(
-            f"{folder} is missing: no agent there; export one first: agentmixer export --per-agent onnx"
-        )
-    return read_regular(folder / AGENT_FILE, MAX_FILE)
+def open_agent(raw: Raw, trusted: Path | None = None, name: str | None = None) -> AgentFiles:
+    """`read_agent` of a folder whose bytes have been read."""
+    check_agent_signature(raw, trusted)
+    manifest = named_manifest(raw, name)
+    signature.check_pin(manifest, raw.folder, signature.pinned_for(trusted))
+    raw.only(AGENT_LIMITS)
+    return open_listed(raw, manifest)
+
+
+def named_manifest(raw: Raw, name: str | None) -> AgentManifest:
+    """An agent's manifest. Raises AgentMixerError if it is none, contradicts itself or is another agent's than `name`'s."""
+    manifest = agent_manifest(raw.folder, raw.read(AGENT_FILE))
+    if name is not None and manifest.agent != name:
+        raise AgentMixerError(f"{raw.folder} holds agent {manifest.agent}, not {name}; copy the folder of {name} here")
+    return manifest
+
+
+def check_agent_signature(raw: Raw, trusted: Path | None) -> str:
+    """See `signature.check`."""
+    file = signature.AGENT_SIGNATURE_FILE
+    given = raw.read(file) if file in raw.names else None
+    return signature.check(raw.folder / AGENT_FILE, raw.read(AGENT_FILE), raw.folder / file, given, trusted)
 
 
 def agent_manifest(folder: Path, data: bytes) -> AgentManifest:
@@ -96,23 +182,14 @@ def agent_manifest(folder: Path, data: bytes) -> AgentManifest:
     return manifest
 
 
-def only_listed(folder: Path, manifest: AgentManifest) -> None:
-    """Raises AgentMixerError naming a file in the agent's folder that its manifest does not list."""
-    _only(folder, {AGENT_FILE, signature.AGENT_SIGNATURE_FILE, *manifest.files})
-
-
-def read_listed(folder: Path, manifest: AgentManifest, data: bytes) -> AgentFiles:
-    """The files that the manifest lists. Raises AgentMixerError naming one that is missing or changed.
-
-    data: the bytes of agent.json."""
-    contents = {}
+def open_listed(raw: Raw, manifest: AgentManifest) -> AgentFiles:
+    """The files that the manifest lists. Raises AgentMixerError naming one that is missing or changed."""
     for name, digest in manifest.files.items():
-        contents[name] = read_regular(folder / name, MAX_FILE)
-        if sha256(contents[name]) != digest:
+        if sha256(raw.read(name)) != digest:
             raise AgentMixerError(
-                f"{folder / name} is not what was exported (its SHA-256 differs); copy or export the bundle again"
+                f"{raw.folder / name} is not what was exported (its SHA-256 differs); copy or export the bundle again"
             )
-    return AgentFiles(manifest, contents[MODEL_FILE], contents[GOLDEN_FILE], sha256(data))
+    return AgentFiles(manifest, raw.files[MODEL_FILE], raw.files[GOLDEN_FILE], sha256(raw.files[AGENT_FILE]))
 
 
 def _consistent(manifest: AgentManifest, path: Path) -> None:
@@ -137,6 +214,8 @@ def _consistent(manifest: AgentManifest, path: Path) -> None:
         action = manifest.tensor("action")
         told = {"action": (action.dtype, action.shape), "policy": manifest.tensor(manifest.policy).shape}
         wanted = {"action": ("int64", ()) if discrete else ("float32", (space.n,)), "policy": (space.n,)}
+        if manifest.mask_rule == "forbid":
+            told["mask"], wanted["mask"] = manifest.tensor("action_mask").shape, (space.n,)
         if state:
             told["state"] = [manifest.tensor(name).shape for name in (state.input, state.output)]
             wanted["state"] = [(state.size,)] * 2
@@ -160,6 +239,7 @@ def belongs(manifest: AgentManifest, digest: str, team: TeamManifest, index: int
     told_and_wanted: dict[str, tuple[object, object]] = {
         "agent": (manifest.agent, task.agents[index]),
         "index": (manifest.index, index),
+        "team": ((manifest.team_id, manifest.release), (team.team_id, team.release)),
         "task": ((manifest.task, manifest.scenario), (task.name, task.scenario)),
         "action space": (manifest.action_space, task.action_spaces[index]),
         "control period": (manifest.control_period_s, task.control_period_s),
@@ -174,32 +254,50 @@ def belongs(manifest: AgentManifest, digest: str, team: TeamManifest, index: int
 
 
 def read_bundle(path: Path, trusted: Path | None = None) -> Bundle:
-    """Read and verify a whole bundle. trusted: public key that must have signed it.
+    """Read and verify a whole bundle. trusted: public key that must have signed it (and see `signature.Pin`).
 
     Raises AgentMixerError naming the file that is missing, changed, unlisted or of an unknown version."""
-    data = read_team_file(path)
-    if trusted is not None:
-        signature.check(path, data, trusted)
-    team = team_manifest(path, data)
-    only_agents(path, team)
-    agents = {}
+    raw, names = read_team_raw(path)
+    check_team_signature(raw, trusted)
+    team = team_manifest(path, raw.read(TEAM_FILE))
+    signature.check_pin(team, path, signature.pinned_for(trusted))
+    only_agents(raw, names, team)
+    agents, size = {}, 0
     for index, name in enumerate(team.task.agents):
         folder = path / team.agents[name].folder
-        agents[name] = read_agent(folder)
+        raw_agent = read_raw(folder, AGENT_LIMITS)
+        size = check_size(size + raw_agent.size, path)
+        agents[name] = open_agent(raw_agent)
         belongs(agents[name].manifest, agents[name].digest, team, index, folder)
-    return Bundle(path, team, agents)
+    return Bundle(path, team, agents, sha256(raw.read(TEAM_FILE)))
 
 
-def read_team_file(path: Path) -> bytes:
-    """The bytes of a bundle's team.json. Raises AgentMixerError if there is none, or no real folder of agents."""
-    if not (path / TEAM_FILE).is_file():
+def check_size(size: int, path: Path) -> int:
+    """The bytes read of a bundle so far. Raises AgentMixerError if they are too many."""
+    if size > MAX_BYTES:
+        raise AgentMixerError(
+            f"the agents of {path} have more than {MAX_BYTES:,} bytes together; export a smaller team, or hand out its agents "
+            "one by one"
+        )
+    return size
+
+
+def read_team_raw(path: Path) -> tuple[Raw, tuple[str, ...]]:
+    """A bundle's own files, and the names of what lies in its folder of agents.
+
+    Raises AgentMixerError if there is no bundle, or no real folder of agents."""
+    if not os.path.lexists(path / TEAM_FILE):
         raise AgentMixerError(
             f"{path} holds no bundle (no {TEAM_FILE}); export one first: agentmixer export --per-agent onnx"
         )
-    folder = path / AGENTS_FOLDER
-    if not folder.is_dir() or folder.is_symlink():
-        raise AgentMixerError(f"{folder} is missing or not a folder; copy or export the bundle again")
-    return read_regular(path / TEAM_FILE, MAX_FILE)
+    return read_raw(path, TEAM_LIMITS), listed(path / AGENTS_FOLDER, MAX_AGENTS)
+
+
+def check_team_signature(raw: Raw, trusted: Path | None) -> str:
+    """See `signature.check`."""
+    file = signature.SIGNATURE_FILE
+    given = raw.read(file) if file in raw.names else None
+    return signature.check(raw.folder / TEAM_FILE, raw.read(TEAM_FILE), raw.folder / file, given, trusted)
 
 
 def team_manifest(path: Path, data: bytes) -> TeamManifest:
@@ -222,10 +320,10 @@ def team_manifest(path: Path, data: bytes) -> TeamManifest:
     return team
 
 
-def only_agents(path: Path, team: TeamManifest) -> None:
-    """Raises AgentMixerError naming what lies in the bundle, or among its agents, and is not the team's."""
-    _only(path, {TEAM_FILE, signature.SIGNATURE_FILE, AGENTS_FOLDER, REPORTS_FOLDER})
-    _only(path / AGENTS_FOLDER, set(team.task.agents))
+def only_agents(raw: Raw, names: tuple[str, ...], team: TeamManifest) -> None:
+    """Raises AgentMixerError naming what lies in the bundle, or among its agents (`names`), and is not the team's."""
+    raw.only({*TEAM_LIMITS, AGENTS_FOLDER, REPORTS_FOLDER})
+    Raw(raw.folder / AGENTS_FOLDER, names, {}, {}).only(team.task.agents)
 
 
 def newest(root: Path = BUNDLES) -> Path:

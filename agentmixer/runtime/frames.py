@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from agentmixer.contract.spec import ActionSpace, Discrete
+from agentmixer.contract.spec import Action, ActionSpace, Discrete
 from agentmixer.errors import AgentMixerError
 
 MAGIC = b"AMXR"
-VERSION = 2
+VERSION = 3
 #: magic, version, kind, agent, episode, step, send time ns (sender's monotonic clock), deadline us after
 #: it, observation bytes, mask bytes, first 8 bytes of the agent.json SHA-256; then CRC-32 of those and of the payload.
 _FIELDS = struct.Struct("<4sHHIIIQIII8s")
@@ -26,7 +26,7 @@ HEADER = struct.Struct(_FIELDS.format + "I")
 #: Before the action in a decision: time spent deciding in ns.
 DECIDING = struct.Struct("<Q")
 MAX_FRAME = 1 << 20
-#: Bytes of text a refusal may carry.
+#: Bytes of text that a refusal, a fallback or an announcement may carry.
 MAX_REASON = 4096
 #: Episode and step of a refusal of a frame that cannot be trusted to say which it was.
 NOWHERE = (2**32 - 1, 2**32 - 1)
@@ -40,6 +40,7 @@ class Kind(IntEnum):
     ACT = 3  # agent -> host: a decision, echoing episode and step
     REFUSE = 4  # agent -> host: why not, payload: text
     STOP = 5  # host -> agent: end
+    FALLBACK = 6  # agent -> host: no valid decision; the fallback action, as ACT has its action, then text: why
 
 
 class Frame(NamedTuple):
@@ -85,8 +86,11 @@ def unpack(data: bytes) -> Frame:
         raise AgentMixerError("frame was damaged on the way (its checksum differs)")
     if kind not in Kind._value2member_map_:
         raise AgentMixerError(f"frame has the unknown kind {kind}")
-    if (kind == Kind.OBSERVE and len(payload) != obs_bytes + mask_bytes) or (
-        kind == Kind.ACT and len(payload) <= DECIDING.size
+    if (
+        (kind == Kind.OBSERVE and len(payload) != obs_bytes + mask_bytes)
+        or (kind in (Kind.ACT, Kind.FALLBACK) and len(payload) <= DECIDING.size)
+        or (kind in (Kind.READY, Kind.REFUSE) and len(payload) > MAX_REASON)
+        or (kind == Kind.STOP and len(payload))
     ):
         raise AgentMixerError(f"frame of kind {Kind(kind).name} carries {len(payload)} bytes, not what its header says")
     return Frame(Kind(kind), agent, episode, step, sent, deadline, obs_bytes, mask_bytes, digest, payload)
@@ -111,23 +115,43 @@ def decision(action: np.ndarray, deciding_ns: int) -> bytes:
     return DECIDING.pack(deciding_ns) + action.astype(action.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
-def action_of(frame: Frame, space: ActionSpace) -> tuple[np.ndarray, int]:
+def action_array(action: Action, space: ActionSpace) -> np.ndarray:
+    """An action of a manifest as `Agent.act` gives one: [] int64 or [A] float32."""
+    return np.array(action, np.int64 if isinstance(space, Discrete) else np.float32)
+
+
+def action_bytes(space: ActionSpace) -> int:
+    """Bytes that an action takes in a frame."""
+    return 8 if isinstance(space, Discrete) else 4 * space.n
+
+
+def _action_type(space: ActionSpace) -> str:
+    return "<i8" if isinstance(space, Discrete) else "<f4"
+
+
+def reason_of(frame: Frame, space: ActionSpace) -> str:
+    """Why a REFUSE or FALLBACK frame was sent, in the agent's words."""
+    begin = DECIDING.size + action_bytes(space) if frame.kind == Kind.FALLBACK else 0
+    return bytes(frame.payload[begin : begin + MAX_REASON]).decode(errors="replace")
+
+
+def action_of(frame: Frame, space: ActionSpace, mask: np.ndarray | None = None) -> tuple[np.ndarray, int]:
     """The action of an ACT frame, as `Agent.act` returned it, and the time spent deciding in ns.
 
-    Raises AgentMixerError if it is not an action of `space`."""
+    mask: [A] bool, what was legal. Raises AgentMixerError if it is not an action of `space`, or not a legal one."""
     data = frame.payload[DECIDING.size :]
     (deciding,) = DECIDING.unpack_from(frame.payload)
-    kind, count = ("<i8", 1) if isinstance(space, Discrete) else ("<f4", space.n)
-    if len(data) != np.dtype(kind).itemsize * count:
+    kind = _action_type(space)
+    if len(data) != action_bytes(space):
         raise AgentMixerError(f"an action of {len(data)} bytes is none of this agent's")
     action = np.frombuffer(data, kind)
     if isinstance(space, Discrete):
         action = action[0]
-        fits = bool(0 <= action < space.n)
+        fits = bool(0 <= action < space.n) and (mask is None or bool(mask[action]))
     else:
         # The graph clamps in float32, so bounds are compared there. A NaN compares as outside.
         low, high = np.asarray(space.low, np.float32), np.asarray(space.high, np.float32)
         fits = bool(((low <= action) & (action <= high)).all())
     if not fits:
-        raise AgentMixerError(f"action {action} does not exist or is out of bounds")
+        raise AgentMixerError(f"action {action} does not exist, is masked or out of bounds")
     return action, deciding

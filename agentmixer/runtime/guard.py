@@ -1,53 +1,42 @@
-"""What stands before every session: files read without following links, models checked before onnxruntime sees them."""
+"""What stands before every session: models checked before onnxruntime sees them."""
 
 from __future__ import annotations
 
-import os
-import stat
 from math import prod
-from pathlib import Path
+from typing import NamedTuple
 
 from agentmixer.contract.manifest import AgentManifest
 from agentmixer.errors import AgentMixerError
-from agentmixer.runtime.onnx_graph import BATCH, MAX_ELEMENTS, Graph, GraphRefused, Node, Shape, read_graph, refuse
+from agentmixer.runtime.onnx_graph import BATCH, Graph, GraphRefused, Node, Shape, read_graph, refuse
+
+#: Most that one decision may take. A file of 16 MiB holds half as many weights, each used once by a plain network.
+MAX_MULTIPLY_ADDS = 1 << 23
+#: Most elements that everything computed for one decision may have.
+MAX_ELEMENTS = 1 << 18
 
 
-def read_regular(path: Path, limit: int) -> bytes:
-    """The bytes of a regular file with one name and at most `limit` bytes, read once.
+class Cost(NamedTuple):
+    """What one decision takes: multiplications with additions in matrix products, elements of all that is computed,
+    and operators."""
 
-    Symbolic links are not followed and nothing that could block is waited for.
-    Raises AgentMixerError naming the file and what is wrong with it."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise AgentMixerError(
-            f"{path} is missing or not a regular file ({error.strerror}); copy or export the bundle again"
-        ) from error
-    try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise AgentMixerError(f"{path} is missing or not a regular file; copy or export the bundle again")
-        if found.st_nlink != 1:
-            raise AgentMixerError(
-                f"{path} has {found.st_nlink} names (hard links), so that it can change under another; copy the bundle again"
-            )
-        with open(descriptor, "rb", closefd=False) as file:
-            data = file.read(limit + 1) if found.st_size <= limit else b""
-    finally:
-        os.close(descriptor)
-    if found.st_size > limit or len(data) > limit:
-        raise AgentMixerError(f"{path} has more than {limit:,} bytes; nothing in a bundle is that large")
-    return data
+    multiply_adds: int
+    elements: int
+    nodes: int
+
+    @property
+    def work(self) -> int:
+        """All of it in multiply-adds, roughly: an element costs as much time as 8 of them, an operator as 4,096."""
+        return self.multiply_adds + 8 * self.elements + 4096 * self.nodes
 
 
 def check_model(model: bytes, manifest: AgentManifest) -> Graph:
-    """Limits, then the allow-list, then names, types and shapes against the manifest.
+    """Limits, then the allow-list, then names, types, shapes and cost against the manifest.
 
     Raises AgentMixerError naming the agent and the first thing that is wrong."""
     try:
         graph = read_graph(model)
         check_contract(graph, manifest)
-        count_elements(graph)
+        check_cost(graph, manifest)
     except GraphRefused as error:
         raise AgentMixerError(f"agent {manifest.agent}: {error}; export the bundle again") from error
     return graph
@@ -65,27 +54,42 @@ def check_contract(graph: Graph, manifest: AgentManifest) -> None:
             refuse(f"has {kind} {found}, which are not the manifest's {wanted}")
 
 
-def count_elements(graph: Graph) -> int:
-    """How many elements the constants and everything computed from one row have together.
+def check_cost(graph: Graph, manifest: AgentManifest) -> Cost:
+    """A decision takes as many multiply-adds as the manifest says. Raises GraphRefused, see `cost` too."""
+    found = cost(graph)
+    if found.multiply_adds != manifest.multiply_adds:
+        refuse(
+            f"takes {found.multiply_adds:,} multiply-adds a decision, where the manifest says {manifest.multiply_adds:,}"
+        )
+    return found
 
-    Every shape and type is worked out from the inputs, with the batch left open; every value keeps the batch
-    as its first dimension, so no row can depend on another. Raises GraphRefused for an operator that does not fit
-    its operands, an output that is not what the graph declares, or more than MAX_ELEMENTS."""
+
+def cost(graph: Graph) -> Cost:
+    """What one decision takes, with every shape and type worked out from the inputs and the batch left open.
+
+    Every value keeps the batch as its first dimension, so no row can depend on another. Raises GraphRefused for an
+    operator that does not fit its operands, an output that is not what the graph declares, or more than
+    MAX_MULTIPLY_ADDS or MAX_ELEMENTS."""
     known: dict[str, tuple[str, Shape]] = {value.name: (value.dtype, value.shape) for value in graph.inputs}
     known.update((constant.name, ("float32", constant.shape)) for constant in graph.constants.values())
-    total = sum(_elements(shape) for _, shape in known.values())
+    elements = multiply_adds = 0
     for node in graph.nodes:
-        results = _results(node, [known[name] for name in node.inputs])
+        operands = [known[name] for name in node.inputs]
+        results = _results(node, operands)
         if results is None or len(results) != len(node.outputs):
             refuse(f"gives {node.op} operands or attributes that it cannot have")
         known.update(zip(node.outputs, results, strict=True))
-        total += sum(_elements(shape) for _, shape in results)
-        if total > MAX_ELEMENTS:
-            refuse(f"computes more than {MAX_ELEMENTS:,} elements")
+        elements += sum(_elements(shape) for _, shape in results)
+        if node.op in ("MatMul", "Gemm"):
+            multiply_adds += _elements(operands[1][1])  # a row meets every element of the matrix once
+        if elements > MAX_ELEMENTS:
+            refuse(f"computes more than {MAX_ELEMENTS:,} elements a decision")
+        if multiply_adds > MAX_MULTIPLY_ADDS:
+            refuse(f"takes more than {MAX_MULTIPLY_ADDS:,} multiply-adds a decision")
     for value in graph.outputs:
         if known[value.name] != (value.dtype, value.shape):
             refuse(f"declares '{value.name}' as another type or shape than it computes")
-    return total
+    return Cost(multiply_adds, elements, len(graph.nodes))
 
 
 def _elements(shape: Shape) -> int:

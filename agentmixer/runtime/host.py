@@ -10,6 +10,7 @@ import contextlib
 import functools
 import select
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,12 +23,14 @@ from agentmixer.errors import AgentMixerError
 from agentmixer.runtime.agent_process import START_TIMEOUT_S, AgentProcess, HungUp
 from agentmixer.runtime.bundle import Bundle
 from agentmixer.runtime.faults import Faults, FaultyLink, Key
-from agentmixer.runtime.frames import NOWHERE, Kind, action_of, pack, unpack
+from agentmixer.runtime.frames import MAX_FRAME, NOWHERE, Kind, action_of, pack, reason_of, unpack
 
 #: How often in a row a lost agent is started before it is given up.
 START_ATTEMPTS = 3
 #: Frames taken from one agent before the others get their turn.
 _BURST = 64
+#: poll() takes no more; whoever waits longer polls again.
+_LONGEST_POLL_MS = 1e6
 #: Why a step was missed whose decision came after all.
 LATE = "late"
 
@@ -41,8 +44,10 @@ class Decision(NamedTuple):
     round_trip_ns: int
     #: The agent's own clock for unpacking, deciding and packing, ns; 0 if none came.
     deciding_ns: int
-    #: False: no decision before the deadline, `action` is the manifest's fallback.
+    #: False: no decision before the deadline, or none that is valid; `action` is the manifest's fallback.
     in_time: bool
+    #: Why the agent itself fell back; None unless it did.
+    invalid: str | None = None
 
 
 @dataclass
@@ -59,6 +64,8 @@ class Tally:
     broken: int = 0
     #: Refusals by the agent.
     refused: int = 0
+    #: Steps in which the agent's policy gave no valid decision, and it fell back and said so.
+    invalid: int = 0
     restarts: int = 0
 
     @property
@@ -120,6 +127,8 @@ class Host:
         self._playing: Key | None = None
         #: Why each agent has not decided in the step being played, as far as is known.
         self._why: list[str | None] = []
+        #: What each agent may do in that step, if the task masks.
+        self._masks: list[np.ndarray] | None = None
         #: Agents that do not answer yet, and how often they were started in vain.
         self._starting: dict[int, int] = {}
         self._gone: set[int] = set()
@@ -171,7 +180,7 @@ class Host:
                 "episodes must grow, and steps within one"
             )
         self.last = self._playing = key
-        self._why = [None] * len(self.agents)
+        self._why, self._masks = [None] * len(self.agents), masks
         self._hurt("stop")
         deadline_ns = time.monotonic_ns() + int(self.deadline_s * 1e9)
         deadline_us = min(int(self.deadline_s * 1e6), 2**32 - 1)  # all that its field in the frame can say
@@ -242,7 +251,8 @@ class Host:
                         continue
                     if index in missing:
                         missing.remove(index)
-                        decisions[index] = Decision(decided[0], time.monotonic_ns() - sent[index], decided[1], True)
+                        self.tallies[index].invalid += decided.invalid is not None
+                        decisions[index] = decided._replace(round_trip_ns=time.monotonic_ns() - sent[index])
                     else:
                         self.tallies[index].duplicates += 1
             missing.difference_update(self._starting, self._gone)
@@ -251,7 +261,8 @@ class Host:
     def _ready(self, until_ns: int) -> list[int]:
         """Agents that something has come from, or whose frames are due; waits for one no longer than until then."""
         timers = [until_ns, *(due for due, _ in self._stopped), *(link.due_ns() for link in self.links)]
-        ready = [self._index[fd] for fd, _ in self._poll.poll(max(min(timers) - time.monotonic_ns(), 0) / 1e6)]
+        wait_ms = min(max(min(timers) - time.monotonic_ns(), 0) / 1e6, _LONGEST_POLL_MS)
+        ready = [self._index[fd] for fd, _ in self._poll.poll(wait_ms)]
         now = time.monotonic_ns()
         for due, index in [entry for entry in self._stopped if entry[0] <= now]:
             self._stopped.remove((due, index))
@@ -285,8 +296,8 @@ class Host:
                     return
                 yield data
 
-    def _judge(self, index: int, data: bytes, deadline_ns: int) -> tuple[np.ndarray, int] | None:
-        """What a frame from an agent decides for the step being played, and the ns it took; None if nothing.
+    def _judge(self, index: int, data: bytes, deadline_ns: int) -> Decision | None:
+        """What a frame from an agent decides for the step being played; None if nothing.
 
         Decisions that echo another episode or step are stale, those sent after the deadline late; neither is applied.
         Host and agent share a machine, and so the monotonic clock."""
@@ -302,20 +313,25 @@ class Host:
             raise agent.lost(f"speaks for agent {frame.agent}")
         key = (frame.episode, frame.step)
         if frame.kind == Kind.REFUSE:
-            reason = bytes(frame.payload).decode(errors="replace")
+            reason = reason_of(frame, agent.space)
             if not self.links and key in (self._playing, NOWHERE):
                 raise agent.lost(f"refused step {self.last[1]}: {reason}")
             tally.refused += 1
             self._note(index, key, f"refused: {reason}")
-        elif frame.kind == Kind.ACT:
+        elif frame.kind in (Kind.ACT, Kind.FALLBACK):
             if key != self._playing:
                 tally.stale += 1
                 self._note(index, key, LATE)
             elif frame.sent_ns > deadline_ns:
                 self._note(index, key, LATE)
             else:
+                if frame.kind == Kind.FALLBACK:
+                    why = f"invalid: {reason_of(frame, agent.space)}"
+                    self._note(index, key, why)
+                    return Decision(agent.fallback, 0, 0, False, why)
                 try:
-                    return action_of(frame, agent.space)
+                    action, deciding_ns = action_of(frame, agent.space, self._masks[index] if self._masks else None)
+                    return Decision(action, 0, deciding_ns, True)
                 except AgentMixerError as error:
                     raise agent.lost(f"sent a broken decision ({error})") from error
         return None
@@ -378,7 +394,13 @@ class Host:
 
     def _rejoin(self, index: int) -> None:
         try:
-            self.agents[index].await_ready()
+            data = self.agents[index].link.recv(MAX_FRAME, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        try:
+            self.agents[index].announced(data)
         except AgentMixerError:
             self._replace(index, self._starting[index])
             return

@@ -16,9 +16,9 @@ from agentmixer.contract.manifest import OPSET
 from agentmixer.errors import AgentMixerError
 
 MAX_FILE = 1 << 24
-MAX_NODES = 4096
-#: Of constants and of everything computed from one row.
-MAX_ELEMENTS = 64_000_000
+MAX_NODES = 1 << 10
+#: A constant has no more elements than its file has room for.
+MAX_CONSTANT = MAX_FILE // 4
 MAX_NAME = 256
 MAX_TEXT = 4096
 
@@ -56,11 +56,11 @@ class Value(NamedTuple):
 
 
 class Constant(NamedTuple):
-    """An initialiser, always float32. data: its elements, row by row, little-endian."""
+    """An initialiser, always float32. data: its elements, row by row, little-endian; a view into the model's bytes."""
 
     name: str
     shape: tuple[int, ...]
-    data: bytes
+    data: memoryview
 
 
 class Node(NamedTuple):
@@ -153,7 +153,7 @@ def _value(fields: dict[str, Any]) -> Value:
         if (
             (name != BATCH or size is not None)
             if i == 0
-            else (name is not None or not 1 <= (size or 0) <= MAX_ELEMENTS)
+            else (name is not None or not 1 <= (size or 0) <= MAX_CONSTANT)
         ):
             refuse(f"does not fix the shape of '{fields['name']}', all but the batch that leads it")
         shape.append(name if i == 0 else size)
@@ -169,12 +169,12 @@ def _dtype(number: int, name: str) -> str:
 
 
 def _constant(fields: dict[str, Any]) -> Constant:
-    name, shape, data = fields["name"], tuple(fields["dims"]), bytes(fields["raw_data"])
+    name, shape, data = fields["name"], tuple(fields["dims"]), fields["raw_data"]
     if _dtype(fields["data_type"], name) != "float32":
         refuse(f"holds a constant '{name}' that is not float32")
     elements = 1
     for size in shape:
-        if not 1 <= size <= MAX_ELEMENTS:
+        if not 1 <= size <= MAX_CONSTANT:
             refuse(f"declares an impossible shape for '{name}'")
         elements *= size
     if elements * 4 != len(data):

@@ -1,8 +1,8 @@
 """The agent's process: one folder, one descriptor, nothing else.
 
 Started by `runtime.launch` as `python -I process.py FOLDER [--require-isolation]` with an empty environment in an
-empty directory; its standard input is the link. It verifies its folder, enters the sandbox, loads its model from the
-bytes it verified and answers frames until told to stop.
+empty directory; its standard input is the link. It reads its folder's bytes, enters the sandbox, verifies and decodes
+them there, loads its model from them and answers frames until told to stop.
 """
 
 from __future__ import annotations
@@ -24,9 +24,19 @@ import msgspec
 
 from agentmixer.errors import AgentMixerError
 from agentmixer.runtime import sandbox
-from agentmixer.runtime.agent import Agent
-from agentmixer.runtime.bundle import AgentFiles, read_agent
-from agentmixer.runtime.frames import MAX_FRAME, MAX_REASON, NOWHERE, Kind, decision, observation, pack, unpack
+from agentmixer.runtime.agent import Agent, InvalidDecision
+from agentmixer.runtime.bundle import AGENT_LIMITS, AgentFiles, open_agent, read_raw
+from agentmixer.runtime.frames import (
+    MAX_FRAME,
+    MAX_REASON,
+    NOWHERE,
+    Kind,
+    action_array,
+    decision,
+    observation,
+    pack,
+    unpack,
+)
 from agentmixer.runtime.launch import Ready
 from agentmixer.runtime.sandbox import Isolation
 
@@ -34,23 +44,31 @@ from agentmixer.runtime.sandbox import Isolation
 def start(
     link: socket.socket, folder: Path, required: bool = False, enter: Callable[[int], Isolation] = sandbox.enter
 ) -> tuple[AgentFiles, Agent] | None:
-    """Verify `folder`, give up everything but `link`, load the agent, announce READY.
+    """Read the bytes in `folder`, give up everything but `link`, then decode and verify them, load the agent and
+    announce READY.
 
-    required: refuse before the model is touched unless isolation is full. Returns None, having told the host why,
+    required: refuse before anything is decoded unless isolation is full. Returns None, having told the host why,
     if there is no agent to be had."""
     index, digest = 0, bytes(8)
     try:
-        files = read_agent(folder)
-        index, digest = files.manifest.index, bytes.fromhex(files.digest)[:8]
+        raw = read_raw(folder, AGENT_LIMITS)
         isolation = enter(link.fileno())
         if required:
-            isolation.require(files.manifest.agent)
+            isolation.require(folder.name)
+        files = open_agent(raw)
+        index, digest = files.manifest.index, bytes.fromhex(files.digest)[:8]
         agent = Agent(files)
+        sandbox.loaded()
     except Exception as error:  # whatever it is, the host must hear of it
-        link.send(pack(Kind.REFUSE, index, digest, str(error).encode()[:MAX_REASON]))
+        link.send(pack(Kind.REFUSE, index, digest, _reason(error)))
         return None
     link.send(pack(Kind.READY, index, digest, msgspec.json.encode(Ready(files.manifest.agent, isolation))))
     return files, agent
+
+
+def _reason(error: Exception) -> bytes:
+    """What is wrong, as a refusal carries it."""
+    return (str(error) or type(error).__name__).encode(errors="replace")[:MAX_REASON]
 
 
 def serve(link: socket.socket, files: AgentFiles, agent: Agent) -> None:
@@ -58,7 +76,9 @@ def serve(link: socket.socket, files: AgentFiles, agent: Agent) -> None:
 
     A frame of a later episode than the last one's resets the agent first, so that no lost message can
     leave it with the recurrent state of an episode that is over. A frame that comes twice, or after a later one, is
-    refused, so that the recurrent state takes each step at most once and in order."""
+    refused, so that the recurrent state takes each step at most once and in order. Where the policy gives no valid
+    decision, the manifest's fallback action goes back in a frame that says so and why."""
+    fallback = action_array(files.manifest.fallback_action, files.manifest.action_space)
     index, digest = files.manifest.index, bytes.fromhex(files.digest)[:8]
     clock = time.monotonic_ns
     last = (-1, -1)
@@ -83,13 +103,17 @@ def serve(link: socket.socket, files: AgentFiles, agent: Agent) -> None:
             if episode != last[0]:
                 agent.reset()
             last = (episode, step)
-            action = agent.act(*seen)
+            action, kind, reason = fallback, Kind.FALLBACK, b""
+            try:
+                action, kind = agent.act(*seen), Kind.ACT
+            except InvalidDecision as error:
+                reason = _reason(error)
             now = clock()
-            link.send(pack(Kind.ACT, index, digest, decision(action, now - begin), episode, step, now))
+            link.send(pack(kind, index, digest, decision(action, now - begin) + reason, episode, step, now))
         except ConnectionError:
             raise
         except Exception as error:  # one bad frame must not end the agent
-            link.send(pack(Kind.REFUSE, index, digest, str(error).encode()[:MAX_REASON], episode, step))
+            link.send(pack(Kind.REFUSE, index, digest, _reason(error), episode, step))
 
 
 def main(

@@ -11,10 +11,13 @@ ends the process.
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import resource
+import signal
 import struct
 import sys
+import threading
 from typing import NamedTuple
 
 import msgspec
@@ -42,8 +45,10 @@ ARGUMENT = tuple(16 + 8 * i for i in range(6))
 X32 = 0x40000000
 PROT_EXEC = 4
 
-#: What is left to spare for the session and its work, beyond what the process has mapped when it enters.
-ADDRESS_SPACE = 1 << 30
+#: What is left to spare for the session and its work, beyond what the process has mapped when it enters, in bytes.
+ADDRESS_SPACE = 192 << 20
+#: Seconds of CPU that loading an agent may take.
+LOAD_CPU_S = 20
 
 
 class Machine(NamedTuple):
@@ -170,8 +175,10 @@ def probe() -> Offered:
     return Offered(max(_call(LANDLOCK_CREATE_RULESET, 0, 0, LANDLOCK_VERSION), 0), available)
 
 
-def enter(link: int) -> Isolation:
+def enter(link: int, cpu_s: int = LOAD_CPU_S) -> Isolation:
     """Give up everything but the descriptor `link`, for good, and say what that came to.
+
+    cpu_s: seconds of CPU after which SIGXCPU ends the process, unless it has come to ignore that signal.
 
     What this kernel does not offer is left out and reported, never an error. Modules must have been imported and
     files read before: afterwards nothing can be opened, stderr included."""
@@ -188,9 +195,15 @@ def enter(link: int) -> Isolation:
         descriptors=_close_all_but(link),
         threads=threads,
         landlock=_landlock() if no_new_privs else 0,
-        limits=_limit(mapped),
+        limits=_limit(mapped, cpu_s),
         seccomp=no_new_privs and _seccomp(ours),
     )
+
+
+def loaded() -> None:
+    """Lift the limit of CPU, which is for loading: how long an agent may act has no limit."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGXCPU, signal.SIG_IGN)
 
 
 def program(ours: Machine, pid: int) -> bytes:
@@ -285,8 +298,8 @@ def _seen() -> tuple[int, int]:
         return 0, 0
 
 
-def _limit(mapped: int) -> bool:
-    """No core, no file that grows, no process, no further descriptor, no locked memory, memory that fits."""
+def _limit(mapped: int, cpu_s: int) -> bool:
+    """No core, no file that grows, no process, no further descriptor, no locked memory, memory and time that fit."""
     if not mapped:
         return False
     wanted = {
@@ -302,6 +315,9 @@ def _limit(mapped: int) -> bool:
             hard = resource.getrlimit(kind)[1]
             value = value if hard == resource.RLIM_INFINITY else min(value, hard)
             resource.setrlimit(kind, (value, value))
+        used, hard = math.ceil(sum(os.times()[:2])), resource.getrlimit(resource.RLIMIT_CPU)[1]
+        soft = used + cpu_s if hard == resource.RLIM_INFINITY else min(used + cpu_s, hard)
+        resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
     except (OSError, ValueError):
         return False
     return True
