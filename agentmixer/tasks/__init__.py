@@ -1,6 +1,6 @@
 """Where agents act: one adapter a benchmark, all batched, one protocol (`tasks.base.Task`)."""
 
 from agentmixer.tasks.base import ScenarioInfo, Task, TaskFamily, TaskStep
-from agentmixer.tasks.registry import check, family, make, names
+from agentmixer.tasks.registry import check, family, make, names, names_code
 
-__all__ = ["ScenarioInfo", "Task", "TaskFamily", "TaskStep", "check", "family", "make", "names"]
+__all__ = ["ScenarioInfo", "Task", "TaskFamily", "TaskStep", "check", "family", "make", "names", "names_code"]

@@ -136,6 +136,9 @@ class TaskFamily(Protocol):
 
     backends: tuple[str, ...]
     notes: str
+    #: Whether a scenario's name leads to code that is imported: what was not trained here is then built only if the user
+    #: repeats the name.
+    names_code: bool
     #: Settings of the task, given with --env-arg; a frozen dataclass whose fields are `config.setting`s.
     Options: type[Config]
 

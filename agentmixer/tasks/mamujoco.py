@@ -76,6 +76,7 @@ REGROUPED: dict[str, tuple[str, tuple[tuple[str, ...], ...] | None]] = {
 }
 
 backends = ("mujoco",)
+names_code = False
 notes = (
     "Observations, rewards and terminations are those of Gymnasium-Robotics' mamujoco_v1, which drives the "
     "legs of Ant correctly: returns are not comparable with the original Multi-Agent MuJoCo's. Ant-8x1, "

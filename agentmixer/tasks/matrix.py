@@ -36,6 +36,7 @@ MAX_CELLS = 1_000_000
 
 Options = NoOptions
 backends = ("jax",)
+names_code = False
 notes = (
     "One step an episode; every agent sees the constant 1. Won means that the team got the matrix's maximum. Any "
     "other payoff: give as scenario the path of a .json file (nested lists, one level an agent), a .npy file or a "

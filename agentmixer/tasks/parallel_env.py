@@ -23,7 +23,15 @@ from gymnasium import spaces
 from gymnasium.spaces.utils import flatdim, flatten
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
-from agentmixer.contract.spec import Action, ActionSpace, Box, Discrete, TaskSpec
+from agentmixer.contract.spec import (
+    LONGEST_PERIOD_S,
+    SHORTEST_PERIOD_S,
+    Action,
+    ActionSpace,
+    Box,
+    Discrete,
+    TaskSpec,
+)
 from agentmixer.errors import AgentMixerError
 from agentmixer.tasks.base import TaskStep, cores
 from agentmixer.tasks.pettingzoo import Options, arguments, factory
@@ -182,7 +190,7 @@ def _control_period(env: Any) -> float:
     """Seconds a step: 1 / metadata["render_fps"], else the environment's `dt`, else 1."""
     fps = (getattr(env, "metadata", None) or {}).get("render_fps")
     for value in (1.0 / fps if isinstance(fps, int | float) and fps > 0 else None, getattr(env.unwrapped, "dt", None)):
-        if isinstance(value, int | float | np.floating) and 0 < value < math.inf:
+        if isinstance(value, int | float | np.floating) and SHORTEST_PERIOD_S <= value <= LONGEST_PERIOD_S:
             return float(value)
     return 1.0
 

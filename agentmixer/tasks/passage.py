@@ -25,6 +25,7 @@ JAMMED = {1: 0.0, 2: -10.0}
 
 Options = NoOptions
 backends = ("jax",)
+names_code = False
 notes = (
     "One step an episode; an agent sees only its own size. Best possible: 9.25 if one could see both sizes, 8.5 "
     "for agents that cannot; agents that copy the all-seeing policy's most frequent action get 4.5."

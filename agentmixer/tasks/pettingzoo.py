@@ -21,6 +21,7 @@ from agentmixer.errors import AgentMixerError, nearest
 from agentmixer.tasks.base import ScenarioInfo, Task
 
 backends = ("processes", "serial")
+names_code = True
 notes = (
     "The scenario is module:factory; factory(**options) must return a PettingZoo ParallelEnv, and a module alone "
     "means module:parallel_env. Modules in the current directory are found. The team's reward is the mean of all "

@@ -49,6 +49,7 @@ class Options(Config):
 
 
 backends = ("jax",)
+names_code = False
 notes = (
     "Won means that all prey were caught within the limit. Published figures differ in the penalty, in the reward "
     "for a capture and in the limit: compare only with runs of the same rules (docs/tasks.md states ours)."

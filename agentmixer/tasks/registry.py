@@ -32,6 +32,11 @@ def family(task: str) -> TaskFamily:
         ) from error
 
 
+def names_code(task: str) -> bool:
+    """Whether scenarios of that family name code to import. A family that does not say is taken to do so."""
+    return bool(getattr(family(task), "names_code", True))
+
+
 def check(
     task: str, scenario: str, backend: str | None = None, options: Mapping[str, Any] | None = None
 ) -> tuple[str, dict[str, Any]]:

@@ -35,6 +35,7 @@ CONTROL_PERIOD_S = 0.5
 
 Options = NoOptions
 backends = ("smax", "sc2")
+names_code = False
 notes = (
     "Backend smax is JaxMARL's SMAX with a scripted enemy, not StarCraft II. It does not model healing "
     "(medivac left out), self-destruction (baneling left out), splash (the colossus hits one target), "

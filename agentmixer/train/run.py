@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from agentmixer import __version__
+from agentmixer import __version__, provenance
 from agentmixer.config import Config
+from agentmixer.contract.manifest import sha256
 from agentmixer.errors import AgentMixerError, nearest
-from agentmixer.tasks import Task, make
+from agentmixer.tasks import Task, make, names_code
 from agentmixer.train.algorithms import ALGORITHMS
 
 RUNS = Path("runs")
@@ -37,6 +38,10 @@ class Run:
     #: The task's options as resolved (--env-arg).
     options: dict[str, Any]
     config: Any
+    #: SHA-256 of config.toml as it was read or written last.
+    digest: str = ""
+    #: Code that the user lets the task import, as the scenario names it. Needed only for a run that was not trained here.
+    task_code: str | None = None
 
     def on_cpu(self) -> Run:
         """The same run to be looked at, exported or deployed on this machine's processor."""
@@ -64,7 +69,19 @@ class Run:
             ) from error
 
     def make_task(self, num_envs: int) -> Task:
-        """The run's task, `num_envs` at a time."""
+        """The run's task, `num_envs` at a time.
+
+        Raises AgentMixerError if the scenario names code, the run was not trained here, and nobody has allowed it."""
+        if (
+            names_code(self.task)
+            and self.task_code != self.scenario
+            and not provenance.trained_here(self.digest, self.path)
+        ):
+            call = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+            raise AgentMixerError(
+                f"{self.path} was not trained here, and its task {self.task} would import and call "
+                f"{self.scenario}({call}); if you trust that code, repeat it: --task-code {shlex.quote(self.scenario)}"
+            )
         return make(self.task, self.scenario, num_envs, self.backend, self.options, self.device)
 
 
@@ -90,9 +107,8 @@ def create(
         again = shlex.join(["agentmixer", "train", task, scenario, "--resume", "--out", str(path)])
         raise AgentMixerError(f"{path} exists already; continue it with '{again}' or choose another --out")
     path.mkdir(parents=True)
-    run = Run(path, task, scenario, backend, algorithm, preset, seed, device, options, config)
-    write_config(run)
-    return run
+    run = Run(path, task, scenario, backend, algorithm, preset, seed, device, options, config, task_code=scenario)
+    return write_config(run)
 
 
 def now() -> str:
@@ -112,13 +128,18 @@ def write(file: Path, text: str) -> None:
     scratch.rename(file)
 
 
-def write_config(run: Run) -> None:
-    """config.toml: what was asked for and every setting as resolved."""
+def write_config(run: Run) -> Run:
+    """config.toml: what was asked for and every setting as resolved. Returns the run with the file's digest, which is
+    remembered as made here."""
     head = {name: getattr(run, name) for name in IDENTITY}
     lines = [f"{key} = {_toml(value)}" for key, value in (head | {"agentmixer": __version__}).items()]
     lines += ["", "[options]"] + [f"{_toml(key)} = {_toml(value)}" for key, value in run.options.items()]
     lines += ["", "[settings]"] + [f"{key} = {_toml(value)}" for key, value in asdict(run.config).items()]
-    write(run.path / "config.toml", "\n".join(lines) + "\n")
+    text = "\n".join(lines) + "\n"
+    write(run.path / "config.toml", text)
+    digest = sha256(text.encode())
+    provenance.remember("runs", digest, run.path)
+    return replace(run, digest=digest)
 
 
 def _toml(value: Any) -> str:
@@ -126,13 +147,16 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def load(path: Path) -> Run:
-    """Read a run back. Raises AgentMixerError if `path` holds none, or one this version cannot read."""
+def load(path: Path, task_code: str | None = None) -> Run:
+    """Read a run back. task_code: code that its task may import though the run was not trained here.
+
+    Raises AgentMixerError if `path` holds no run, or one this version cannot read."""
     file = path / "config.toml"
     if not file.is_file():
         raise AgentMixerError(f"{path} holds no run (no config.toml); list runs with: agentmixer runs")
     try:
-        data = tomllib.loads(file.read_text(encoding="utf-8"))
+        text = file.read_bytes()
+        data = tomllib.loads(text.decode())
         head = {name: data[name] for name in IDENTITY}
         if any(type(value) is not (int if name == "seed" else str) for name, value in head.items()):
             raise ValueError("the run's task, algorithm, device or seed is not of its type")
@@ -148,7 +172,7 @@ def load(path: Path) -> Run:
         config.check()
     except (ValueError, KeyError, TypeError, AgentMixerError) as error:
         raise AgentMixerError(f"{file} is damaged or of another version ({error}); the run cannot be read") from error
-    return Run(path=path, options=options, config=config, **head)
+    return Run(path=path, options=options, config=config, digest=sha256(text), task_code=task_code, **head)
 
 
 def find_all(root: Path = RUNS) -> list[Path]:
@@ -157,10 +181,12 @@ def find_all(root: Path = RUNS) -> list[Path]:
     return [file.parent for file in files]
 
 
-def newest(task: str | None = None, scenario: str | None = None, root: Path = RUNS) -> Run:
-    """The newest run that has a checkpoint. Raises AgentMixerError saying what to type when there is none."""
+def newest(
+    task: str | None = None, scenario: str | None = None, root: Path = RUNS, task_code: str | None = None
+) -> Run:
+    """The newest run that has a checkpoint. task_code: see `load`. Raises AgentMixerError saying what to type when there is none."""
     for path in reversed(find_all(root)):
-        run = load(path)
+        run = load(path, task_code)
         if task in (None, run.task) and scenario in (None, run.scenario) and run.checkpoint_files:
             return run
     wanted = f"run of {task} {scenario}" if task else "run"
@@ -226,7 +252,7 @@ def extend_together(
                 f"{chosen[0].path} and {run.path} cannot go on together, they differ in {', '.join(differs)}; resume "
                 f"each alone, for example: {again}"
             )
-    return [extend(run, steps, device) for run in chosen]
+    return [extend(replace(run, task_code=scenario), steps, device) for run in chosen]
 
 
 def _told(run: Run) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def prepare(
                 task, scenario, backend, variant.algorithm, variant.preset, seed, "cpu", resolved, config, path
             )
         else:
-            run = runs.load(path)
+            run = runs.load(path, scenario)
             told = (run.task, run.scenario, run.algorithm, run.seed, run.options, asdict(run.config))
             if told != (task, scenario, variant.algorithm, seed, resolved, asdict(config)):
                 raise AgentMixerError(f"{path} holds a run with other settings; choose another --out, or remove it")

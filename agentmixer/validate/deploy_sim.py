@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from agentmixer import __version__, statistics
-from agentmixer.contract.manifest import REPORTS_FOLDER, Source, Tolerances, sha256
+from agentmixer import __version__, provenance, statistics
+from agentmixer.contract.manifest import Tolerances, sha256
 from agentmixer.errors import AgentMixerError
 from agentmixer.runtime.agent_process import AgentLost
 from agentmixer.runtime.bundle import Bundle
@@ -65,6 +65,8 @@ class AgentFigures:
     bytes_to_agent: int
     bytes_from_agent: int
     missed_deadlines: int
+    #: Steps in which the agent's policy gave no valid decision, and it fell back.
+    invalid_decisions: int
 
 
 @dataclass(frozen=True)
@@ -99,10 +101,15 @@ class Verdict:
         return sum(agent.missed_deadlines for agent in self.agents.values())
 
     @property
+    def invalid_decisions(self) -> int:
+        """Decisions that were no valid action, over all agents."""
+        return sum(agent.invalid_decisions for agent in self.agents.values())
+
+    @property
     def passed(self) -> bool:
-        """Parity holds, every decision came in time, and equivalence was shown if a margin was asked for."""
+        """Parity holds, every decision was valid and came in time, and equivalence was shown if a margin was asked for."""
         equivalent = self.equivalence.equivalent or not self.margin_asked
-        return self.parity.passed and self.missed_deadlines == 0 and equivalent
+        return self.parity.passed and self.missed_deadlines == self.invalid_decisions == 0 and equivalent
 
     def to_json(self) -> str:
         """All figures and the verdict, as JSON."""
@@ -152,16 +159,30 @@ def quantiles(values_ns: list[int]) -> dict[str, float | None]:
     return {"p50": float(p50), "p99": float(p99), "p99.9": float(p999), "max": float(top)}
 
 
-def source_run(source: Source, given: Path | None) -> Run:
-    """The run a bundle was exported from, which holds PM for the joint arm.
+def source_run(bundle: Bundle, given: Path | None = None, task_code: str | None = None) -> Run:
+    """The run a bundle was exported from, which holds PM for the joint arm, ready to be looked at on this machine.
 
-    Raises AgentMixerError if it is not where it was, or its checkpoint is another one."""
-    path = given or Path(source.run)
+    given: where it is; without that, a bundle that was exported on this machine is known to its run. What the bundle says
+    of its run's place is a note for people. The run must have the very config.toml and checkpoint that the manifest
+    names. task_code: code that its task may import, as the scenario names it; needed unless the bundle was exported
+    here. Raises AgentMixerError if there is no such run, or it is another one."""
+    source, here = bundle.team.source, provenance.exported_from(bundle.digest)
+    path = given or here
+    if path is None:
+        raise AgentMixerError(
+            f"{bundle.path} was not exported on this machine, so nobody here knows its run; if you have that run, say where "
+            "it is with --run DIR"
+        )
     if not path.is_dir():
         raise AgentMixerError(f"the run this bundle was exported from is not at {path}; say where it is with --run DIR")
-    run = runs.load(path)
+    run = runs.load(path, task_code)
+    if run.digest != source.config_sha256:
+        raise AgentMixerError(
+            f"{run.path} is not the run this bundle was exported from (its config.toml differs); say where that run is with "
+            "--run DIR, or export again: agentmixer export"
+        )
     file = run.checkpoints / source.checkpoint
-    if not file.is_file():
+    if Path(source.checkpoint).name != source.checkpoint or not file.is_file():
         raise AgentMixerError(
             f"{run.path} no longer has {source.checkpoint}, which this bundle was exported from; export again: agentmixer export"
         )
@@ -169,7 +190,7 @@ def source_run(source: Source, given: Path | None) -> Run:
         raise AgentMixerError(
             f"{file} is not the checkpoint this bundle was exported from (its SHA-256 differs); export again: agentmixer export"
         )
-    return run
+    return (dataclasses.replace(run, task_code=run.scenario) if here else run).on_cpu()
 
 
 def check_task(task: Task, bundle: Bundle, run: Run) -> None:
@@ -181,16 +202,16 @@ def check_task(task: Task, bundle: Bundle, run: Run) -> None:
 
 
 def deploy_sim(
-    bundle: Bundle, episodes: int, seed: int = DEPLOY_SEED, run_path: Path | None = None, deadline_s: float | None = None,
+    bundle: Bundle, episodes: int, seed: int = DEPLOY_SEED, run: Run | None = None, deadline_s: float | None = None,
     progress: Callable[[str], None] = lambda _: None, require_isolation: bool = False, margin: float | None = None,
 ) -> Verdict:  # fmt: skip
     """Play `episodes` paired episodes with each arm and judge the deployed one.
 
     margin: what deployed and actors may differ by (`equivalence.equivalence` says in what unit); if given it decides.
     deadline_s: how long a step waits for decisions; the control period unless given. Calls `progress` with
-    each arm's name. Raises AgentMixerError if the run is gone, an agent cannot be started, or its isolation is
-    required and not full."""
-    run = source_run(bundle.team.source, run_path).on_cpu()
+    each arm's name. run: as `source_run` gives it. Raises AgentMixerError if the run is gone, an agent cannot be started,
+    or its isolation is required and not full."""
+    run = run or source_run(bundle)
     with contextlib.closing(run.make_task(1)) as task:
         return _deploy_sim(bundle, run, task, episodes, seed, deadline_s, progress, require_isolation, margin)
 
@@ -256,24 +277,11 @@ def _figures(host: Host, index: int, decisions: list[list[Decision]]) -> AgentFi
         deciding_us=quantiles([decision.deciding_ns for decision in mine if decision.in_time]),
         bytes_to_agent=agent.sent_bytes,
         bytes_from_agent=agent.received_bytes,
-        missed_deadlines=sum(not decision.in_time for decision in mine),
+        missed_deadlines=sum(not decision.in_time and decision.invalid is None for decision in mine),
+        invalid_decisions=sum(decision.invalid is not None for decision in mine),
     )
 
 
 def lost_report(error: AgentLost) -> str:
     """The JSON of a rehearsal that an agent ended: no figures, and no older verdict left standing."""
     return json.dumps({"passed": False, "agentmixer": __version__, "error": str(error)}, indent=2) + "\n"
-
-
-def report_file(bundle: Path, asked: Path | None, name: str = "deploy_sim.json") -> Path:
-    """Where the verdict will be kept: `asked`, or in the bundle's reports folder. Made ready before anything
-    is played. Raises AgentMixerError if nothing can be written there."""
-    target = asked or bundle / REPORTS_FOLDER / name
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.open("a").close()
-    except OSError as error:
-        raise AgentMixerError(
-            f"no report can be written to {target} ({error.strerror}); choose another --report FILE"
-        ) from error
-    return target

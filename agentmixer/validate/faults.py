@@ -7,7 +7,6 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -102,18 +101,18 @@ class FaultReport:
 
 
 def rehearse(
-    bundle: Bundle, faults: Faults, episodes: int, seed: int, run_path: Path | None = None,
+    bundle: Bundle, faults: Faults, episodes: int, seed: int, run: Run | None = None,
     deadline_s: float | None = None, require_isolation: bool = False,
 ) -> FaultReport:  # fmt: skip
     """Play `episodes` episodes with the deployed team under `faults`, drawn from `seed` as the episodes are.
 
     Raises AgentMixerError if the run is gone or an agent cannot be started, AgentLost if one breaks the protocol."""
-    with _task(bundle, run_path) as task:
+    with _task(bundle, run) as task:
         return _rehearse(bundle, task, faults, episodes, seed, deadline_s, require_isolation)
 
 
 def matrix(
-    bundle: Bundle, episodes: int, seed: int, run_path: Path | None = None, deadline_s: float | None = None,
+    bundle: Bundle, episodes: int, seed: int, run: Run | None = None, deadline_s: float | None = None,
     kinds: Sequence[str] = MATRIX_KINDS, rates: Sequence[float] = MATRIX_RATES,
     progress: Callable[[str], None] = lambda _: None, require_isolation: bool = False,
 ) -> list[FaultReport]:  # fmt: skip
@@ -123,7 +122,7 @@ def matrix(
     cells = [Faults()] if 0 in rates else []
     cells += [Faults({kind: rate}, held_s) for kind in kinds for rate in rates if rate]
     reports = []
-    with _task(bundle, run_path) as task:
+    with _task(bundle, run) as task:
         for faults in cells:
             progress(", ".join(f"{kind} {rate:.0%}" for kind, rate in faults.rates.items()) or "no fault")
             reports.append(_rehearse(bundle, task, faults, episodes, seed, deadline_s, require_isolation))
@@ -138,8 +137,8 @@ def matrix_json(reports: Sequence[FaultReport]) -> str:
 
 
 @contextlib.contextmanager
-def _task(bundle: Bundle, run_path: Path | None) -> Iterator[Task]:
-    run: Run = source_run(bundle.team.source, run_path).on_cpu()
+def _task(bundle: Bundle, run: Run | None) -> Iterator[Task]:
+    run = run or source_run(bundle)
     with contextlib.closing(run.make_task(1)) as task:
         check_task(task, bundle, run)
         yield task

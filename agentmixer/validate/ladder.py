@@ -19,7 +19,6 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +32,7 @@ from agentmixer.runtime.bundle import AgentFiles, Bundle
 from agentmixer.runtime.golden import Golden, StepFunction, is_close, replay
 from agentmixer.train import checkpoint
 from agentmixer.train.algorithms import Algorithm
+from agentmixer.train.run import Run
 from agentmixer.validate.deploy_sim import check_task, source_run
 
 #: Steps recorded; the last sixteenth of a recording is noise, so that 1,020 are played.
@@ -104,12 +104,12 @@ class _Trace(NamedTuple):
     undetermined: tuple[str, ...] = ()
 
 
-def climb(bundle: Bundle, run_path: Path | None = None, progress: Callable[[str], None] = lambda _: None) -> Ladder:
+def climb(bundle: Bundle, run: Run | None = None, progress: Callable[[str], None] = lambda _: None) -> Ladder:
     """Hold every agent's graph against the actor it was exported from, rung by rung.
 
-    run_path: the source run if it has moved. Calls `progress` with each agent's name. Raises AgentMixerError if the
+    run: as `deploy_sim.source_run` gives it. Calls `progress` with each agent's name. Raises AgentMixerError if the
     run is gone or is not the bundle's, or a graph does not fit its manifest."""
-    run = source_run(bundle.team.source, run_path).on_cpu()
+    run = run or source_run(bundle)
     with contextlib.closing(run.make_task(1)) as task:
         check_task(task, bundle, run)
         algorithm, _ = checkpoint.load_weights(run, task, run.checkpoints / bundle.team.source.checkpoint)

@@ -13,7 +13,6 @@ import select
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +32,7 @@ from agentmixer.tasks import Task
 from agentmixer.tasks.base import Probing, TaskStep, to_torch
 from agentmixer.train import checkpoint
 from agentmixer.train.algorithms import Algorithm
+from agentmixer.train.run import Run
 from agentmixer.validate.arms import ActorsArm, DeployedArm
 from agentmixer.validate.deploy_sim import check_task, source_run
 
@@ -107,12 +107,12 @@ class Locality:
 
 
 def locality(
-    bundle: Bundle, steps: int, run_path: Path | None = None, progress: Callable[[str], None] = lambda _: None
+    bundle: Bundle, steps: int, run: Run | None = None, progress: Callable[[str], None] = lambda _: None
 ) -> Locality:
     """Record `steps` steps of the deployed team, then change what must not matter, one thing after another.
 
-    Calls `progress` with what comes next. Raises AgentMixerError if the run is gone or an agent cannot be started."""
-    run = source_run(bundle.team.source, run_path).on_cpu()
+    run: as `deploy_sim.source_run` gives it. Calls `progress` with what comes next. Raises AgentMixerError if the run is gone or an agent cannot be started."""
+    run = run or source_run(bundle)
     findings: list[Finding] = []
     static = {
         name: check_locality(check_model(files.model, files.manifest), files.manifest)

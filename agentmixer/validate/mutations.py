@@ -39,12 +39,14 @@ from agentmixer.runtime.agent_process import AgentLost
 from agentmixer.runtime.bundle import Bundle, read_bundle
 from agentmixer.runtime.frames import Kind, pack, unpack
 from agentmixer.runtime.golden import Golden, StepFunction, dump, parse, replay
+from agentmixer.runtime.guard import cost
 from agentmixer.runtime.host import Host
 from agentmixer.runtime.locality import certificate
 from agentmixer.runtime.onnx_graph import GraphRefused, read_graph
 from agentmixer.train import checkpoint
 from agentmixer.train.algorithms import Algorithm
 from agentmixer.train.joint_policy import ILLEGAL
+from agentmixer.train.run import Run
 from agentmixer.validate.arms import ActorsArm, DeployedArm, Played
 from agentmixer.validate.deploy_sim import compare, source_run
 from agentmixer.validate.locality import PATIENCE_S, Moment, record
@@ -147,8 +149,9 @@ class Draft:
             digests = {file: sha256(data) for file, data in contents.items()}
             changed = msgspec.structs.replace(self.manifests[name], files=digests)
             with contextlib.suppress(GraphRefused):  # such a graph has no certificate; its check will say so
-                depends_on = certificate(read_graph(contents[MODEL_FILE]))
-                changed = msgspec.structs.replace(changed, depends_on=depends_on)
+                graph = read_graph(contents[MODEL_FILE])
+                changed = msgspec.structs.replace(changed, depends_on=certificate(graph))
+                changed = msgspec.structs.replace(changed, multiply_adds=cost(graph).multiply_adds)
             manifest = encode(changed)
             folder = path / AGENTS_FOLDER / name
             folder.mkdir(parents=True)
@@ -448,9 +451,9 @@ class Context(NamedTuple):
     moments: list[Moment]
 
 
-def prepare(bundle: Bundle, run_path: Path | None = None) -> Context:
+def prepare(bundle: Bundle, run: Run | None = None) -> Context:
     """What the checks need. Raises AgentMixerError if the run that the bundle came from is gone."""
-    run = source_run(bundle.team.source, run_path).on_cpu()
+    run = run or source_run(bundle)
     with contextlib.closing(run.make_task(1)) as task:
         algorithm, _ = checkpoint.load_weights(run, task, run.checkpoints / bundle.team.source.checkpoint)
         return Context(bundle, algorithm, record_golden(algorithm, task), record(bundle, task, STEPS))
@@ -679,14 +682,12 @@ def _heeded(context: Context) -> bool:
     return False
 
 
-def mutations(
-    bundle: Bundle, run_path: Path | None = None, progress: Callable[[str], None] = lambda _: None
-) -> Mutations:
+def mutations(bundle: Bundle, run: Run | None = None, progress: Callable[[str], None] = lambda _: None) -> Mutations:
     """Make every wrong copy of `bundle` and see which check objects first.
 
     Calls `progress` with each mutation's name. Raises AgentMixerError if the run it came from is gone."""
     progress("recording")
-    context = prepare(bundle, run_path)
+    context = prepare(bundle, run)
     outcomes = []
     for mutation in MUTATIONS:
         progress(mutation.name)
