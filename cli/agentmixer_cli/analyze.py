@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from agentmixer_cli.terminal import Terminal
 
 
 def analyze(
@@ -36,7 +37,7 @@ def analyze(
     if as_json:
         typer.echo(json.dumps({"run": str(chosen.path), "scenario": chosen.scenario, **result}))
         return
-    console = Console()
+    console = Terminal()
     console.print(f"{chosen.path} at step {result['step']:,}", soft_wrap=True, markup=False)
     console.print(
         _table(result["policies"], escape(f"{Path(chosen.scenario).name}: highest payoff {result['maximum']:g}"))

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from agentmixer_cli.terminal import Terminal
 
 
 def compare(
@@ -56,7 +57,7 @@ def compare(
     chosen = comparison.variants(vary or [], algorithm, preset)
     options = parse_assignments(env_args or [], "--env-arg", "penalty=-1")
     prepared = comparison.prepare(task, scenario, chosen, parse_seeds(seeds), settings, options, target)
-    console = Console()
+    console = Terminal()
     console.print(f"{len(prepared)} runs, {jobs} at a time, under {target}", soft_wrap=True, markup=False)
 
     def done(trained: comparison.Trained) -> None:

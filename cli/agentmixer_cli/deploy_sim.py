@@ -11,22 +11,26 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from agentmixer_cli.opening import BundleArgument, RunOption, TaskCodeOption, TrustedOption, opened_with_run
+from agentmixer_cli.terminal import Terminal
+
 if TYPE_CHECKING:
     from agentmixer.runtime.bundle import Bundle
     from agentmixer.runtime.faults import Faults
+    from agentmixer.train.run import Run
     from agentmixer.validate.deploy_sim import Verdict
     from agentmixer.validate.faults import FaultReport
+    from agentmixer.validate.reports import ReportFile
 
 
 def deploy_sim(
-    bundle: Annotated[
-        Path | None, typer.Argument(help="Bundle directory; the newest under bundles/ unless given.")
-    ] = None,
+    bundle: BundleArgument = None,
     episodes: Annotated[int, typer.Option(help="Paired episodes an arm.", min=1)] = 32,
     seed: Annotated[
         int | None, typer.Option(help="Which episodes; a stream of their own unless given.", min=0, max=2**31 - 1)
     ] = None,
-    run: Annotated[Path | None, typer.Option(help="The run it was exported from; where it was unless given.")] = None,
+    run: RunOption = None,
+    task_code: TaskCodeOption = None,
     deadline_ms: Annotated[
         float | None,
         typer.Option(help="How long a step waits for decisions; the control period unless given.", min=0.01, max=4e6),
@@ -39,9 +43,7 @@ def deploy_sim(
             max=1.0,
         ),
     ] = None,
-    trusted: Annotated[
-        Path | None, typer.Option(metavar="KEY.pub", help="Refuse a bundle that this public key did not sign.")
-    ] = None,
+    trusted: TrustedOption = None,
     report: Annotated[
         Path | None, typer.Option(help="Where to write the JSON; the bundle's reports/ unless given.")
     ] = None,
@@ -67,13 +69,13 @@ def deploy_sim(
     """
     from agentmixer.errors import AgentMixerError
     from agentmixer.runtime.agent_process import AgentLost
-    from agentmixer.runtime.bundle import newest, read_bundle
     from agentmixer.runtime.faults import parse_faults
     from agentmixer.validate import deploy_sim as rehearsal
+    from agentmixer.validate.reports import ReportFile
 
-    console = Console()
-    path = bundle or newest()
-    opened = read_bundle(path, trusted)
+    console = Terminal()
+    opened, source = opened_with_run(bundle, trusted, run, task_code)
+    path = opened.path
     if margin is not None and (fault or fault_matrix):
         raise AgentMixerError("--margin compares teams without faults; leave out --fault and --fault-matrix")
     if fault and fault_matrix:
@@ -81,8 +83,8 @@ def deploy_sim(
     faults = parse_faults(fault or [], opened.team.task.agents)
     console.print(f"bundle {path}", soft_wrap=True, markup=False)
     name = "faults.json" if fault_matrix else "deploy_sim_faults.json" if fault else "deploy_sim.json"
-    target = rehearsal.report_file(path, report, name)
-    arguments = (opened, episodes, rehearsal.DEPLOY_SEED if seed is None else seed, run)
+    target = ReportFile(path, report, name)
+    arguments = (opened, episodes, rehearsal.DEPLOY_SEED if seed is None else seed, source)
     try:
         if fault or fault_matrix:
             _with_faults(console, target, None if fault_matrix else faults, deadline_ms, require_isolation, *arguments)
@@ -96,7 +98,7 @@ def deploy_sim(
                 margin=margin,
             )
     except AgentLost as error:
-        target.write_text(rehearsal.lost_report(error))
+        target.write(rehearsal.lost_report(error))
         console.print(f"FAIL {error}", soft_wrap=True, markup=False)
         _conclude(console, False)
         return
@@ -104,14 +106,14 @@ def deploy_sim(
         console.print(table)
     for line in _sentences(verdict):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
-    target.write_text(verdict.to_json())
-    console.print(f"report {target}", soft_wrap=True, markup=False)
+    target.write(verdict.to_json())
+    console.print(f"report {target.path}", soft_wrap=True, markup=False)
     _conclude(console, verdict.passed)
 
 
 def _with_faults(
-    console: Console, target: Path, faults: Faults | None, deadline_ms: float | None, require_isolation: bool,
-    bundle: Bundle, episodes: int, seed: int, run: Path | None,
+    console: Console, target: ReportFile, faults: Faults | None, deadline_ms: float | None, require_isolation: bool,
+    bundle: Bundle, episodes: int, seed: int, run: Run,
 ) -> None:  # fmt: skip
     """Rehearse under these faults, or under the matrix of them."""
     from agentmixer.validate import faults as rehearsal
@@ -138,8 +140,8 @@ def _with_faults(
     if faults is None and passed:
         kept = f"ok   {len(reports)} rehearsals behaved as declared: " + ", ".join(c.name for c in reports[0].checks)
         console.print(kept, soft_wrap=True, highlight=False, markup=False)
-    target.write_text(reports[0].to_json() if faults else rehearsal.matrix_json(reports))
-    console.print(f"report {target}", soft_wrap=True, markup=False)
+    target.write(reports[0].to_json() if faults else rehearsal.matrix_json(reports))
+    console.print(f"report {target.path}", soft_wrap=True, markup=False)
     _conclude(console, passed)
 
 
@@ -231,6 +233,11 @@ def _sentences(verdict: Verdict) -> list[str]:
         f"{parity.steps:,} steps, {how}{first}",
         f"{'ok  ' if verdict.missed_deadlines == 0 else 'FAIL'} deadline: {verdict.missed_deadlines} decisions later than "
         f"{verdict.deadline_s * 1e3:g} ms (control period {verdict.control_period_s * 1e3:g} ms)",
+        *(
+            [f"FAIL decisions: {verdict.invalid_decisions} were no valid action, and the agent fell back"]
+            if verdict.invalid_decisions
+            else []
+        ),
         f"{mark}equivalence: {equivalence.sentence(same, 'win_rate' in verdict.asymmetric_gap)}",
         f"     joint minus deployed, same episodes: {measure} {gap['value']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]; joint policy and "
         f"actor have the same mode in {_share(agree['joint'])} of decisions played jointly, {_share(agree['deployed'])} deployed",

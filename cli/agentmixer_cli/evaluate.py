@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from agentmixer_cli.opening import TaskCodeOption
+from agentmixer_cli.terminal import Terminal
 
 
 def evaluate(
@@ -22,6 +24,7 @@ def evaluate(
         int | None,
         typer.Option(help="Which episodes; those of training's evaluations unless given.", min=0, max=2**31 - 1),
     ] = None,
+    task_code: TaskCodeOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Play whole episodes with a run's newest checkpoint and report win rate and return with 95 % intervals.
@@ -36,7 +39,7 @@ def evaluate(
     kinds = ("decentralised", "joint")
     if policy not in kinds:
         raise AgentMixerError(f"unknown policy '{policy}'{nearest(policy, kinds)}")
-    chosen = (runs.load(run) if run else runs.newest()).on_cpu()
+    chosen = (runs.load(run, task_code) if run else runs.newest(task_code=task_code)).on_cpu()
     stream = trainer.EVALUATION_SEED if seed is None else seed
     with contextlib.closing(chosen.make_task(min(episodes, chosen.config.num_envs))) as task:
         algorithm, step = checkpoint.load_weights(chosen, task, checkpoint.latest(chosen))
@@ -50,7 +53,7 @@ def evaluate(
             )
         )
         return
-    console = Console()
+    console = Terminal()
     console.print(
         f"{chosen.path} at step {step:,}, {policy}, {'sampled' if sampled else 'greedy'}, {episodes} episodes",
         soft_wrap=True,

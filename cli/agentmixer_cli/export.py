@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
+
+from agentmixer_cli.opening import TaskCodeOption
+from agentmixer_cli.terminal import Terminal
 
 
 def export(
@@ -23,6 +25,17 @@ def export(
     sign: Annotated[
         Path | None, typer.Option(metavar="KEY", help="Sign it with this private key (agentmixer keygen makes one).")
     ] = None,
+    team: Annotated[
+        str | None,
+        typer.Option(
+            help="The team's name over all its releases, which devices may pin; task and scenario unless given."
+        ),
+    ] = None,
+    release: Annotated[
+        int,
+        typer.Option(help="Grows with every release, so that a device can refuse an older one.", min=0, max=2**31 - 1),
+    ] = 0,
+    task_code: TaskCodeOption = None,
 ) -> None:
     """Strip Policy Modifier and critics, write one ONNX model an agent, and check it against torch.
 
@@ -34,11 +47,11 @@ def export(
 
     if per_agent != "onnx":
         raise AgentMixerError(f"unknown export format '{per_agent}'{nearest(per_agent, ['onnx'])}")
-    console = Console()
-    source = runs.load(run) if run else runs.newest()
+    console = Terminal()
+    source = runs.load(run, task_code) if run else runs.newest(task_code=task_code)
     console.print(f"exporting {source.path}", soft_wrap=True, markup=False)
     with console.status("exporting") as status:
-        result = bundle.export(source, out, lambda agent: status.update(f"exporting {agent}"), sign)
+        result = bundle.export(source, out, lambda agent: status.update(f"exporting {agent}"), sign, team, release)
     table = Table(title="parity with the trained network, golden steps", box=box.SIMPLE)
     for column in ("agent", "steps", "torch", "onnxruntime", "reference", "near ties", "size"):
         table.add_column(column, justify="left" if column == "agent" else "right")
@@ -54,6 +67,12 @@ def export(
         )
     console.print(table)
     console.print(f"bundle {result.path}", soft_wrap=True, markup=False)
+    if not result.remembered:
+        console.print(
+            "nothing can be kept in your state folder, so commands on this bundle need --run",
+            soft_wrap=True,
+            markup=False,
+        )
     if sign:
         console.print(f"signed with {sign}", soft_wrap=True, markup=False)
     console.print(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,14 +9,16 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from agentmixer_cli.opening import BundleArgument, TrustedOption, opened
+from agentmixer_cli.terminal import Terminal
+
 if TYPE_CHECKING:
     from agentmixer.validate.isolation import Outcome, SelfTest
 
 
 def isolation(
-    bundle: Annotated[
-        Path | None, typer.Argument(help="Bundle directory; the newest under bundles/ unless given.")
-    ] = None,
+    bundle: BundleArgument = None,
+    trusted: TrustedOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Attack a team from inside: a hostile process in one agent's place tries to reach the others.
@@ -25,13 +26,12 @@ def isolation(
     Each attack runs without the sandbox, where it must work, and in it, where it must not. Exits 1 if one gets
     through or a control fails. Example: agentmixer isolation
     """
-    from agentmixer.runtime.bundle import newest, read_bundle
     from agentmixer.validate.isolation import self_test
 
-    opened = read_bundle(bundle or newest())
-    console = Console(stderr=as_json)
+    found = opened(bundle, trusted)
+    console = Terminal(stderr=as_json)
     with console.status("starting") as status:
-        result = self_test(opened, lambda run: status.update(f"attacking {run}"))
+        result = self_test(found, lambda run: status.update(f"attacking {run}"))
     if as_json:
         typer.echo(result.to_json(), nl=False)
     else:

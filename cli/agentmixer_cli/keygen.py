@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from agentmixer_cli.terminal import Terminal
 
 
 def keygen(
@@ -22,7 +23,7 @@ def keygen(
     from agentmixer.runtime import signature
 
     name = signature.generate(path)
-    console = Console()
+    console = Terminal()
     for line in (
         f"private key {path} (keep it to yourself; whoever has it can sign)",
         f"public key {path}{signature.PUBLIC_SUFFIX} (give it to every device; fingerprint {name})",

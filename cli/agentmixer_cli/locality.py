@@ -11,15 +11,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from agentmixer_cli.opening import BundleArgument, RunOption, TaskCodeOption, TrustedOption, opened_with_run
+from agentmixer_cli.terminal import Terminal
+
 if TYPE_CHECKING:
     from agentmixer.validate.locality import Finding, Locality
+    from agentmixer.validate.reports import ReportFile
 
 
 def locality(
-    bundle: Annotated[
-        Path | None, typer.Argument(help="Bundle directory; the newest under bundles/ unless given.")
-    ] = None,
-    run: Annotated[Path | None, typer.Option(help="The run it was exported from; where it was unless given.")] = None,
+    bundle: BundleArgument = None,
+    trusted: TrustedOption = None,
+    run: RunOption = None,
+    task_code: TaskCodeOption = None,
     steps: Annotated[int, typer.Option(help="Steps of real play that are recorded and repeated.", min=1)] = 200,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report, every agent apart.")] = False,
 ) -> None:
@@ -31,18 +35,16 @@ def locality(
 
     Example: agentmixer locality
     """
-    from agentmixer.contract.manifest import REPORTS_FOLDER
-    from agentmixer.runtime.bundle import newest, read_bundle
     from agentmixer.validate import locality as check
-    from agentmixer.validate.deploy_sim import report_file
+    from agentmixer.validate.reports import ReportFile
 
-    path = bundle or newest()
-    opened = read_bundle(path)
-    target = report_file(path, path / REPORTS_FOLDER / "locality.json")
-    console = Console(stderr=as_json)
+    opened, source = opened_with_run(bundle, trusted, run, task_code)
+    path = opened.path
+    target = ReportFile(path, None, "locality.json")
+    console = Terminal(stderr=as_json)
     with console.status("starting") as status:
-        found = check.locality(opened, steps, run, progress=lambda what: status.update(escape(what)))
-    target.write_text(found.to_json())
+        found = check.locality(opened, steps, source, progress=lambda what: status.update(escape(what)))
+    target.write(found.to_json())
     if as_json:
         typer.echo(found.to_json(), nl=False)
     else:
@@ -51,7 +53,7 @@ def locality(
         raise typer.Exit(1)
 
 
-def _print(console: Console, path: Path, target: Path, found: Locality) -> None:
+def _print(console: Console, path: Path, target: ReportFile, found: Locality) -> None:
     console.print(f"bundle {path}", soft_wrap=True, markup=False)
     table = Table(title=f"{found.steps} recorded steps, every agent in turn", box=box.SIMPLE)
     for column in ("where", "what was changed", "agents", "compared", "bits", "moved", ""):
@@ -73,6 +75,6 @@ def _print(console: Console, path: Path, target: Path, found: Locality) -> None:
         markup=False,
     )
     console.print(f"observation: {found.observation}", soft_wrap=True, highlight=False, markup=False)
-    console.print(f"report {target}", soft_wrap=True, markup=False)
+    console.print(f"report {target.path}", soft_wrap=True, markup=False)
     passed = found.passed
     console.print("verdict: " + ("PASS" if passed else "FAIL"), style="bold green" if passed else "bold red")

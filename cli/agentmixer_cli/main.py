@@ -20,11 +20,13 @@ from agentmixer_cli import (
     locality,
     mutations,
     parity,
+    pin,
     runs,
     tasks,
     train,
     verify,
 )
+from agentmixer_cli.terminal import say
 
 app = typer.Typer(
     help="Train a team with everything you can see, ship each member with only what it will see, and prove that nothing was lost.",
@@ -39,6 +41,7 @@ app.command("deploy-sim")(deploy_sim.deploy_sim)
 app.command("verify")(verify.verify)
 app.command("parity")(parity.parity)
 app.command("keygen")(keygen.keygen)
+app.command("pin")(pin.pin)
 app.command("locality")(locality.locality)
 app.command("mutations")(mutations.mutations)
 app.command("evaluate")(evaluate.evaluate)
@@ -69,24 +72,24 @@ def main() -> None:
     except TyperException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "agentmixer"
-        typer.echo(f"error: {error.format_message().strip().rstrip('.')}; see {command} --help", err=True)
+        say(f"error: {error.format_message().strip().rstrip('.')}; see {command} --help", err=True)
         sys.exit(2)
     except AgentMixerError as error:
-        typer.echo(f"error: {error}", err=True)
+        say(f"error: {error}", err=True)
         sys.exit(2)
     except OSError as error:
-        typer.echo(f"error: {error.filename or 'input or output'}: {error.strerror or error}", err=True)
+        say(f"error: {error.filename or 'input or output'}: {error.strerror or error}", err=True)
         sys.exit(2)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in {"agentmixer", "agentmixer_cli"}:
             raise
-        typer.echo(
+        say(
             f"error: this command needs '{error.name}', which is not installed; pip install 'agentmixer[train]'",
             err=True,
         )
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo("interrupted", err=True)
+        say("interrupted", err=True)
         sys.exit(130)
 
 

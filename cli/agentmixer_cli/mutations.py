@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from agentmixer_cli.opening import BundleArgument, RunOption, TaskCodeOption, TrustedOption, opened_with_run
+from agentmixer_cli.terminal import Terminal
+
 
 def mutations(
-    bundle: Annotated[
-        Path | None, typer.Argument(help="Bundle directory; the newest under bundles/ unless given.")
-    ] = None,
-    run: Annotated[Path | None, typer.Option(help="The run it was exported from; where it was unless given.")] = None,
+    bundle: BundleArgument = None,
+    trusted: TrustedOption = None,
+    run: RunOption = None,
+    task_code: TaskCodeOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report.")] = False,
 ) -> None:
     """Test the evidence: make copies of the bundle that are wrong in one thing each and see which check says so.
@@ -26,18 +27,16 @@ def mutations(
 
     Example: agentmixer mutations
     """
-    from agentmixer.contract.manifest import REPORTS_FOLDER
-    from agentmixer.runtime.bundle import newest, read_bundle
     from agentmixer.validate import mutations as check
-    from agentmixer.validate.deploy_sim import report_file
+    from agentmixer.validate.reports import ReportFile
 
-    path = bundle or newest()
-    opened = read_bundle(path)
-    target = report_file(path, path / REPORTS_FOLDER / "mutations.json")
-    console = Console(stderr=as_json)
+    opened, source = opened_with_run(bundle, trusted, run, task_code)
+    path = opened.path
+    target = ReportFile(path, None, "mutations.json")
+    console = Terminal(stderr=as_json)
     with console.status("starting") as status:
-        found = check.mutations(opened, run, progress=lambda what: status.update(escape(what)))
-    target.write_text(found.to_json())
+        found = check.mutations(opened, source, progress=lambda what: status.update(escape(what)))
+    target.write(found.to_json())
     if as_json:
         typer.echo(found.to_json(), nl=False)
     else:
@@ -50,7 +49,7 @@ def mutations(
         console.print(table)
         if found.untouched:
             console.print(f"FAIL nothing was wrong, and yet {found.untouched}", soft_wrap=True, markup=False)
-        console.print(f"report {target}", soft_wrap=True, markup=False)
+        console.print(f"report {target.path}", soft_wrap=True, markup=False)
         caught, survived = (sum(o.verdict == verdict for o in found.outcomes) for verdict in ("caught", "survived"))
         console.print(
             f"verdict: {'PASS' if found.passed else 'FAIL'}: {caught} caught, {survived} survived, "

@@ -2,54 +2,53 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from agentmixer_cli.opening import BundleArgument, RunOption, TaskCodeOption, TrustedOption, opened_with_run
+from agentmixer_cli.terminal import Terminal
 
 if TYPE_CHECKING:
     from agentmixer.validate.ladder import Ladder
 
 
 def parity(
-    bundle: Annotated[
-        Path | None, typer.Argument(help="Bundle directory; the newest under bundles/ unless given.")
-    ] = None,
-    run: Annotated[Path | None, typer.Option(help="The run it was exported from; where it was unless given.")] = None,
+    bundle: BundleArgument = None,
+    trusted: TrustedOption = None,
+    run: RunOption = None,
+    task_code: TaskCodeOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Hold every exported graph against the actor it came from: single steps, extremes, free runs, batches.
 
     Exits 1 if a rung fails. The report is kept in the bundle's reports/. Example: agentmixer parity
     """
-    from agentmixer.contract.manifest import REPORTS_FOLDER
-    from agentmixer.runtime.bundle import newest, read_bundle
     from agentmixer.validate import ladder
-    from agentmixer.validate.deploy_sim import report_file
+    from agentmixer.validate.reports import ReportFile
 
-    console = Console()
-    path = bundle or newest()
-    opened = read_bundle(path)
-    target = report_file(path, path / REPORTS_FOLDER / "parity.json")
+    console = Terminal()
+    opened, source = opened_with_run(bundle, trusted, run, task_code)
+    path = opened.path
+    target = ReportFile(path, None, "parity.json")
     if as_json:
-        result = ladder.climb(opened, run)
+        result = ladder.climb(opened, source)
         typer.echo(result.to_json(), nl=False)
     else:
         console.print(f"bundle {path}", soft_wrap=True, markup=False)
         with console.status("playing") as status:
-            result = ladder.climb(opened, run, lambda agent: status.update(f"climbing: {agent}"))
+            result = ladder.climb(opened, source, lambda agent: status.update(f"climbing: {agent}"))
         console.print(_table(result))
         for line in _sentences(result):
             console.print(line, soft_wrap=True, highlight=False, markup=False)
-        console.print(f"report {target}", soft_wrap=True, markup=False)
+        console.print(f"report {target.path}", soft_wrap=True, markup=False)
         console.print(
             "verdict: " + ("PASS" if result.passed else "FAIL"), style="bold green" if result.passed else "bold red"
         )
-    target.write_text(result.to_json())
+    target.write(result.to_json())
     if not result.passed:
         raise typer.Exit(1)
 

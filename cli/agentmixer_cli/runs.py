@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from agentmixer_cli.terminal import Terminal
 
 
 def runs(root: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs")) -> None:
@@ -42,7 +43,7 @@ def runs(root: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path
             result,
             "finished" if summary else "unfinished",
         )
-    console = Console()
+    console = Terminal()
     console.print(table)
     for sentence in damaged:
         console.print(f"note: {sentence}", soft_wrap=True, markup=False)

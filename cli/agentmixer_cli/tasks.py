@@ -6,8 +6,9 @@ import dataclasses
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from agentmixer_cli.terminal import Terminal
 
 
 def tasks(name: Annotated[str | None, typer.Argument(help="One task; all unless given.")] = None) -> None:
@@ -17,7 +18,7 @@ def tasks(name: Annotated[str | None, typer.Argument(help="One task; all unless 
     """
     from agentmixer import tasks as registry
 
-    console = Console()
+    console = Terminal()
     for task in [name] if name else registry.names():
         family = registry.family(task)
         table = Table(title=f"{task} (backends: {', '.join(family.backends)})")

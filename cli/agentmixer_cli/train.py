@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from agentmixer_cli.terminal import Terminal
 
 
 def train(
@@ -62,7 +63,7 @@ def train(
     from agentmixer.train import run as runs
     from agentmixer.train.algorithms import ALGORITHMS
 
-    console = Console()
+    console = Terminal()
     if algorithm not in ALGORITHMS:
         raise AgentMixerError(f"unknown algorithm '{algorithm}'{nearest(algorithm, ALGORITHMS)}")
     tasks.family(task)
@@ -79,7 +80,7 @@ def train(
         if seeds is not None:
             chosen = runs.extend_together(task, scenario, wanted, steps, device)
         else:
-            run = runs.load(out) if out else runs.newest(task, scenario)
+            run = runs.load(out, scenario) if out else runs.newest(task, scenario, task_code=scenario)
             if (run.task, run.scenario) != (task, scenario):
                 raise AgentMixerError(f"{run.path} is a run of {run.task} {run.scenario}, not of {task} {scenario}")
             chosen = [runs.extend(run, steps, device)]

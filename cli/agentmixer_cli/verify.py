@@ -8,15 +8,16 @@ from typing import Annotated
 
 import typer
 
+from agentmixer_cli.opening import TrustedOption
+from agentmixer_cli.terminal import say
+
 
 def verify(
     path: Annotated[
         Path | None,
         typer.Argument(help="A bundle, or one agent's folder; the newest bundle under bundles/ unless given."),
     ] = None,
-    trusted: Annotated[
-        Path | None, typer.Option(metavar="KEY.pub", help="Fail unless this public key signed it.")
-    ] = None,
+    trusted: TrustedOption = None,
     agent: Annotated[
         str | None, typer.Option(metavar="NAME", help="Which agent a folder must be of: a team mate is signed as well.")
     ] = None,
@@ -32,12 +33,22 @@ def verify(
     report = check(path or newest(), trusted, agent)
     if as_json:
         checks = [entry._asdict() for entry in report.checks]
-        typer.echo(json.dumps({"path": str(report.path), "passed": report.passed, "checks": checks}))
+        typer.echo(
+            json.dumps(
+                {
+                    "path": str(report.path),
+                    "passed": report.passed,
+                    "isolation": report.isolation.level,
+                    "checks": checks,
+                }
+            )
+        )
     else:
-        typer.echo(report.path)
+        say(str(report.path))
         width = max(len(entry.subject) for entry in report.checks)
         for entry in report.checks:
-            typer.echo(f"{entry.status:<7}  {entry.subject:<{width}}  {entry.name:<9}  {entry.detail}")
-        typer.echo("verdict: " + ("PASS" if report.passed else "FAIL"))
+            say(f"{entry.status:<7}  {entry.subject:<{width}}  {entry.name:<9}  {entry.detail}")
+        say(f"checked by a process whose isolation was {report.isolation.level}")
+        say("verdict: " + ("PASS" if report.passed else "FAIL"))
     if not report.passed:
         raise typer.Exit(1)
