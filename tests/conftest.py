@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +18,10 @@ from agentmixer.train import run as runs
 from agentmixer.train import trainer
 from agentmixer.train.algorithms import AgentMixerPPO
 from agentmixer.train.run import Run
+
+# What is made in tests is not remembered as this user's. Processes that tests start inherit it.
+_state = tempfile.TemporaryDirectory(prefix="agentmixer-state-")
+os.environ["XDG_STATE_HOME"] = _state.name
 
 # Networks this small gain nothing from threads and lose much to them on a busy machine.
 torch.set_num_threads(1)

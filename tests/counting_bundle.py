@@ -62,7 +62,7 @@ def model() -> bytes:
 
 def counting_bundle(path: Path, agents: tuple[str, ...] = ("a", "b", "c"), control_period_s: float = 1.0) -> Bundle:
     """Write such a team to `path` and read it back."""
-    source = Source("0", "none", "none", 0, 0, "none", "none", "0" * 64)
+    source = Source("0", "none", "none", 0, 0, "none", "0" * 64, "none", "0" * 64)
     task = TaskSpec(
         name="none",
         scenario="none",
@@ -84,6 +84,8 @@ def counting_bundle(path: Path, agents: tuple[str, ...] = ("a", "b", "c"), contr
     for index, name in enumerate(agents):
         manifest = AgentManifest(
             schema_version=SCHEMA_VERSION,
+            team_id="counting",
+            release=0,
             agent=name,
             index=index,
             task="none",
@@ -101,6 +103,7 @@ def counting_bundle(path: Path, agents: tuple[str, ...] = ("a", "b", "c"), contr
             control_period_s=control_period_s,
             fallback_action=FALLBACK,
             opset=18,
+            multiply_adds=2 * 3 + 1 * 3,
             depends_on={"action": ("obs", "state_in"), "mean": ("obs", "state_in"), "state_out": ("state_in",)},
             files={file: sha256(data) for file, data in files.items()},
             source=source,
@@ -110,7 +113,9 @@ def counting_bundle(path: Path, agents: tuple[str, ...] = ("a", "b", "c"), contr
         for file, data in (*files.items(), ("agent.json", encode(manifest))):
             (folder / file).write_bytes(data)
         entries[name] = TeamAgent(f"agents/{name}", sha256(encode(manifest)))
-    (path / "team.json").write_bytes(encode(TeamManifest(SCHEMA_VERSION, task, entries, source, Tolerances())))
+    (path / "team.json").write_bytes(
+        encode(TeamManifest(SCHEMA_VERSION, "counting", 0, task, entries, source, Tolerances()))
+    )
     return read_bundle(path)
 
 

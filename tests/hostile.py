@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, helper
@@ -196,11 +197,34 @@ SHAPES: dict[str, tuple[Callable[[Model], object], str]] = {
                 m,
                 "stolen",
                 helper.make_node("MatMul", ["before", "wide"], ["w0"]),
-                *(helper.make_node("Relu", [f"w{i}"], [f"w{i + 1}"]) for i in range(1300)),
-                helper.make_node("MatMul", ["w1300", "narrow"], ["stolen"]),
+                *(helper.make_node("Relu", [f"w{i}"], [f"w{i + 1}"]) for i in range(150)),
+                helper.make_node("MatMul", ["w150", "narrow"], ["stolen"]),
             ),
         ),
-        "computes more than 64,000,000 elements",
+        "computes more than 262,144 elements",
+    ),
+    "one constant in more products than can be": (
+        lambda m: (
+            m.graph.initializer.extend(
+                TensorProto(name=name, data_type=1, dims=dims, raw_data=bytes(dims[0] * dims[1] * 4))
+                for name, dims in (("wide", [16, 1024]), ("square", [1024, 1024]), ("narrow", [1024, 16]))
+            ),
+            use(
+                m,
+                "stolen",
+                helper.make_node("MatMul", ["before", "wide"], ["w0"]),
+                *(helper.make_node("MatMul", [f"w{i}", "square"], [f"w{i + 1}"]) for i in range(9)),
+                helper.make_node("MatMul", ["w9", "narrow"], ["stolen"]),
+            ),
+        ),
+        "takes more than 8,388,608 multiply-adds a decision",
+    ),
+    "more work than it says": (
+        lambda m: (
+            m.graph.initializer.append(TensorProto(name="w", data_type=1, dims=[16, 16], raw_data=bytes(1024))),
+            _node("MatMul", inputs=("before", "w"))(m),
+        ),
+        "multiply-adds a decision, where the manifest says",
     ),
     "more nodes than can be": (
         lambda m: m.graph.node.extend([helper.make_node("Relu", ["obs"], [f"r{i}"]) for i in range(4096)]),
@@ -400,6 +424,11 @@ def _decides(agent: Agent, manifest: AgentManifest) -> None:
         assert "overflowed" in str(error)  # noqa: PT017 - a damaged weight may be enormous
 
 
+def spell(tree: object) -> bytes:
+    """A manifest's JSON as export spells it."""
+    return msgspec.json.format(msgspec.json.encode(tree, order="sorted"), indent=1) + b"\n"
+
+
 def reseal(bundle: Path) -> None:
     """Make every digest right again, as someone would who can write the whole bundle."""
     team = json.loads((bundle / "team.json").read_text())
@@ -407,9 +436,9 @@ def reseal(bundle: Path) -> None:
         file = bundle / "agents" / name / "agent.json"
         manifest = json.loads(file.read_text())
         manifest["files"] = {f: sha256((file.parent / f).read_bytes()) for f in manifest["files"]}
-        file.write_text(json.dumps(manifest))
+        file.write_bytes(spell(manifest))
         entry["sha256"] = sha256(file.read_bytes())
-    (bundle / "team.json").write_text(json.dumps(team))
+    (bundle / "team.json").write_bytes(spell(team))
 
 
 def _scalars(tree: object, at: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
@@ -445,7 +474,7 @@ def break_bundle(bundle: Path, rng: random.Random, elsewhere: Path) -> str:
         before = inner[path[-1]]
         choices = [None, -1, 0, 1e308, "", "../../x", [], {}, True, 1 << 70, "\x1b[2J"]
         inner[path[-1]] = rng.choice([value for value in choices if type(value) is not type(before) or value != before])
-        file.write_text(json.dumps(tree))
+        file.write_bytes(json.dumps(tree).encode() if 1 << 70 in (inner[path[-1]],) else spell(tree))
         name = f"{file.name} {path}"
     elif kind in ("golden", "model"):
         file = folder / ("golden.npz" if kind == "golden" else "policy.onnx")

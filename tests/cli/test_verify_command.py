@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from agentmixer.export.bundle import Exported
+from agentmixer.runtime.sandbox import probe
 
 
 def verify(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -28,7 +29,8 @@ def test_the_newest_bundle_is_verified_and_a_changed_one_fails(exported: Exporte
     lines = good.stdout.splitlines()
     assert lines[0] == "bundles/mine"
     assert lines[-1] == "verdict: PASS"
-    assert all(line.startswith("ok ") for line in lines[1:-1])
+    assert all(line.startswith("ok ") for line in lines[1:-2])
+    assert lines[-2] == f"checked by a process whose isolation was {'full' if all(probe()) else 'partial'}"
 
     (bundle / "agents/agent_2/policy.onnx").write_bytes(b"")
     bad = verify(bundle, cwd=tmp_path)

@@ -94,7 +94,7 @@ def test_an_observation_that_overflows_the_policy_is_refused_and_changes_nothing
     obs, mask = golden.obs[0], golden.action_mask[0]
     huge = np.where(np.arange(97) % 2, 3.4e38, -3.4e38).astype(np.float32)
     agent.act(obs, mask)
-    with pytest.raises(AgentMixerError, match="finite but so large that the policy overflowed"):
+    with pytest.raises(AgentMixerError, match="not finite: the observation is so large that the policy overflowed"):
         agent.act(huge, mask)
     after = agent.act(obs, mask), agent.policy
     agent.reset()

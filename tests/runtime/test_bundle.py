@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hostile import spell
 
 from agentmixer.contract.manifest import TeamManifest, decode, encode
 from agentmixer.errors import AgentMixerError
@@ -30,7 +31,7 @@ def flip(file: Path) -> None:
 def edit(file: Path, change: Callable[[dict[str, object]], object]) -> None:
     data = json.loads(file.read_text())
     change(data)
-    file.write_text(json.dumps(data))
+    file.write_bytes(spell(data))
 
 
 def swap(bundle: Path) -> None:
@@ -51,8 +52,8 @@ def swap(bundle: Path) -> None:
         (lambda b: (b / "run.py").touch(), r"run\.py is not listed"),
         (lambda b: (b / "agents/agent_9").mkdir(), "agent_9 is not listed"),
         (
-            lambda b: edit(b / "team.json", lambda d: d.update(schema_version=3)),
-            "schema version 3, .* reads 2; upgrade",
+            lambda b: edit(b / "team.json", lambda d: d.update(schema_version=4)),
+            "schema version 4, .* reads 3; upgrade",
         ),
         (
             lambda b: edit(b / "team.json", lambda d: d.update(schema_version=0)),
@@ -62,11 +63,11 @@ def swap(bundle: Path) -> None:
         (lambda b: edit(b / "team.json", lambda d: d.pop("task")), "not a valid manifest .*task"),
         (lambda b: (b / "team.json").write_text("{"), "not a valid manifest"),
         (
-            lambda b: edit(b / "agents/agent_0/agent.json", lambda d: d.update(control_period_s=9)),
+            lambda b: edit(b / "agents/agent_0/agent.json", lambda d: d.update(control_period_s=9.0)),
             "is not what was exported",
         ),
         (swap, "agent_0/agent.json is not what was exported"),
-        (lambda b: (b / "team.json").write_bytes(b'{"schema_version": 2, "\xff": 0}'), "not a valid manifest"),
+        (lambda b: (b / "team.json").write_bytes(b'{"schema_version": 3, "\xff": 0}'), "not a valid manifest"),
         (lambda b: (b / "team.json").write_text("[" * 200_000), "not a valid manifest"),
         (lambda b: edit(b / "team.json", lambda d: d["tolerances"].update(near_tie=1e300)), "not a valid manifest"),
         (
@@ -144,7 +145,7 @@ def test_a_manifest_that_makes_no_sense_is_refused(copy: Path, change: Callable[
 @pytest.mark.parametrize("data", [b"", b"PK\x03\x04", b"PK" + bytes(100), b"\x93NUMPY"])
 def test_a_golden_trace_that_is_none_is_refused(exported: Exported, data: bytes) -> None:
     manifest = read_agent(exported.path / "agents/agent_0").manifest
-    with pytest.raises(AgentMixerError, match=r"golden\.npz cannot be read"):
+    with pytest.raises(AgentMixerError, match=r"golden\.npz cannot be used"):
         parse(data, manifest)
 
 

@@ -23,10 +23,11 @@ from agentmixer.errors import AgentMixerError
 from agentmixer.export.actor import DeployedActor
 from agentmixer.export.bundle import Exported
 from agentmixer.export.graph import export_graph
+from agentmixer.files import read_regular
 from agentmixer.runtime import agent as agents
 from agentmixer.runtime.agent import Agent, make_session
 from agentmixer.runtime.bundle import AgentFiles, read_agent, read_bundle
-from agentmixer.runtime.guard import check_model, count_elements, read_regular
+from agentmixer.runtime.guard import check_model, cost
 from agentmixer.runtime.onnx_graph import MAX_FILE, GraphRefused, read_graph
 
 
@@ -56,10 +57,13 @@ def test_every_kind_of_exported_model_is_read_as_onnx_reads_it(actions: str, rec
     inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True).graph
     sizes = {
         value.name: np.prod([d.dim_value for d in value.type.tensor_type.shape.dim], dtype=int)
-        for value in (*inferred.value_info, *inferred.input, *inferred.output)
+        for value in (*inferred.value_info, *inferred.output)
     }
-    constants = sum(len(constant.data) // 4 for constant in graph.constants.values())
-    assert count_elements(graph) == constants + sum(sizes.values())
+    assert cost(graph).elements == sum(sizes.values())
+    # Every weight of a matrix meets a row once; in these networks each is used in one product.
+    matrices = [p for name, p in DeployedActor(actor, spec, 1).named_parameters() if p.dim() == 2]
+    assert cost(graph).multiply_adds == sum(p.numel() for p in matrices)
+    assert cost(graph).nodes == len(proto.graph.node)
 
 
 def test_exported_models_pass(exported: Exported) -> None:

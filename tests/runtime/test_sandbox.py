@@ -432,16 +432,16 @@ def test_memory_is_limited_and_enough(tmp_path: Path) -> None:
         tmp_path,
         """
         entered()
-        enough = len(bytearray(256 << 20))
+        enough = len(bytearray(128 << 20))
         try:
-            bytearray(2 << 30)
+            bytearray(256 << 20)
             tell(enough=enough, much=True)
         except MemoryError:
             tell(enough=enough, much=False)
         link.recv(1)
         """,
     )
-    assert found.told == {"enough": 256 << 20, "much": False}
+    assert found.told == {"enough": 128 << 20, "much": False}
 
 
 @both

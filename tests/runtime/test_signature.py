@@ -17,6 +17,7 @@ from agentmixer_cli.main import app
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 from ed25519_by_hand import verifies
+from hostile import spell
 from typer.testing import CliRunner
 
 from agentmixer.contract.manifest import sha256
@@ -24,7 +25,16 @@ from agentmixer.errors import AgentMixerError
 from agentmixer.export.bundle import Exported
 from agentmixer.export.bundle import export as export_run
 from agentmixer.runtime import Agent, signature
-from agentmixer.runtime.bundle import read_agent, read_bundle
+from agentmixer.runtime.bundle import (
+    AGENT_LIMITS,
+    check_agent_signature,
+    check_team_signature,
+    named_manifest,
+    read_agent,
+    read_bundle,
+    read_raw,
+    read_team_raw,
+)
 from agentmixer.train.run import Run
 
 # RFC 8032, section 7.1, test 1: the empty message.
@@ -62,17 +72,21 @@ def copy(signed: Path, tmp_path: Path) -> Path:
 
 
 def check(bundle: Path, trusted: Path | None) -> str:
-    return signature.check(bundle, (bundle / "team.json").read_bytes(), trusted)
+    return check_team_signature(read_team_raw(bundle)[0], trusted)
 
 
 def check_agent(folder: Path, trusted: Path | None, name: str | None = None) -> str:
-    return signature.check_agent(folder, (folder / "agent.json").read_bytes(), trusted, name)
+    raw = read_raw(folder, AGENT_LIMITS)
+    told = check_agent_signature(raw, trusted)
+    named_manifest(raw, name)
+    return told
 
 
 def test_the_published_vector_comes_out_of_our_key_files(tmp_path: Path) -> None:
     """RFC 8032's seed and public key, wrapped by hand into PKCS #8 and SubjectPublicKeyInfo (RFC 8410)."""
     private, public = tmp_path / "rfc", tmp_path / "rfc.pub"
     private.write_bytes(pem("PRIVATE", bytes.fromhex("302e020100300506032b657004220420") + SEED))
+    private.chmod(0o600)
     public.write_bytes(pem("PUBLIC", bytes.fromhex("302a300506032b6570032100") + PUBLIC))
     assert signature.private_key(private).sign(b"") == SIGNATURE
     signature.public_key(public).verify(SIGNATURE, b"")
@@ -118,7 +132,7 @@ def flip(file: Path, bit: int = 0) -> None:
 def rewrite(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
     data = json.loads(file.read_text())
     change(data)
-    file.write_text(json.dumps(data))
+    file.write_bytes(spell(data))
 
 
 def swap(bundle: Path) -> None:
@@ -152,11 +166,11 @@ def other_team(bundle: Path) -> None:
         (lambda b: flip(b / "team.sig", 8 * 63), "is no signature of team.json"),
         (lambda b: (b / "team.sig").write_bytes((b / "team.sig").read_bytes()[:63]), "is damaged: a signature has 64"),
         (lambda b: (b / "team.sig").write_bytes(b""), "is damaged: a signature has 64"),
-        (lambda b: (b / "team.sig").write_bytes(bytes(65)), "too large"),
+        (lambda b: (b / "team.sig").write_bytes(bytes(65)), "more than 64 bytes"),
         (lambda b: shutil.copy(b / "agents/agent_0/agent.sig", b / "team.sig"), "is no signature of team.json"),
         (swap, "is no signature of team.json"),
         (other_team, "is no signature of team.json"),
-        (lambda b: (b / "team.sig").unlink() or (b / "team.sig").symlink_to("nowhere"), "cannot be read"),
+        (lambda b: (b / "team.sig").unlink() or (b / "team.sig").symlink_to("nowhere"), "not a regular file"),
         (lambda b: (b / "team.sig").unlink() or os.mkfifo(b / "team.sig"), "not a regular file"),
         (lambda b: (b / "team.sig").unlink() or (b / "team.sig").mkdir(), "not a regular file"),
     ],
@@ -228,7 +242,9 @@ def test_no_bit_of_a_signature_is_free(signed: Path, keys: Path, tmp_path: Path)
         (tmp_path / "team.sig").write_bytes((signed / "team.sig").read_bytes())
         flip(tmp_path / "team.sig", bit)
         with pytest.raises(AgentMixerError, match="is no signature"):
-            signature.check(tmp_path, data, keys / "ours.pub")
+            signature.check(
+                Path("team.json"), data, Path("team.sig"), (tmp_path / "team.sig").read_bytes(), keys / "ours.pub"
+            )
 
 
 def test_the_private_key_is_its_owners_and_is_never_overwritten(tmp_path: Path) -> None:
@@ -265,9 +281,9 @@ def test_what_is_no_key_is_named(keys: Path, tmp_path: Path) -> None:
     for file in (keys / "ours", curve, empty):
         with pytest.raises(AgentMixerError, match=f"{file} is not an Ed25519 public key"):
             signature.public_key(file)
-    with pytest.raises(AgentMixerError, match="nowhere cannot be read"):
+    with pytest.raises(AgentMixerError, match="nowhere is missing"):
         signature.public_key(tmp_path / "nowhere")
-    with pytest.raises(AgentMixerError, match="too large to be a key"):
+    with pytest.raises(AgentMixerError, match="more than 4,096 bytes, which is too large"):
         signature.public_key(_large(tmp_path / "large"))
 
 

@@ -24,6 +24,7 @@ from agentmixer.train.run import Run
 from agentmixer.validate import deploy_sim as rehearsal
 from agentmixer.validate.arms import ActorsArm, Played
 from agentmixer.validate.deploy_sim import Verdict, compare, deploy_sim, quantiles
+from agentmixer.validate.reports import ReportFile
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +97,10 @@ def test_every_agent_is_accounted_for(verdict: Verdict) -> None:
 
 
 def test_the_report_is_json_with_the_verdict(verdict: Verdict, tmp_path: Path) -> None:
-    file = rehearsal.report_file(tmp_path, tmp_path / "deep" / "report.json")
-    file.write_text(verdict.to_json())
-    data = json.loads(file.read_text(), parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    file = ReportFile(tmp_path, tmp_path / "deep" / "report.json", "deploy_sim.json")
+    assert not file.path.exists()  # nothing is lost where an older verdict stands
+    file.write(verdict.to_json())
+    data = json.loads(file.path.read_text(), parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
     assert data["passed"] is True
     assert data["parity"]["passed"] is True
     assert data["arms"]["joint"]["win_rate"]["low"] >= 0
@@ -132,8 +134,37 @@ def test_a_deadline_nobody_can_meet_fails(exported: Exported) -> None:
 
 
 def test_a_report_that_cannot_be_written_is_said_before_anything_is_played(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(AgentMixerError, match="is not a regular file"):
+        ReportFile(tmp_path, tmp_path, "x")
     with pytest.raises(AgentMixerError, match="no report can be written to"):
-        rehearsal.report_file(tmp_path, tmp_path)
+        ReportFile(tmp_path, tmp_path / "file" / "report.json", "x")
+
+
+@pytest.mark.parametrize("what", ["folder", "file", "half written file", "dangling", "folder under the run's name"])
+def test_no_report_is_written_through_a_link_in_a_bundle(tmp_path: Path, what: str) -> None:
+    """Whoever made the bundle chose where its links lead."""
+    bundle, outside = tmp_path / "bundle", tmp_path / "outside"
+    bundle.mkdir()
+    outside.mkdir()
+    (outside / "precious").write_text("mine")
+    if what == "folder":
+        (bundle / "reports").symlink_to(outside)
+    else:
+        (bundle / "reports").mkdir()
+        name = "parity.json.partial" if what == "half written file" else "parity.json"
+        target = outside / ("new" if what == "dangling" else "precious")
+        (bundle / "reports" / name).symlink_to(outside if what.startswith("folder") else target)
+    try:
+        ReportFile(bundle, None, "parity.json").write("{}")
+    except AgentMixerError as error:
+        assert "link" in str(error) or "not a regular file" in str(error)  # noqa: PT017
+        assert what != "half written file"
+    else:
+        assert what == "half written file"
+        assert (bundle / "reports/parity.json").read_text() == "{}"
+    assert [file.name for file in outside.iterdir()] == ["precious"]
+    assert (outside / "precious").read_text() == "mine"
 
 
 def played(deployed: list[list[list[Any]]], shadow: list[list[list[Any]]], dtype: type = np.int32) -> Played:
@@ -171,18 +202,22 @@ def test_quantiles_by_hand() -> None:
 
 
 def test_the_run_it_came_from_must_be_there_unchanged(exported: Exported, trained: Run, tmp_path: Path) -> None:
-    source = read_bundle(exported.path).team.source
+    bundle = read_bundle(exported.path)
+    assert rehearsal.source_run(bundle).path == trained.path
     with pytest.raises(AgentMixerError, match="--run DIR"):
-        rehearsal.source_run(source, tmp_path / "gone")
+        rehearsal.source_run(bundle, tmp_path / "gone")
     moved = Path(shutil.copytree(trained.path, tmp_path / "moved"))
-    assert rehearsal.source_run(source, moved).path == moved
-    file = moved / "checkpoints" / source.checkpoint
+    assert rehearsal.source_run(bundle, moved).path == moved
+    file = moved / "checkpoints" / bundle.team.source.checkpoint
     file.write_bytes(file.read_bytes() + b" ")
     with pytest.raises(AgentMixerError, match="is not the checkpoint"):
-        rehearsal.source_run(source, moved)
+        rehearsal.source_run(bundle, moved)
     file.unlink()
     with pytest.raises(AgentMixerError, match="no longer has"):
-        rehearsal.source_run(source, moved)
+        rehearsal.source_run(bundle, moved)
+    (moved / "config.toml").write_text((moved / "config.toml").read_text() + "\n")
+    with pytest.raises(AgentMixerError, match=r"its config.toml differs"):
+        rehearsal.source_run(bundle, moved)
 
 
 def test_wilson_interval_against_published_figures() -> None:

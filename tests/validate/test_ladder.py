@@ -17,11 +17,12 @@ import pytest
 import torch
 from agentmixer_cli.main import app
 from conftest import TINY, box_spec, quiet, random_masks, tiny_algorithm, tiny_spec
+from hostile import reseal
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from typer.testing import CliRunner
 
-from agentmixer.contract.manifest import MODEL_FILE, Source, Tolerances, sha256
+from agentmixer.contract.manifest import MODEL_FILE, Source, Tolerances
 from agentmixer.errors import AgentMixerError
 from agentmixer.export import bundle as exporting
 from agentmixer.export.actor import DeployedActor
@@ -32,9 +33,10 @@ from agentmixer.train import run as runs
 from agentmixer.train import trainer
 from agentmixer.train.algorithms import AgentMixerPPO, Algorithm
 from agentmixer.validate import ladder
-from agentmixer.validate.ladder import Rung, climb, climb_agent, unusual
+from agentmixer.validate.deploy_sim import source_run
+from agentmixer.validate.ladder import Rung, climb_agent, unusual
 
-SOURCE = Source("0", "agentmixer_ppo", "default", 0, 0, "run", "checkpoint", "0")
+SOURCE = Source("0", "agentmixer_ppo", "default", 0, 0, "run", "0", "checkpoint", "0")
 STEPS, INDEX = 1020, 1
 
 
@@ -294,12 +296,7 @@ def test_the_command_names_who_fell_and_where(made: Path, tmp_path: Path) -> Non
     model = onnx.load(folder / "policy.onnx")
     add("head.bias", 0.5, 2)(model)
     (folder / "policy.onnx").write_bytes(model.SerializeToString())
-    manifest = json.loads((folder / "agent.json").read_text())
-    manifest["files"]["policy.onnx"] = sha256((folder / "policy.onnx").read_bytes())
-    (folder / "agent.json").write_text(json.dumps(manifest))
-    team = json.loads((bundle / "team.json").read_text())
-    team["agents"]["agent_1"]["sha256"] = sha256((folder / "agent.json").read_bytes())
-    (bundle / "team.json").write_text(json.dumps(team))
+    reseal(bundle)
     read_bundle(bundle)
     moved = Path(shutil.copytree(made / "run", tmp_path / "moved"))
     result = CliRunner().invoke(app, ["parity", str(bundle), "--run", str(moved)], env={"COLUMNS": "160"})
@@ -311,4 +308,4 @@ def test_the_command_names_who_fell_and_where(made: Path, tmp_path: Path) -> Non
 
 def test_without_its_run_there_is_nothing_to_compare_with(made: Path) -> None:
     with pytest.raises(AgentMixerError, match="--run DIR"):
-        climb(read_bundle(made / "bundle"), Path(os.devnull) / "nowhere")
+        source_run(read_bundle(made / "bundle"), Path(os.devnull) / "nowhere")

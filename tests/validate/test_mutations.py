@@ -15,7 +15,6 @@ from onnx.reference import ReferenceEvaluator
 from test_every_task import started
 from typer.testing import CliRunner
 
-from agentmixer.errors import AgentMixerError
 from agentmixer.export import bundle as exporting
 from agentmixer.export.bundle import Exported
 from agentmixer.runtime.bundle import read_bundle
@@ -186,8 +185,3 @@ def test_the_command(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> Non
         assert f"{'FAIL' if code else 'PASS'}: {2 - code} caught, {code} survived" in shown.output
         printed = CliRunner().invoke(app, ["mutations", str(exported.path), "--json"])
         assert json.loads(printed.stdout) == json.loads((exported.path / "reports" / "mutations.json").read_text())
-
-
-def test_another_run_is_refused(exported: Exported, tmp_path: Path) -> None:
-    with pytest.raises(AgentMixerError, match="--run DIR"):
-        check.prepare(read_bundle(exported.path), tmp_path / "gone")
