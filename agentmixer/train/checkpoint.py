@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import re
-import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,12 +15,12 @@ import msgspec
 import numpy as np
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from agentmixer.contract.spec import TaskSpec
 from agentmixer.errors import AgentMixerError
-from agentmixer.files import write_whole
+from agentmixer.files import read_regular, write_whole
 from agentmixer.tasks import Task
 from agentmixer.tasks.side_by_side import joined
 from agentmixer.train.algorithms import ALGORITHMS, Algorithm
@@ -162,11 +161,10 @@ def read_all(file: Path) -> Saved:
     """All of a checkpoint. Raises AgentMixerError if the file is not a readable one, or not as it was written."""
     way_out = "remove it, and --resume goes on from the one before, or train again"
     try:
-        if not stat.S_ISREG(os.lstat(file).st_mode):
-            raise AgentMixerError(f"{file} is not a regular file; {way_out}")
-        with safe_open(file, "pt") as data:
-            about = data.metadata() or {}
-            tensors = {key: data.get_tensor(key) for key in data.keys()}  # noqa: SIM118
+        # Read once and whole: a file that is mapped can change after it was found to be good.
+        data = read_regular(file, os.lstat(file).st_size, links=None, again=way_out)
+        tensors = safetensors.torch.load(data)
+        about = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
         digest = about.pop(DIGEST, None)
         if digest is None:
             raise AgentMixerError(f"{file} was written by another version of AgentMixer, it has no digest; train again")
