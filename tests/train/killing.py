@@ -33,9 +33,9 @@ from agentmixer.train.run import Run
 
 assert mujoco_team is not None  # imported now, not in every child
 TASK, SCENARIO = "mamujoco", "Hopper-3x1"
-#: Five updates of 8 steps. Checkpoints are due at 16 and 32, judging at 24 and at the end; it draws signals.
+#: Four updates of 8 steps. Checkpoints are due at 16 and 32, judging at 24 and at the end; it draws signals.
 SETTINGS = {
-    "num_envs": 2, "rollout_length": 4, "total_steps": 40, "chunk_length": 4, "minibatches": 1, "epochs": 1,
+    "num_envs": 2, "rollout_length": 4, "total_steps": 32, "chunk_length": 4, "minibatches": 1, "epochs": 1,
     "hidden": 8, "pm_width": 4, "pm_agent_hidden": 4, "pm_channel_hidden": 4, "share_parameters": False,
     "input_norm": "running", "signal": 2, "checkpoint_interval": 16, "eval_interval": 24, "eval_episodes": 2,
     "final_episodes": 2, "actor_lr": 0.05,

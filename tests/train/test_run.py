@@ -411,9 +411,10 @@ def attempt(end=None):
     if os.fork() == 0:
         try:
             with locked(path):
-                os.write(into, b"free")
+                found = b"free"
         except AgentMixerError:
-            os.write(into, b"refused")
+            found = b"refused"
+        os.write(into, found)
         if end:
             os.close(end[1])
             os.read(end[0], 1)
