@@ -6,14 +6,18 @@ This file knows payoffs only and imports no simulator.
 from __future__ import annotations
 
 import csv
+import io
 import json
+import os
 import sys
+import tokenize
 from pathlib import Path
 
 import numpy as np
 
 from agentmixer.contract.spec import Discrete, TaskSpec
 from agentmixer.errors import AgentMixerError
+from agentmixer.files import read_regular
 from agentmixer.tasks.base import NoOptions, ScenarioInfo, Task, check_known
 
 
@@ -33,6 +37,8 @@ PAYOFFS: dict[str, list[list[float]]] = {
 SUFFIXES = (".json", ".npy", ".csv")
 MAX_AGENTS = 8
 MAX_CELLS = 1_000_000
+#: Largest file that is read, bytes.
+MAX_FILE = 2**26
 
 Options = NoOptions
 backends = ("jax",)
@@ -49,6 +55,8 @@ def payoff(scenario: str) -> np.ndarray:
 
     scenario: a name in PAYOFFS, or the path of a file that ends in one of SUFFIXES. Raises AgentMixerError
     naming what is wrong with it."""
+    if not _is_text(scenario):
+        raise AgentMixerError(f"the name {scenario!r} is not UTF-8, so no run can be called by it; rename the file")
     suffix = Path(scenario).suffix
     if suffix not in SUFFIXES:
         if suffix:
@@ -58,10 +66,12 @@ def payoff(scenario: str) -> np.ndarray:
         check_known(sys.modules[__name__], "matrix", scenario)
         return np.array(PAYOFFS[scenario], np.float64)
     try:
-        cells = _read(Path(scenario))
+        cells = _read(scenario)
     except FileNotFoundError:
         raise AgentMixerError(f"there is no file {scenario}; give the path of a file of payoffs") from None
-    except (OSError, ValueError, EOFError, RecursionError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise AgentMixerError(f"{scenario} is not text in UTF-8 ({error.reason}); save it as that") from None
+    except (OSError, ValueError, EOFError, RecursionError, SyntaxError, tokenize.TokenError, csv.Error) as error:
         raise AgentMixerError(
             f"{scenario} cannot be read as payoffs ({error}); all rows must be equally long and hold numbers only"
         ) from None
@@ -80,13 +90,26 @@ def payoff(scenario: str) -> np.ndarray:
     return np.array(cells, np.float64)
 
 
-def _read(file: Path) -> np.ndarray:
-    if file.suffix == ".npy":
+def _read(scenario: str) -> np.ndarray:
+    """The content of a regular file, also at the end of a link: whoever typed the path meant what it leads to."""
+    file = Path(os.path.realpath(scenario))
+    file.stat()  # says in a word what is wrong with the path
+    data = read_regular(file, MAX_FILE, links=None, again="give a file of payoffs")
+    if scenario.endswith(".npy"):
+        # Mapped, so that a header that promises more than there is costs nothing.
         return np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
-    if file.suffix == ".csv":
-        with file.open(newline="") as lines:
-            return np.array([row for row in csv.reader(lines) if row], np.float64)
-    return np.array(json.loads(file.read_text()))
+    if scenario.endswith(".csv"):
+        lines = io.StringIO(data.decode(), newline="")
+        return np.array([row for row in csv.reader(lines) if row], np.float64)
+    return np.array(json.loads(data.decode()))
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # bytes of a path that are no letters
+        return False
+    return True
 
 
 def scenarios() -> list[ScenarioInfo]:

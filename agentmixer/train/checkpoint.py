@@ -2,61 +2,125 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
+import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
 from agentmixer.contract.spec import TaskSpec
 from agentmixer.errors import AgentMixerError
+from agentmixer.files import read_regular, write_whole
 from agentmixer.tasks import Task
 from agentmixer.tasks.side_by_side import joined
 from agentmixer.train.algorithms import ALGORITHMS, Algorithm
 from agentmixer.train.rollout import Stream, begin
-from agentmixer.train.run import Run
+from agentmixer.train.run import Run, make_folder, unwritten
 
 KEEP = 2
+#: What a checkpoint says of itself beside its tensors; all are text.
+STEP, UPDATE, DIGEST = "step", "update", "sha256"
+
+
+class Clock(msgspec.Struct):
+    """Seconds a run has taken: collecting, updating, and in all."""
+
+    collecting: float = 0.0
+    updating: float = 0.0
+    seconds: float = 0.0
+
+    def steps_per_second(self, step: int) -> float:
+        """Steps a second of collecting and updating."""
+        return step / max(self.collecting + self.updating, 1e-9)
+
+
+class Update(msgspec.Struct):
+    """What the update before a checkpoint came to. It is in the checkpoint because that is written first: a run killed
+    in between has no line of it yet. judged: whether the team is to be judged at that step."""
+
+    numbers: dict[str, int | float]
+    judged: bool
+    clock: Clock
+
+
+class Saved(NamedTuple):
+    """A checkpoint's content. update: None before the first."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    update: Update | None
 
 
 def save(
-    runs: Sequence[Run], step: int, algorithm: Algorithm, tasks: Sequence[Sequence[Task]], streams: Sequence[Stream]
+    runs: Sequence[Run],
+    step: int,
+    algorithm: Algorithm,
+    tasks: Sequence[Sequence[Task]],
+    streams: Sequence[Stream],
+    updates: Sequence[Update] = (),
 ) -> None:
     """Write everything that the next update depends on: for each run, team by team, what it would write alone.
 
-    tasks: each run's own, as many as there are streams.
+    tasks: each run's own, as many as there are streams. updates: each run's last, none before the first.
 
     Each is complete or absent. All are written before the first is renamed; killed in between, seeds differ by one
-    checkpoint and are resumed each alone."""
+    checkpoint and are resumed each alone. Raises AgentMixerError if one cannot be written; nothing of it stays."""
     if algorithm.replay is not None:
         algorithm.replay.flush()
-    written = []
-    for team, (run, own) in enumerate(zip(runs, tasks, strict=True)):
-        tensors = _of_team(algorithm, streams, team)
-        for lane, task in enumerate(own):
-            arrays = {key: torch.from_numpy(np.array(value)) for key, value in task.snapshot().items()}
-            tensors |= {f"task.{lane}.{key}": array for key, array in arrays.items()}
-        run.checkpoints.mkdir(parents=True, exist_ok=True)
-        scratch = run.checkpoints / f"step_{step:012d}.partial"
-        save_file(
-            {key: value.detach().cpu().contiguous() for key, value in tensors.items()},
-            scratch,
-            metadata={"step": str(step)},
-        )
-        with open(scratch, "rb") as file:
-            os.fsync(file.fileno())
-        written.append(scratch)
-    for scratch in written:
-        scratch.rename(scratch.with_suffix(".safetensors"))
+    written: list[tuple[Run, Path]] = []
+    try:
+        for team, (run, own) in enumerate(zip(runs, tasks, strict=True)):
+            tensors = _of_team(algorithm, streams, team)
+            for lane, task in enumerate(own):
+                arrays = {key: torch.from_numpy(np.array(value)) for key, value in task.snapshot().items()}
+                tensors |= {f"task.{lane}.{key}": array for key, array in arrays.items()}
+            make_folder(run.checkpoints)
+            written.append((run, run.checkpoints / f"step_{step:012d}.new"))
+            write_whole(written[-1][1], serialised(step, tensors, updates[team] if updates else None))
+        for _, scratch in written:
+            scratch.rename(scratch.with_suffix(".safetensors"))
+    except OSError as error:
+        run, scratch = written[-1]
+        raise unwritten(scratch.with_suffix(".safetensors"), error, run) from error
+    finally:
+        for _, scratch in written:
+            with contextlib.suppress(OSError):
+                scratch.unlink(missing_ok=True)
+    tidy(runs)
+
+
+def tidy(runs: Sequence[Run]) -> None:
+    """Remove all but the newest checkpoints, and what a process left that was killed while it wrote one."""
     for run in runs:
-        for old in run.checkpoint_files[:-KEEP]:
+        left_over = [file for ending in ("new", "new.partial") for file in run.checkpoints.glob(f"step_*.{ending}")]
+        for old in [*run.checkpoint_files[:-KEEP], *left_over]:
             old.unlink()
+
+
+def serialised(step: int, tensors: Mapping[str, Tensor], update: Update | None = None) -> bytes:
+    """The bytes of a checkpoint."""
+    plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    about = {STEP: str(step)} | ({} if update is None else {UPDATE: msgspec.json.encode(update).decode()})
+    return safetensors.torch.save(plain, about | {DIGEST: _digest(plain, about)})
+
+
+def _digest(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
+    """SHA-256 over each tensor's name, type, shape and bytes, in the names' order, and over what is said beside them."""
+    digest = hashlib.sha256(json.dumps(sorted(about.items())).encode())
+    for name, value in sorted(tensors.items()):
+        digest.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _of_team(algorithm: Algorithm, streams: Sequence[Stream], team: int) -> dict[str, Tensor]:
@@ -88,14 +152,28 @@ def latest(run: Run) -> Path:
 
 
 def read(file: Path) -> tuple[int, dict[str, Tensor]]:
-    """Step and tensors. Raises AgentMixerError if the file is not a readable checkpoint."""
+    """Step and tensors. Raises AgentMixerError as `read_all` does."""
+    saved = read_all(file)
+    return saved.step, saved.tensors
+
+
+def read_all(file: Path) -> Saved:
+    """All of a checkpoint. Raises AgentMixerError if the file is not a readable one, or not as it was written."""
+    way_out = "remove it, and --resume goes on from the one before, or train again"
     try:
-        with safe_open(file, "pt") as data:
-            return int(data.metadata()["step"]), {key: data.get_tensor(key) for key in data.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise AgentMixerError(
-            f"{file} is not a readable checkpoint ({error}); use an older one or train again"
-        ) from error
+        # Read once and whole: a file that is mapped can change after it was found to be good.
+        data = read_regular(file, os.lstat(file).st_size, links=None, again=way_out)
+        tensors = safetensors.torch.load(data)
+        about = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
+        digest = about.pop(DIGEST, None)
+        if digest is None:
+            raise AgentMixerError(f"{file} was written by another version of AgentMixer, it has no digest; train again")
+        if digest != _digest(tensors, about):
+            raise AgentMixerError(f"{file} is damaged, its digest is not that of what it holds; {way_out}")
+        update = msgspec.json.decode(about[UPDATE], type=Update) if UPDATE in about else None
+        return Saved(int(about[STEP]), tensors, update)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise AgentMixerError(f"{file} is not a readable checkpoint ({error}); {way_out}") from error
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -113,12 +191,14 @@ def restore_weights(algorithm: Algorithm, tensors: dict[str, Tensor], file: Path
         ) from error
 
 
-def restore(algorithm: Algorithm, tasks: Sequence[Sequence[Task]], files: Sequence[Path]) -> tuple[int, list[Stream]]:
-    """Continue exactly where `save` stood, with each team's own tasks and a file a team. Returns the step and a stream
-    for each of a team's tasks.
+def restore(
+    algorithm: Algorithm, tasks: Sequence[Sequence[Task]], files: Sequence[Path]
+) -> tuple[int, list[Stream], list[Update | None]]:
+    """Continue exactly where `save` stood, with each team's own tasks and a file a team. Returns the step, a stream for
+    each of a team's tasks, and each team's last update.
 
     Raises AgentMixerError if a file does not fit the settings, or if files are not of one step."""
-    steps, parts = zip(*map(read, files), strict=True)
+    steps, parts, updates = zip(*map(read_all, files), strict=True)
     if len(set(steps)) > 1:
         raise AgentMixerError(
             f"{files[0]} and {files[steps.index(max(steps))]} are not of the same step; resume each run alone"
@@ -158,7 +238,7 @@ def restore(algorithm: Algorithm, tasks: Sequence[Sequence[Task]], files: Sequen
             stream.fresh, stream.episode_return = memory.pop("fresh"), memory.pop("episode_return")
             stream.memory = memory
         streams.append(stream)
-    return steps[0], streams
+    return steps[0], streams, list(updates)
 
 
 def _together(parts: Sequence[dict[str, Tensor]], file: Path) -> dict[str, Tensor]:

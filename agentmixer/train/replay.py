@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +56,9 @@ class Replay(nn.Module):
             self.ring = np.lib.format.open_memmap(file, "w+", self.record, (self.capacity,))
             return
         try:
+            found = os.lstat(file)
+            if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:  # it is written to in its place
+                raise AgentMixerError(f"{file} is a link, has a second name or is no file; train again")
             ring = np.lib.format.open_memmap(file, "r+")
         except (OSError, ValueError) as error:
             raise AgentMixerError(f"{file} cannot be read ({error}); without it the run cannot go on") from error

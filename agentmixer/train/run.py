@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
+import os
 import re
 import shlex
 import tomllib
@@ -15,12 +17,18 @@ from agentmixer import __version__, provenance
 from agentmixer.config import Config
 from agentmixer.contract.manifest import sha256
 from agentmixer.errors import AgentMixerError, nearest
+from agentmixer.files import read_regular, write_whole
 from agentmixer.tasks import Task, make, names_code
 from agentmixer.train.algorithms import ALGORITHMS
+from agentmixer.train.lock import LOCK, locked
 
 RUNS = Path("runs")
 #: What config.toml says of a run beside its settings.
 IDENTITY = ("task", "scenario", "backend", "algorithm", "preset", "seed", "device")
+#: Largest config.toml or summary.json that is read, bytes.
+MAX_TEXT = 2**20
+#: What a creation that was interrupted may leave in a run's directory.
+LEFT_OVERS = {LOCK, "config.toml.partial"}
 
 
 @dataclass(frozen=True)
@@ -54,19 +62,23 @@ class Run:
 
     @property
     def checkpoint_files(self) -> list[Path]:
-        """Complete checkpoints, oldest first. A run with at least one can be resumed, evaluated and exported."""
-        return sorted(self.checkpoints.glob("step_*.safetensors"))
+        """Complete checkpoints, oldest first. A run with at least one can be evaluated and exported."""
+        files = self.checkpoints.glob("step_*.safetensors")
+        return sorted(file for file in files if re.fullmatch(r"step_[0-9]{12}\.safetensors", file.name))
 
     @property
     def summary(self) -> dict[str, Any] | None:
-        """summary.json, or None while the run is unfinished."""
+        """summary.json, or None while the run is unfinished. One of fewer steps than the run is to have speaks of it as
+        it was before it was extended."""
         file = self.path / "summary.json"
+        if not os.path.lexists(file):
+            return None
+        again = f"remove it, and --resume judges {self.path} again"
         try:
-            return json.loads(file.read_text()) if file.is_file() else None
-        except ValueError as error:
-            raise AgentMixerError(
-                f"{file} is damaged ({error}); remove it and judge the run with: agentmixer evaluate {self.path}"
-            ) from error
+            found = _checked(json.loads(read_regular(file, MAX_TEXT, links=None, again=again)))
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise AgentMixerError(f"{file} is damaged ({error}); {again}") from error
+        return found if found["steps"] >= self.config.total_steps else None
 
     def make_task(self, num_envs: int) -> Task:
         """The run's task, `num_envs` at a time.
@@ -100,15 +112,29 @@ def create(
 ) -> Run:
     """Make the directory and write config.toml. stamp: what leads its name unless `out` is given; `now()` if None.
 
-    Raises AgentMixerError if settings do not fit each other, and if `out` exists: nothing is overwritten."""
+    Raises AgentMixerError if settings do not fit each other, and if `out` holds anything: nothing is overwritten. What
+    an interrupted creation left does not count."""
     config.check()
     path = out or RUNS / task / folder_name(scenario) / algorithm / f"{stamp or now()}-s{seed}"
-    if path.exists():
-        again = shlex.join(["agentmixer", "train", task, scenario, "--resume", "--out", str(path)])
-        raise AgentMixerError(f"{path} exists already; continue it with '{again}' or choose another --out")
-    path.mkdir(parents=True)
     run = Run(path, task, scenario, backend, algorithm, preset, seed, device, options, config, task_code=scenario)
-    return write_config(run)
+    _check_vacant(run)
+    path.mkdir(parents=True, exist_ok=True)
+    with locked(path):
+        _check_vacant(run)  # another process may have been faster
+        return write_config(run)
+
+
+def _check_vacant(run: Run) -> None:
+    """Raise AgentMixerError if there is more at a new run's place than an interrupted creation leaves."""
+    if is_vacant(run.path):
+        return
+    again = shlex.join(["agentmixer", "train", run.task, run.scenario, "--resume", "--out", str(run.path)])
+    raise AgentMixerError(f"{run.path} exists already; continue it with '{again}' or choose another --out")
+
+
+def is_vacant(path: Path) -> bool:
+    """Whether a run can be created here: nothing is there, or no more than an interrupted creation leaves."""
+    return not path.exists() or (path.is_dir() and {file.name for file in path.iterdir()} <= LEFT_OVERS)
 
 
 def now() -> str:
@@ -121,11 +147,33 @@ def folder_name(scenario: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.|+-]+", "-", scenario).strip("-.") or "scenario"
 
 
-def write(file: Path, text: str) -> None:
-    """Replace a file's content; a crash leaves the old one."""
-    scratch = file.with_name(file.name + ".partial")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.rename(file)
+def write(file: Path, text: str, run: Run | None = None) -> None:
+    """Replace a file's content; a crash leaves the old one. run: whose file it is, if a run's.
+
+    Raises AgentMixerError if it cannot be written."""
+    try:
+        write_whole(file, text.encode())
+    except OSError as error:
+        raise unwritten(file, error, run) from error
+
+
+def unwritten(file: Path, error: OSError, run: Run | None) -> AgentMixerError:
+    """What to say where a file could not be written, for want of room perhaps."""
+    way_out = "put that right and type the same again"
+    if run is not None and run.checkpoint_files:
+        way_out = (
+            f"the checkpoint at step {steps_done(run):,} of {run.path} is good and, once that is put right, --resume "
+            "goes on from it"
+        )
+    return AgentMixerError(f"{file} could not be written ({error.strerror or error}); {way_out}")
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder below a run's directory unless it is there. Raises AgentMixerError if something else has the name:
+    through a link, files of others would be written."""
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise AgentMixerError(f"{path} is not a folder but a file or a link; remove it")
+    path.mkdir(exist_ok=True)
 
 
 def write_config(run: Run) -> Run:
@@ -136,7 +184,7 @@ def write_config(run: Run) -> Run:
     lines += ["", "[options]"] + [f"{_toml(key)} = {_toml(value)}" for key, value in run.options.items()]
     lines += ["", "[settings]"] + [f"{key} = {_toml(value)}" for key, value in asdict(run.config).items()]
     text = "\n".join(lines) + "\n"
-    write(run.path / "config.toml", text)
+    write(run.path / "config.toml", text, run)
     digest = sha256(text.encode())
     provenance.remember("runs", digest, run.path)
     return replace(run, digest=digest)
@@ -152,14 +200,18 @@ def load(path: Path, task_code: str | None = None) -> Run:
 
     Raises AgentMixerError if `path` holds no run, or one this version cannot read."""
     file = path / "config.toml"
-    if not file.is_file():
+    if not os.path.lexists(file):
+        if path.is_dir() and is_vacant(path):
+            raise AgentMixerError(f"{path} holds no run yet; train one there without --resume")
         raise AgentMixerError(f"{path} holds no run (no config.toml); list runs with: agentmixer runs")
+    text = read_regular(file, MAX_TEXT, links=None, again="the run cannot be read")
     try:
-        text = file.read_bytes()
         data = tomllib.loads(text.decode())
         head = {name: data[name] for name in IDENTITY}
         if any(type(value) is not (int if name == "seed" else str) for name, value in head.items()):
             raise ValueError("the run's task, algorithm, device or seed is not of its type")
+        if not 0 <= head["seed"] < 2**31:
+            raise ValueError(f"seed {head['seed']}")
         options = data.get("options", {})
         if type(options) is not dict:
             raise ValueError("options is not a table")
@@ -170,28 +222,46 @@ def load(path: Path, task_code: str | None = None) -> Run:
             raise ValueError(f"settings lack {', '.join(sorted(missing))}")
         config = config.replace(data["settings"])
         config.check()
-    except (ValueError, KeyError, TypeError, AgentMixerError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, AgentMixerError) as error:
         raise AgentMixerError(f"{file} is damaged or of another version ({error}); the run cannot be read") from error
     return Run(path=path, options=options, config=config, digest=sha256(text), task_code=task_code, **head)
 
 
+def _checked(summary: Any) -> dict[str, Any]:
+    """A summary that has every number printed of it. Raises ValueError, KeyError or TypeError."""
+    numbers = [summary[name] for name in ("steps", "steps_per_second", "seconds")]
+    for arm in (summary["decentralised_greedy"], summary["joint_greedy"]):
+        numbers.append(arm["episodes"])
+        for name in ("return", "win_rate") if "win_rate" in arm else ("return",):
+            numbers += [arm[name], arm[f"{name}_low"], arm[f"{name}_high"]]
+    if not all(type(number) in (int, float) for number in numbers):
+        raise ValueError("a figure is not a number")
+    return summary
+
+
 def find_all(root: Path = RUNS) -> list[Path]:
     """Directories of all runs under `root`, oldest first."""
-    files = sorted(root.rglob("config.toml"), key=lambda file: (file.stat().st_mtime_ns, str(file)))
-    return [file.parent for file in files]
+    found = []
+    for file in root.rglob("config.toml"):
+        with contextlib.suppress(OSError):  # gone since
+            found.append((file.lstat().st_mtime_ns, str(file), file.parent))
+    return [path for *_, path in sorted(found)]
 
 
 def newest(
-    task: str | None = None, scenario: str | None = None, root: Path = RUNS, task_code: str | None = None
-) -> Run:
-    """The newest run that has a checkpoint. task_code: see `load`. Raises AgentMixerError saying what to type when there is none."""
+    task: str | None = None, scenario: str | None = None, root: Path = RUNS, with_checkpoint: bool = True,
+    task_code: str | None = None,
+) -> Run:  # fmt: skip
+    """The newest run, one that has a checkpoint unless said otherwise. task_code: see `load`. Raises AgentMixerError
+    saying what to type when there is none."""
     for path in reversed(find_all(root)):
         run = load(path, task_code)
-        if task in (None, run.task) and scenario in (None, run.scenario) and run.checkpoint_files:
+        wanted = task in (None, run.task) and scenario in (None, run.scenario)
+        if wanted and (run.checkpoint_files or not with_checkpoint):
             return run
-    wanted = f"run of {task} {scenario}" if task else "run"
+    what = (f"run of {task} {scenario}" if task else "run") + (" with a checkpoint" if with_checkpoint else "")
     raise AgentMixerError(
-        f"no {wanted} with a checkpoint found under {root}/; train one first: agentmixer train {task or 'smacv2'} {scenario or 'protoss_5v5'}"
+        f"no {what} found under {root}/; train one first: agentmixer train {task or 'smacv2'} {scenario or 'protoss_5v5'}"
     )
 
 
@@ -199,19 +269,26 @@ def extend(run: Run, steps: str | None, device: str | None) -> Run:
     """A run to be resumed: on `device` if given, and to another total if `steps` is given. Changes nothing on disk
     (see `reopen`).
 
-    With lr_decay the step sizes follow the new total from where the run stands. Raises AgentMixerError if
-    nothing would be left to do."""
+    With lr_decay the step sizes follow the new total from where the run stands. A run that was trained to its end and
+    not judged there is left that to do. Raises AgentMixerError if nothing would be left."""
     extended = _extended(run, steps, device)
     done, total = steps_done(run), extended.config.total_steps
-    if done >= total:
+    if done >= total and not _to_be_judged(run, total):
         raise AgentMixerError(f"{run.path} stands at step {done:,} of {total:,}; give more --steps to go on")
     return extended
 
 
 def reopen(run: Run) -> None:
-    """Write down that a run goes on, now that nothing stands in its way: its config.toml, and no summary."""
+    """Write down that a run goes on, now that nothing stands in its way: its config.toml, and no summary unless it is
+    that of the run's end."""
     write_config(run)
-    (run.path / "summary.json").unlink(missing_ok=True)  # it speaks of the run as it was
+    if steps_done(run) < run.config.total_steps:
+        (run.path / "summary.json").unlink(missing_ok=True)  # it speaks of the run as it was
+
+
+def _to_be_judged(run: Run, total: int) -> bool:
+    """Whether a run that stands at its end, `total`, was not judged there."""
+    return total == run.config.total_steps and run.summary is None
 
 
 def _extended(run: Run, steps: str | None, device: str | None) -> Run:
@@ -222,20 +299,30 @@ def _extended(run: Run, steps: str | None, device: str | None) -> Run:
 def extend_together(
     task: str, scenario: str, seeds: list[int], steps: str | None, device: str | None, root: Path = RUNS
 ) -> list[Run]:
-    """The newest unfinished run of each seed, to be resumed side by side (see `extend`).
+    """The newest unfinished run of each seed, to be resumed side by side (see `extend`). If all that is left is to judge
+    them, seeds that were judged before the others go along as they are.
 
     Raises AgentMixerError if a seed has none, or if they differ in anything but the seed."""
-    found: dict[int, Run] = {}
+    candidates = []
     for path in reversed(find_all(root / task / folder_name(scenario))):
-        if len(found) == len(seeds):
-            break
         try:
             run = load(path)
         except AgentMixerError:  # of another version, or damaged; if it is missed, the sentence below says so
             continue
-        wanted = run.scenario == scenario and run.seed in set(seeds) - set(found) and bool(run.checkpoint_files)
-        if wanted and steps_done(run) < _extended(run, steps, device).config.total_steps:
-            found[run.seed] = run
+        if run.scenario == scenario and run.seed in seeds:
+            candidates.append(run)
+    found: dict[int, Run] = {}
+    at_end = True
+    for run in candidates:
+        total = _extended(run, steps, device).config.total_steps
+        left = steps_done(run) < total
+        if run.seed not in found and (left or _to_be_judged(run, total)):
+            found[run.seed], at_end = run, at_end and not left
+    if found and at_end:
+        alike = _told(next(iter(found.values())))
+        for run in candidates:
+            if _told(run) == alike:
+                found.setdefault(run.seed, run)
     if missing := [str(seed) for seed in seeds if seed not in found]:
         raise AgentMixerError(
             f"no unfinished run of {task} {scenario} found under {root}/ for seed {', '.join(missing)}; leave --resume "
@@ -252,7 +339,7 @@ def extend_together(
                 f"{chosen[0].path} and {run.path} cannot go on together, they differ in {', '.join(differs)}; resume "
                 f"each alone, for example: {again}"
             )
-    return [extend(replace(run, task_code=scenario), steps, device) for run in chosen]
+    return [_extended(replace(run, task_code=scenario), steps, device) for run in chosen]
 
 
 def _told(run: Run) -> dict[str, Any]:

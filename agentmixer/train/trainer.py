@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -22,12 +23,15 @@ from torch.utils.tensorboard import SummaryWriter
 from agentmixer import statistics
 from agentmixer.contract.spec import TaskSpec
 from agentmixer.errors import AgentMixerError, TeamError
+from agentmixer.files import read_regular
 from agentmixer.tasks import Task
 from agentmixer.tasks.side_by_side import joined, side_by_side
 from agentmixer.train import checkpoint, rollout
 from agentmixer.train import run as runs
 from agentmixer.train.algorithms import AgentMixerPPO, AgentMixerSAC
+from agentmixer.train.checkpoint import Clock, Update
 from agentmixer.train.evaluate import Episodes, evaluate
+from agentmixer.train.lock import locked
 from agentmixer.train.run import Run
 
 #: Evaluation episodes come from this stream; the command line keeps training seeds below a million.
@@ -74,12 +78,13 @@ class _Interrupt:
 
 
 def train(run: Run, console: Console, resume: bool = False, compiled: bool = False) -> bool:
-    """Train `run` to its total_steps. Returns False if it was interrupted (a checkpoint is left).
+    """Train `run` to its total_steps and judge it there, unless that was done. Returns False if it was interrupted (a
+    checkpoint is left). Nothing of the run is changed while another process trains it.
 
     compiled: whether torch.compile takes over (docs/performance.md says what that brings).
 
-    Raises AgentMixerError if training diverges (a loss is not finite) or an environment fails; the last
-    checkpoint is good then."""
+    Raises AgentMixerError if training diverges (a loss is not finite), an environment fails or a file cannot be
+    written; the last checkpoint is good then."""
     return train_together([run], console, resume, compiled)
 
 
@@ -88,6 +93,8 @@ def train_together(chosen: Sequence[Run], console: Console, resume: bool = False
     that training it alone would leave there. Where one fails, all stop."""
     check_together(chosen[0].algorithm, len(chosen), compiled)
     with contextlib.ExitStack() as stack:
+        for run in chosen:
+            stack.enter_context(locked(run.path))
 
         def make(run: Run, envs: int) -> Task:
             return stack.enter_context(contextlib.closing(run.make_task(envs)))
@@ -124,11 +131,9 @@ def _train(
         algorithm.compile()
     # Teams are judged one at a time, by an algorithm that takes each one's weights.
     alone = checkpoint.build([first], spec) if several else algorithm
-    if resume and first.checkpoint_files:
-        step, streams = checkpoint.restore(algorithm, tasks, [checkpoint.latest(run) for run in chosen])
-        for run in chosen:
-            runs.reopen(run)
-            console.print(f"continuing {run.path} at step {step:,}", soft_wrap=True, markup=False)
+    updates: list[Update | None] = []
+    if begun := resume and any(map(runs.steps_done, chosen)):
+        step, streams, updates = checkpoint.restore(algorithm, tasks, [checkpoint.latest(run) for run in chosen])
     else:
         step, streams = 0, []
         for same, episodes in zip(
@@ -136,28 +141,54 @@ def _train(
         ):
             now = [task.reset(run.seed, episodes) for run, task in zip(chosen, same, strict=True)]
             streams.append(rollout.begin(algorithm, len(episodes), joined(now, first.device)))
-        checkpoint.save(chosen, step, algorithm, tasks, streams)  # from here on every run can be resumed
     if algorithm.replay is not None:
+        runs.make_folder(first.path / "replay")
         algorithm.replay.open(first.path / "replay")
+    for run in chosen if resume else []:
+        runs.reopen(run)
+        console.print(f"continuing {run.path} at step {step:,}", soft_wrap=True, markup=False)
+    if begun:
+        checkpoint.tidy(chosen)
+    else:
+        checkpoint.save(chosen, step, algorithm, tasks, streams)
 
     def play(team: int, episodes: int, joint: bool = False) -> dict[str, float]:
+        """Greedy figures of one team. Training goes on with the random numbers that it would have had."""
+        generator = algorithm.generators[team]
+        kept = generator.get_state()
         if several:
             alone.load([algorithm.team(team)])
-            alone.generators[0] = algorithm.generators[team]
-        return report(evaluate(alone, judge, episodes, EVALUATION_SEED, joint), spec)
+            alone.generators[0] = generator
+        try:
+            return report(evaluate(alone, judge, episodes, EVALUATION_SEED, joint), spec)
+        finally:
+            generator.set_state(kept)
+
+    def line(team: int, update: Update) -> dict[str, Any]:
+        """What metrics.jsonl has of an update; the team is judged if that is due."""
+        figures = play(team, config.eval_episodes) if update.judged else {}
+        times = {"steps_per_second": update.clock.steps_per_second(step), "seconds": elapsed()}
+        return update.numbers | {f"eval_{key}": value for key, value in figures.items()} | times
 
     a_rollout = config.num_envs * config.rollout_length
-    interrupted, first_step = False, step
+    interrupted = False
     shown = "win_rate" if spec.reports_wins else "return"
     latest = [float("nan")] * len(chosen)
-    started = time.monotonic()
-    spent = {"collect": 0.0, "update": 0.0}
+    clock = updates[0].clock if updates and updates[0] is not None else Clock()
+    started = time.monotonic() - clock.seconds
+
+    def elapsed() -> float:
+        return time.monotonic() - started
+
     progress = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]:,.0f} steps/s"),
         TimeRemainingColumn(), TextColumn(("mean " if several else "") + shown.replace("_", " ") + " {task.fields[latest]:.2f}"), console=console, disable=not console.is_terminal,
     )  # fmt: skip
     with _Interrupt() as interrupt, progress, contextlib.ExitStack() as files:
         records = [files.enter_context(contextlib.closing(_Records(run, step))) for run in chosen]
+        for team, update in enumerate(updates):
+            if update is not None and not records[team].complete:  # killed between its checkpoint and this line
+                records[team].add(step, line(team, update))
         what = f"{first.task} {first.scenario}" + (f", {len(chosen)} seeds" if several else "")
         bar = progress.add_task(escape(what), total=config.total_steps, completed=step, rate=0.0, latest=latest[0])
         while step < config.total_steps and not interrupted:
@@ -175,8 +206,9 @@ def _train(
             collected = time.monotonic()
             with _explained(compiled):
                 numbers: list[dict[str, Any]] = [dict(own) for own in algorithm.update(experience)]
-            spent["collect"] += collected - begin
-            spent["update"] += time.monotonic() - collected
+            clock.collecting += collected - begin
+            clock.updating += time.monotonic() - collected
+            clock.seconds = elapsed()
             before, step = step, step + a_rollout
 
             for team, (run, own, ended) in enumerate(zip(chosen, numbers, finished, strict=True)):
@@ -193,13 +225,13 @@ def _train(
                     )
             done, interrupted = step >= config.total_steps, interrupt.asked
             judged = _crossed(before, step, config.eval_interval) or done
-            for team, own in enumerate(numbers):
-                if judged:
-                    own |= {f"eval_{k}": v for k, v in play(team, config.eval_episodes).items()}
-                own["steps_per_second"] = (step - first_step) / (spent["collect"] + spent["update"])
-                own["seconds"] = time.monotonic() - started
-                records[team].add(step, own)
-            rate, known = numbers[0]["steps_per_second"], [value for value in latest if _finite(value)]
+            now_updates = [Update(own, judged, clock) for own in numbers]
+            if judged or interrupted or _crossed(before, step, config.checkpoint_interval):
+                checkpoint.save(chosen, step, algorithm, tasks, streams, now_updates)
+            numbers = [line(team, update) for team, update in enumerate(now_updates)]
+            for record, own in zip(records, numbers, strict=True):
+                record.add(step, own)
+            rate, known = clock.steps_per_second(step), [value for value in latest if _finite(value)]
             progress.update(
                 bar,
                 completed=min(step, config.total_steps),
@@ -220,19 +252,19 @@ def _train(
                     soft_wrap=True,
                     markup=False,
                 )
-            if _crossed(before, step, config.checkpoint_interval) or done or interrupted:
-                checkpoint.save(chosen, step, algorithm, tasks, streams)
     if step < config.total_steps:
         return False
     alone.schedule(1.0)
     for team, run in enumerate(chosen):
+        if run.summary is not None:  # judged before the process was killed that trained it
+            continue
         final, joint = (play(team, config.final_episodes, joint) for joint in (False, True))
         summary = {
-            "steps": step, "steps_per_second": (step - first_step) / max(sum(spent.values()), 1e-9), "seconds": time.monotonic() - started,
-            "seconds_collecting": spent["collect"], "seconds_updating": spent["update"],
+            "steps": step, "steps_per_second": clock.steps_per_second(step), "seconds": elapsed(),
+            "seconds_collecting": clock.collecting, "seconds_updating": clock.updating,
             "decentralised_greedy": final, "joint_greedy": joint,
         }  # fmt: skip
-        runs.write(run.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+        runs.write(run.path / "summary.json", json.dumps(summary, indent=2) + "\n", run)
     return True
 
 
@@ -263,36 +295,62 @@ def _finite(number: float) -> bool:
 
 
 class _Records:
-    """A run's numbers on disk: metrics.jsonl and tensorboard, as they were at `step` and added to from there."""
+    """A run's numbers on disk: metrics.jsonl and tensorboard, as they were at `step` and added to from there.
+
+    Raises AgentMixerError if a file cannot be read or written."""
 
     def __init__(self, run: Run, step: int):
-        file = run.path / "metrics.jsonl"
-        _forget_after(file, step)
-        self._metrics = file.open("a")
+        self._run, self._file = run, run.path / "metrics.jsonl"
+        kept = _until(self._file, step)
+        #: Whether there is a line of `step` itself.
+        self.complete = step in kept
+        runs.write(self._file, "".join(kept.values()), run)
+        # The file is new, so nothing is written through a link; and nothing waits in a buffer.
+        self._metrics = open(self._file, "ab", buffering=0, opener=_no_link)  # noqa: SIM115
+        runs.make_folder(run.path / "tensorboard")
         self._writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=step + 1)
 
     def add(self, step: int, numbers: dict[str, Any]) -> None:
-        self._metrics.write(json.dumps({"step": step, **numbers}) + "\n")
-        self._metrics.flush()
-        for name, number in numbers.items():
-            self._writer.add_scalar(name, number, step)
+        data = memoryview((json.dumps({"step": step, **numbers}) + "\n").encode())
+        with self._written(self._file):
+            while data:
+                data = data[self._metrics.write(data) :]
+        with self._written(self._run.path / "tensorboard"):
+            for name, number in numbers.items():
+                self._writer.add_scalar(name, number, step)
 
     def close(self) -> None:
         self._metrics.close()
-        self._writer.close()
+        with self._written(self._run.path / "tensorboard"):
+            self._writer.close()
+
+    @contextlib.contextmanager
+    def _written(self, file: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise runs.unwritten(file, error, self._run) from error
 
 
-def _forget_after(metrics_file: Path, step: int) -> None:
-    """Drop lines a killed run wrote after its last checkpoint; the resumed run writes them again."""
-    if metrics_file.is_file():
-        kept = []
-        for line in metrics_file.read_text(errors="replace").splitlines():
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+
+
+def _until(metrics_file: Path, step: int) -> dict[int, str]:
+    """Lines up to `step`, by their steps. What a killed run wrote after its last checkpoint, a half line for one, is left
+    out; the resumed run writes it again."""
+    kept: dict[int, str] = {}
+    if os.path.lexists(metrics_file):
+        again = "remove it; what it held is lost then, and the run can go on"
+        data = read_regular(metrics_file, os.lstat(metrics_file).st_size, links=None, again=again)
+        for line in data.decode(errors="replace").splitlines():
             try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-            except (ValueError, TypeError, KeyError):  # half a line, or not ours
+                number = json.loads(line)["step"]
+                if type(number) is int and number <= step:
+                    kept[number] = line + "\n"
+            except (ValueError, TypeError, KeyError, RecursionError):  # half a line, or not ours
                 continue
-        runs.write(metrics_file, "".join(kept))
+    return kept
 
 
 def summary_line(run: Run) -> str:

@@ -110,7 +110,7 @@ def prepare(
     prepared = []
     for variant, seed, config in planned:
         path = out / f"{runs.folder_name(variant.name)}-s{seed}"
-        if not path.exists():
+        if runs.is_vacant(path):
             run = runs.create(
                 task, scenario, backend, variant.algorithm, variant.preset, seed, "cpu", resolved, config, path
             )

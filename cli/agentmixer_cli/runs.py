@@ -32,7 +32,7 @@ def runs(root: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path
         try:
             run = records.load(path)
             summary, steps = run.summary, records.steps_done(run)
-        except AgentMixerError as error:
+        except (AgentMixerError, OSError) as error:
             damaged.append(str(error))
             continue
         result = headline(summary["decentralised_greedy"]) if summary else "-"

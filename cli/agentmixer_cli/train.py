@@ -72,7 +72,14 @@ def train(
         raise AgentMixerError("--seeds gives every seed a run directory of its own; leave out --seed and --out")
     wanted = [seed or 0] if seeds is None else parse_seeds(seeds)
     if resume:
-        if assignments or env_args or algorithm != "agentmixer_ppo" or preset != "default" or seed or backend:
+        if (
+            assignments
+            or env_args
+            or algorithm != "agentmixer_ppo"
+            or preset != "default"
+            or seed is not None
+            or backend
+        ):
             raise AgentMixerError(
                 "--resume continues with the run's own settings; leave out --set, --env-arg, --algorithm, --preset, "
                 "--seed and --backend"
@@ -80,7 +87,11 @@ def train(
         if seeds is not None:
             chosen = runs.extend_together(task, scenario, wanted, steps, device)
         else:
-            run = runs.load(out, scenario) if out else runs.newest(task, scenario, task_code=scenario)
+            run = (
+                runs.load(out, scenario)
+                if out
+                else runs.newest(task, scenario, with_checkpoint=False, task_code=scenario)
+            )
             if (run.task, run.scenario) != (task, scenario):
                 raise AgentMixerError(f"{run.path} is a run of {run.task} {run.scenario}, not of {task} {scenario}")
             chosen = [runs.extend(run, steps, device)]

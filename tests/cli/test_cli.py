@@ -48,6 +48,7 @@ def test_three_commands_in_a_row(tmp_path: Path) -> None:
     run = next(tmp_path.glob("runs/smacv2/protoss_5v5/agentmixer_ppo/*-s0"))
     assert {f.name for f in run.iterdir()} == {
         "config.toml",
+        "lock",
         "metrics.jsonl",
         "summary.json",
         "checkpoints",
@@ -131,9 +132,9 @@ def test_ctrl_c_and_resume(tmp_path: Path) -> None:
         (["train", "smacv2", "protoss_5v5", "--steps", "0"], "total_steps must be between 1 and 1000000000000, got 0"),
         (["train", "smacv2", "protoss_5v5", "--backend", "sc2"], "backend 'sc2' needs StarCraft II"),
         (["train", "smacv2", "protoss_5v5", "--device", "tpu"], "unknown device 'tpu'; known: cpu, cuda"),
-        (["train", "smacv2", "protoss_5v5", "--resume"], "no run of smacv2 protoss_5v5 with a checkpoint"),
+        (["train", "smacv2", "protoss_5v5", "--resume"], "no run of smacv2 protoss_5v5 found under runs/"),
         (
-            ["train", "smacv2", "protoss_5v5", "--resume", "--seed", "3"],
+            ["train", "smacv2", "protoss_5v5", "--resume", "--seed", "0"],
             "leave out --set, --env-arg, --algorithm, --preset, --seed",
         ),
         (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -144,3 +145,54 @@ def test_a_file_that_is_no_matrix_is_one_sentence(name: str, content: bytes, tmp
     (tmp_path / name).write_bytes(content)
     with pytest.raises(AgentMixerError, match="cannot be read as payoffs"):
         matrix.payoff(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("content", [b"[[1, 2], [3, \xff]]", "1,2\n3,4\n".encode("utf-16")])
+@pytest.mark.parametrize("suffix", [".json", ".csv"])
+def test_a_file_that_is_not_utf_8_is_named(suffix: str, content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / f"a{suffix}"
+    file.write_bytes(content)
+    with pytest.raises(AgentMixerError, match=f"a{suffix} is not text in UTF-8"):
+        payoff(str(file))
+
+
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    name = os.fsdecode(bytes(tmp_path) + b"/\xff.json")
+    Path(name).write_text("[[1, 2], [3, 4]]")
+    with pytest.raises(AgentMixerError, match="is not UTF-8"):
+        payoff(name)
+
+
+@pytest.mark.parametrize("suffix", matrix.SUFFIXES)
+def test_what_is_no_regular_file_is_named_and_not_waited_for(suffix: str, tmp_path: Path) -> None:
+    fifo, device, folder = (tmp_path / f"{name}{suffix}" for name in ("fifo", "device", "folder"))
+    os.mkfifo(fifo)
+    device.symlink_to("/dev/zero")
+    folder.mkdir()
+    for file in (fifo, device, folder):
+        with pytest.raises(AgentMixerError, match="is missing or not a regular file; give a file of payoffs"):
+            payoff(str(file))
+
+
+def test_a_file_may_be_a_link_but_not_too_large(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("1,2\n3,4\n")
+    (tmp_path / "link.csv").symlink_to("a.csv")
+    np.testing.assert_array_equal(payoff(str(tmp_path / "link.csv")), [[1, 2], [3, 4]])
+    with (tmp_path / "large.npy").open("wb") as file:
+        file.truncate(matrix.MAX_FILE + 1)  # takes no room
+    with pytest.raises(AgentMixerError, match="has more than 67,108,864 bytes"):
+        payoff(str(tmp_path / "large.npy"))
+
+
+def test_a_damaged_header_is_a_sentence(tmp_path: Path) -> None:
+    """Every byte of it changed to others; what still reads has as many payoffs as before, or says what is wrong."""
+    np.save(tmp_path / "a.npy", np.arange(4.0).reshape(2, 2))
+    good, refused = (tmp_path / "a.npy").read_bytes(), 0
+    for place in range(128):
+        for value in (0, ord("("), ord("9"), 255):
+            (tmp_path / "b.npy").write_bytes(good[:place] + bytes([value]) + good[place + 1 :])
+            try:
+                assert payoff(str(tmp_path / "b.npy")).size <= 4
+            except AgentMixerError:
+                refused += 1
+    assert refused > 200

@@ -2,22 +2,59 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import random
 import shutil
 import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import make_run, quiet, tiny_algorithm
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from agentmixer import files, tasks
 from agentmixer.errors import AgentMixerError
 from agentmixer.train import checkpoint, trainer
 from agentmixer.train import run as runs
+from agentmixer.train.algorithms import AgentMixerPPO
 from agentmixer.train.run import Run
 
 TIMING = {"seconds", "steps_per_second"}
+#: A team that is trained in well under a second: four updates of 8 steps.
+SMALL = {
+    "num_envs": 2, "rollout_length": 4, "total_steps": 32, "chunk_length": 4, "minibatches": 1, "epochs": 1, "hidden": 8,
+    "share_parameters": False, "checkpoint_interval": 8, "eval_interval": 0, "eval_episodes": 2, "final_episodes": 2,
+    "actor_lr": 0.05,
+}  # fmt: skip
+
+
+def make_small(path: Path, seed: int = 3, **settings: object) -> Run:
+    backend, options = tasks.check("mamujoco", "Hopper-3x1", None, {})
+    config = AgentMixerPPO.Config().replace({**SMALL, **settings})
+    return runs.create(
+        "mamujoco", "Hopper-3x1", backend, "agentmixer_ppo", "default", seed, "cpu", options, config, path
+    )
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run of Hopper-3x1, 32 steps."""
+    run = make_small(tmp_path_factory.mktemp("small") / "run")
+    assert trainer.train(run, quiet())
+    return run
+
+
+@pytest.fixture
+def copied(small: Run, tmp_path: Path) -> Run:
+    """A copy of `small`, to be damaged."""
+    return runs.load(Path(shutil.copytree(small.path, tmp_path / "run")))
 
 
 def metrics(run: Run) -> list[dict[str, float]]:
@@ -183,8 +220,11 @@ def test_a_checkpoint_of_other_environments_is_refused(trained: Run, tmp_path: P
     file = checkpoint.latest(runs.load(path))
     step, tensors = checkpoint.read(file)
     old = {key: value for key, value in tensors.items() if not key.startswith("stream.")}
-    save_file(old, file, metadata={"step": str(step)})
+    file.write_bytes(checkpoint.serialised(step, old))
     with pytest.raises(AgentMixerError, match="was written by another version"):
+        trainer.train(runs.extend(runs.load(path), "1024", None), quiet(), resume=True)
+    save_file(tensors, file, metadata={"step": str(step)})
+    with pytest.raises(AgentMixerError, match="was written by another version of AgentMixer, it has no digest"):
         trainer.train(runs.extend(runs.load(path), "1024", None), quiet(), resume=True)
 
 
@@ -207,3 +247,408 @@ def test_divergence_stops_with_a_sentence_and_keeps_the_last_checkpoint(tmp_path
     step, tensors = checkpoint.read(checkpoint.latest(run))
     assert step == 128
     assert all(t.isfinite().all() for t in tensors.values() if t.is_floating_point())
+
+
+# ---- judged or not -------------------------------------------------------------------------------
+
+
+def without_times(run: Run) -> dict[str, object]:
+    summary = run.summary
+    assert summary is not None
+    return {key: value for key, value in summary.items() if "second" not in key}
+
+
+def test_a_run_that_was_not_judged_at_its_end_is_judged_and_nothing_else(small: Run, copied: Run) -> None:
+    (copied.path / "summary.json").unlink()
+    checkpoints = {file.name: file.read_bytes() for file in copied.checkpoint_files}
+    with pytest.raises(AgentMixerError, match="stands at step 32 of 16; give more"):
+        runs.extend(copied, "16", None)
+    assert trainer.train(runs.extend(copied, None, None), quiet(), resume=True)
+    assert without_times(copied) == without_times(small)
+    assert copied.summary is not None and copied.summary["seconds_collecting"] > 0
+    assert copied.summary["steps_per_second"] == pytest.approx(
+        32 / (copied.summary["seconds_collecting"] + copied.summary["seconds_updating"])
+    )
+    assert metrics(copied) == metrics(small)
+    assert {file.name: file.read_bytes() for file in copied.checkpoint_files} == checkpoints
+    with pytest.raises(AgentMixerError, match="stands at step 32 of 32; give more"):
+        runs.extend(copied, None, None)
+
+
+def test_seeds_of_which_one_was_not_judged_go_on_together(tmp_path: Path) -> None:
+    chosen = [make_small(tmp_path / "mamujoco" / "Hopper-3x1" / f"s{seed}", seed) for seed in (1, 2)]
+    assert trainer.train_together(chosen, quiet())
+    first, second = ((run.path / "summary.json").read_bytes() for run in chosen)
+    figures = without_times(chosen[1])
+    (chosen[1].path / "summary.json").unlink()
+    found = runs.extend_together("mamujoco", "Hopper-3x1", [1, 2], None, None, root=tmp_path)
+    assert [run.path for run in found] == [run.path for run in chosen]
+    assert trainer.train_together(found, quiet(), resume=True)
+    assert (chosen[0].path / "summary.json").read_bytes() == first
+    assert (chosen[1].path / "summary.json").read_bytes() != second  # times
+    assert without_times(chosen[1]) == figures
+
+
+def test_a_summary_of_fewer_steps_is_none_of_a_run_that_goes_on(copied: Run) -> None:
+    """As a process leaves it that is killed between writing config.toml and removing the summary."""
+    runs.write_config(runs.extend(copied, "48", None))
+    again = runs.load(copied.path)
+    assert (copied.path / "summary.json").is_file() and again.summary is None
+    assert trainer.train(runs.extend(again, None, None), quiet(), resume=True)
+    assert again.summary is not None and again.summary["steps"] == 48
+
+
+# ---- created or not ------------------------------------------------------------------------------
+
+
+def test_what_an_interrupted_creation_left_is_no_run(small: Run, tmp_path: Path) -> None:
+    for left in ((), ("lock",), ("config.toml.partial",), ("lock", "config.toml.partial")):
+        path = tmp_path / f"run{len(left)}{''.join(left)}"
+        path.mkdir()
+        for name in left:
+            (path / name).write_text("ha")
+        with pytest.raises(AgentMixerError, match="holds no run yet; train one there without --resume"):
+            runs.load(path)
+        run = make_small(path)
+        assert runs.load(path) == run
+        assert sorted(file.name for file in path.iterdir()) == ["config.toml", "lock"]
+    for other in ("config.toml", "notes"):
+        path = tmp_path / other
+        path.mkdir()
+        (path / other).touch()
+        with pytest.raises(AgentMixerError, match="exists already"):
+            make_small(path)
+        assert [file.name for file in path.iterdir()] == [other]
+
+
+def test_a_run_without_a_checkpoint_is_resumed_and_not_exported(tmp_path: Path) -> None:
+    run = make_small(tmp_path / "run", total_steps=8)
+    with pytest.raises(AgentMixerError, match="no run of mamujoco Hopper-3x1 with a checkpoint found"):
+        runs.newest("mamujoco", "Hopper-3x1", root=tmp_path)
+    found = runs.newest("mamujoco", "Hopper-3x1", root=tmp_path, with_checkpoint=False)
+    assert found == run
+    assert trainer.train(runs.extend(found, "16", None), quiet(), resume=True)
+    assert runs.load(run.path).config.total_steps == 16
+    assert [line["step"] for line in metrics(run)] == [8, 16]
+
+
+# ---- digests -------------------------------------------------------------------------------------
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_refused(copied: Run) -> None:
+    """Every bit of the header's length, and bits drawn from all over the header and the data."""
+    file = checkpoint.latest(copied)
+    good = file.read_bytes()
+    header = int.from_bytes(good[:8], "little")
+    draw = random.Random(0)
+    places = [*range(64)]
+    places += [8 * draw.randrange(8, 8 + header) + draw.randrange(8) for _ in range(400)]
+    places += [8 * draw.randrange(8 + header, len(good)) + draw.randrange(8) for _ in range(200)]
+    for place in places:
+        bad = bytearray(good)
+        bad[place // 8] ^= 1 << place % 8
+        file.write_bytes(bad)
+        with pytest.raises(AgentMixerError, match=f"{file.name} (is|was)"):
+            checkpoint.read_all(file)
+    file.write_bytes(good)
+    assert checkpoint.read_all(file).step == 32
+
+
+def test_a_digest_covers_names_types_shapes_and_what_is_said_beside_them(copied: Run) -> None:
+    file = checkpoint.latest(copied)
+    with safe_open(file, "pt") as data:
+        about, tensors = data.metadata(), {key: data.get_tensor(key) for key in data.keys()}  # noqa: SIM118
+    name = next(key for key, value in tensors.items() if value.dtype == torch.float32 and value.dim() == 3)
+    value = tensors[name]
+    others: list[tuple[dict[str, torch.Tensor], dict[str, str]]] = [
+        ({**tensors, name: value.transpose(0, 1).reshape(value.shape)}, about) if len(value) > 1 else ({}, about),
+        ({**tensors, name: value.reshape(-1)}, about),
+        ({**tensors, name: value.view(torch.int32)}, about),
+        ({**{key: v for key, v in tensors.items() if key != name}, f"{name}x": value}, about),
+        (tensors, {**about, "step": "16"}),
+        (tensors, {**about, "update": about["update"].replace("true", "false")}),
+    ]
+    for changed, said in others:
+        save_file({key: v.contiguous() for key, v in changed.items()}, file, metadata=said)
+        with pytest.raises(AgentMixerError, match="its digest is not that of what it holds; remove it, and --resume"):
+            checkpoint.read_all(file)
+    save_file(tensors, file, metadata=about)
+    assert checkpoint.read_all(file).step == 32
+
+
+def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(small: Run, copied: Run) -> None:
+    (copied.path / "summary.json").unlink()
+    file = checkpoint.latest(copied)
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    with pytest.raises(AgentMixerError, match="remove it, and --resume goes on from the one before"):
+        trainer.train(runs.extend(copied, None, None), quiet(), resume=True)
+    file.unlink()
+    assert trainer.train(runs.extend(copied, None, None), quiet(), resume=True)
+    assert metrics(copied) == metrics(small) and without_times(copied) == without_times(small)
+
+
+# ---- one process at a time -----------------------------------------------------------------------
+
+HOLD = """
+import sys
+from pathlib import Path
+from agentmixer.train.lock import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+FORK = """
+import os, sys
+from pathlib import Path
+from agentmixer.errors import AgentMixerError
+from agentmixer.train.lock import locked
+path = Path(sys.argv[1])
+
+def attempt(end=None):
+    # In a child, which then waits for `end` to be closed.
+    out, into = os.pipe()
+    if os.fork() == 0:
+        try:
+            with locked(path):
+                found = b"free"
+        except AgentMixerError:
+            found = b"refused"
+        os.write(into, found)
+        if end:
+            os.close(end[1])
+            os.read(end[0], 1)
+        os._exit(0)
+    print(os.read(out, 9).decode(), flush=True)
+
+end = os.pipe()
+with locked(path):
+    attempt(end)
+    attempt()
+attempt()  # the first child lives on
+with locked(path):
+    print("held", flush=True)
+"""
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(copied: Run, tmp_path: Path) -> None:
+    (copied.path / "metrics.jsonl").open("a").write('{"step": 40')
+    before = {file: file.read_bytes() for file in copied.path.rglob("*") if file.is_file()}
+    command = [sys.executable, "-c", HOLD, str(copied.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        again = [sys.executable, "-m", "agentmixer_cli.main", "train", "mamujoco", "Hopper-3x1", "--resume"]
+        refused = subprocess.run(
+            [*again, "--out", str(copied.path), "--steps", "48"], capture_output=True, text=True, cwd=tmp_path
+        )
+        assert refused.returncode == 2
+        assert refused.stderr == (
+            f"error: {copied.path} is being trained by another process; wait for that one or stop it, then --resume\n"
+        )
+        other = make_small(tmp_path / "other")
+        with pytest.raises(AgentMixerError, match="is being trained by another process"):
+            trainer.train_together([other, copied], quiet(), resume=True)
+        assert before == {file: file.read_bytes() for file in copied.path.rglob("*") if file.is_file()}
+        assert sorted(file.name for file in other.path.iterdir()) == ["config.toml", "lock"]
+        holder.kill()  # the lock goes with the process
+    assert trainer.train(runs.extend(copied, "40", None), quiet(), resume=True)
+
+
+def test_a_worker_process_has_no_part_in_its_parents_lock(tmp_path: Path) -> None:
+    """Neither that it holds it: it may outlive its parent; nor that it releases it."""
+    told = subprocess.run([sys.executable, "-c", FORK, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert told.stdout.splitlines() == ["refused", "refused", "free", "held"], told.stderr
+
+
+# ---- files that cannot be written ----------------------------------------------------------------
+
+
+def full(name: str, after: int = 0) -> Callable[..., object]:
+    """`open`, but files called `name` have room for the first half of what is written after `after` such files."""
+    seen = 0
+
+    class Full:
+        def __init__(self, file: object):
+            self.file = file
+
+        def write(self, data: bytes) -> int:
+            self.file.write(data[: len(data) // 2])  # type: ignore[attr-defined]
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        def __enter__(self) -> Full:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.file.close()  # type: ignore[attr-defined]
+
+        def __getattr__(self, attribute: str) -> object:
+            return getattr(self.file, attribute)
+
+    def opened(path: object, *arguments: object, **named: object) -> object:
+        nonlocal seen
+        file = open(path, *arguments, **named)  # type: ignore[call-overload]  # noqa: SIM115
+        if not os.readlink(f"/proc/self/fd/{file.fileno()}").endswith(name):
+            return file
+        seen += 1
+        return Full(file) if seen > after else file
+
+    return opened
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "stands"),
+    [
+        ("step_000000000016.new.partial", "checkpoints/step_000000000016.safetensors", 8),
+        ("summary.json.partial", "summary.json", 32),
+        ("metrics.jsonl", "metrics.jsonl", 8),
+    ],
+)
+def test_a_full_disk_is_one_sentence_and_loses_nothing(
+    name: str, said: str, stands: int, small: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_small(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        for module in (files, trainer):
+            patch.setattr(module, "open", full(name), raising=False)
+        with pytest.raises(AgentMixerError) as refusal:
+            trainer.train(run, quiet())
+    assert str(refusal.value) == (
+        f"{run.path / said} could not be written (No space left on device); the checkpoint at step {stands} of "
+        f"{run.path} is good and, once that is put right, --resume goes on from it"
+    )
+    assert runs.steps_done(run) == stands
+    assert all(runs.re.fullmatch(r"step_\d{12}\.safetensors", file.name) for file in run.checkpoints.iterdir())
+    assert not list(run.path.glob("*.partial"))
+    assert trainer.train(runs.extend(runs.load(run.path), None, None), quiet(), resume=True)
+    assert metrics(run) == metrics(small) and without_times(run) == without_times(small)
+
+
+def test_a_full_disk_at_the_start_leaves_a_place_to_start_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "open", full("config.toml.partial"), raising=False)
+        with pytest.raises(AgentMixerError, match=r"config\.toml could not be written \(No space left.*type the same"):
+            make_small(tmp_path / "run")
+    run = make_small(tmp_path / "run", total_steps=8)
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "open", full("step_000000000000.new.partial"), raising=False)
+        with pytest.raises(AgentMixerError, match=r"step_000000000000\.safetensors could not be written"):
+            trainer.train(run, quiet())
+    assert list(run.checkpoints.iterdir()) == []
+    assert trainer.train(runs.extend(run, None, None), quiet(), resume=True)
+
+
+# ---- odd things in a run's directory -------------------------------------------------------------
+
+
+def put(kind: str, file: Path, target: Path) -> None:
+    """Put something that is no regular file in a file's place."""
+    if file.is_dir():
+        shutil.rmtree(file)
+    else:
+        file.unlink(missing_ok=True)
+    if kind == "fifo":
+        os.mkfifo(file)
+    elif kind == "link":
+        file.symlink_to(target)
+    else:
+        file.mkdir()
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link", "folder"])
+@pytest.mark.parametrize(
+    "name", ["config.toml", "metrics.jsonl", "summary.json", "lock", "checkpoints/step_000000000032.safetensors"]
+)
+def test_what_is_no_regular_file_is_a_sentence_and_nothing_is_written_through_it(
+    name: str, kind: str, copied: Run, tmp_path: Path
+) -> None:
+    target = tmp_path / "somebody else's"
+    target.write_bytes((copied.path / name).read_bytes())
+    before = target.read_bytes()
+    put(kind, copied.path / name, target)
+
+    def go_on() -> None:
+        run = runs.load(copied.path)
+        _ = run.summary
+        trainer.train(runs.extend(run, "40", None), quiet(), resume=True)
+
+    with pytest.raises(AgentMixerError) as refusal:
+        go_on()
+    assert str(refusal.value).startswith(f"{copied.path / name} ")
+    assert target.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "tensorboard"])
+def test_a_link_in_place_of_a_folder_is_not_followed(name: str, copied: Run, tmp_path: Path) -> None:
+    target = tmp_path / "somebody else's"
+    (copied.path / name).rename(target)
+    (copied.path / name).symlink_to(target)
+    before = {file.name: file.read_bytes() for file in target.iterdir()}
+    with pytest.raises(AgentMixerError, match=f"{name} is not a folder but a file or a link; remove it"):
+        trainer.train(runs.extend(runs.load(copied.path), "40", None), quiet(), resume=True)
+    assert before == {file.name: file.read_bytes() for file in target.iterdir()}
+
+
+def test_a_file_with_a_second_name_elsewhere_is_left_as_it_is_there(copied: Run, tmp_path: Path) -> None:
+    for name in ("config.toml", "metrics.jsonl", "summary.json"):
+        os.link(copied.path / name, tmp_path / name)
+    before = {name: (tmp_path / name).read_bytes() for name in ("config.toml", "metrics.jsonl", "summary.json")}
+    assert trainer.train(runs.extend(runs.load(copied.path), "40", None), quiet(), resume=True)
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+
+
+def test_only_twelve_digits_make_a_checkpoint(copied: Run) -> None:
+    wanted = copied.checkpoint_files
+    for name in ("step_zzz", "step_", "step_0000000000320", "step_00000000003２", "step_99999999999a"):
+        (copied.checkpoints / f"{name}.safetensors").write_bytes(b"no checkpoint")
+    assert copied.checkpoint_files == wanted and runs.steps_done(copied) == 32
+
+
+def test_a_config_that_is_too_large_is_refused(copied: Run) -> None:
+    with (copied.path / "config.toml").open("ab") as file:
+        file.write(b"#" * runs.MAX_TEXT)
+    with pytest.raises(AgentMixerError, match=r"config\.toml has more than 1,048,576 bytes"):
+        runs.load(copied.path)
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{", "3", "[" * 100_000, '{"steps": "32"}', '{"decentralised_greedy": {}, "joint_greedy": []}']
+)
+def test_a_damaged_summary_is_named(text: str, copied: Run) -> None:
+    (copied.path / "summary.json").write_text(text)
+    with pytest.raises(AgentMixerError, match=r"summary\.json is damaged .*remove it, and --resume judges"):
+        _ = copied.summary
+
+
+def test_runs_lists_what_it_can(
+    copied: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from agentmixer_cli.main import main
+
+    root = copied.path.parent
+    odd: dict[str, Callable[[Path], object]] = {
+        "fifo": os.mkfifo, "folder": Path.mkdir, "link": lambda file: file.symlink_to("/dev/zero"),
+        "binary": lambda file: file.write_bytes(b"\xff\0"), "deep": lambda file: file.write_text("a = " + "[" * 9999),
+    }  # fmt: skip
+    for name, make in odd.items():
+        (root / name).mkdir()
+        make(root / name / "config.toml")
+    for name, text in (("listless", "[]"), ("wordy", '{"steps": 32, "decentralised_greedy": {"return": "x"}}')):
+        shutil.copytree(copied.path, root / name)
+        (root / name / "summary.json").write_text(text)
+    shutil.copytree(copied.path, root / "bare")
+    shutil.rmtree(root / "bare" / "checkpoints")
+    (root / "bare" / "checkpoints").write_text("no folder")
+    monkeypatch.setattr(sys, "argv", ["agentmixer", "runs", "--root", str(root)])
+    monkeypatch.setenv("COLUMNS", "300")
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    assert "32 of 32" in out and "0 of 32" in out
+    notes = [line for line in out.splitlines() if line.startswith("note: ")]
+    for name in (*odd, "listless", "wordy"):
+        assert sum(f"{root / name}/" in note for note in notes) == 1, name
+    assert len(notes) == len(odd) + 2

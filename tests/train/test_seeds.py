@@ -221,8 +221,8 @@ def test_an_interrupted_stack_resumes_to_the_same_bits_and_one_of_its_seeds_alon
         assert ours.summary is not None and theirs.summary is not None
         assert ours.summary["joint_greedy"] == theirs.summary["joint_greedy"]
 
-    assert trainer.train(alone, quiet(), resume=True)
-    for ours, theirs in zip(metrics(alone), metrics(unbroken[1])[2:], strict=True):
+    assert trainer.train(alone, quiet(), resume=True)  # the checkpoint brings its own line along
+    for ours, theirs in zip(metrics(alone), metrics(unbroken[1])[1:], strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
 
     # And the other way: three single runs go on as a stack.
@@ -242,20 +242,24 @@ def test_a_crash_while_checkpoints_are_written_leaves_all_at_one_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = [make(tmp_path, seed, checkpoint_interval=128) for seed in SEEDS]
-    real, written = checkpoint.save_file, 0
+    real, written = checkpoint.write_whole, 0
 
     def full(*arguments: object, **named: object) -> None:
         nonlocal written
         written += 1
         if written == 8:  # the second of the third round
-            raise OSError("disk full")
+            raise OSError(28, "No space left on device")
         real(*arguments, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr(checkpoint, "write_whole", full)
+    with pytest.raises(AgentMixerError, match="No space left on device") as refusal:
         trainer.train_together(chosen, quiet())
+    assert f"the checkpoint at step 128 of {chosen[1].path} is good" in str(refusal.value)
     monkeypatch.undo()
     assert [runs.steps_done(run) for run in chosen] == [128] * 3
+    assert all(
+        [file.name for file in run.checkpoints.iterdir() if file.suffix != ".safetensors"] == [] for run in chosen
+    )
     assert trainer.train_together(chosen, quiet(), resume=True)
 
 
@@ -316,6 +320,7 @@ def test_the_newest_unfinished_run_of_each_seed_goes_on(tmp_path: Path) -> None:
         target = tmp_path / "matrix" / "climbing" / "agentmixer_ppo" / f"{place}-{run.seed}"
         run.path.rename(target)
     finished = interrupted(tmp_path, 1, 512)
+    judged(finished)
     found = runs.extend_together("matrix", "climbing", [0, 1], None, None, root=tmp_path)
     assert [run.path.name for run in found] == ["2-0", "0-1"]
     assert finished.path not in [run.path for run in found]
@@ -342,6 +347,24 @@ def test_runs_that_differ_are_not_resumed_together(other: dict[str, object], dif
     if "total_steps" in other:  # one total for all is no difference
         both = runs.extend_together("matrix", "climbing", [0, 1], "1280", None, root=tmp_path)
         assert [run.config.total_steps for run in both] == [1280, 1280]
+
+
+def judged(run: Run, value: float = 1.0) -> None:
+    """Give a run a summary, of its last step."""
+    arm = {"return": value, "return_low": value, "return_high": value, "episodes": 8}
+    text = {"steps": runs.steps_done(run), "steps_per_second": 1.0, "seconds": 1.0}
+    runs.write(run.path / "summary.json", json.dumps(text | {"decentralised_greedy": arm, "joint_greedy": arm}))
+
+
+def test_seeds_of_which_some_were_judged_go_on_together_and_all_judged_ones_do_not(tmp_path: Path) -> None:
+    first, second, third = (interrupted(tmp_path, seed, 512) for seed in (0, 1, 2))
+    judged(first)
+    judged(third)
+    found = runs.extend_together("matrix", "climbing", [0, 1, 2], None, None, root=tmp_path)
+    assert [run.path for run in found] == [first.path, second.path, third.path]
+    judged(second)
+    with pytest.raises(AgentMixerError, match=r"no unfinished run .* for seed 0, 1, 2"):
+        runs.extend_together("matrix", "climbing", [0, 1, 2], None, None, root=tmp_path)
 
 
 # ---- tasks side by side --------------------------------------------------------------------------
@@ -467,10 +490,14 @@ def test_several_seeds_are_stopped_by_ctrl_c_and_go_on_by_the_command_printed_th
 def test_the_table_gives_means_over_seeds_with_students_interval(tmp_path: Path) -> None:
     chosen = [make(tmp_path, seed) for seed in SEEDS]
     for run, value in zip(chosen, (1.0, 2.0, 6.0), strict=True):
-        arm = {"return": value, "win_rate": 0.0, "episodes": 8}
-        runs.write(
-            run.path / "summary.json", json.dumps({"decentralised_greedy": arm, "joint_greedy": {**arm, "return": 4.0}})
-        )
+        figures = {"steps": 512, "steps_per_second": 1.0, "seconds": 1.0}
+        for arm, one in (("decentralised_greedy", value), ("joint_greedy", 4.0)):
+            figures[arm] = {  # type: ignore[assignment]
+                f"{name}{end}": number
+                for name, number in (("return", one), ("win_rate", 0.0))
+                for end in ("", "_low", "_high")
+            } | {"episodes": 8}
+        runs.write(run.path / "summary.json", json.dumps(figures))
     console = Console(width=100, file=io.StringIO())
     console.print(trainer.table(chosen))
     assert isinstance(console.file, io.StringIO)
