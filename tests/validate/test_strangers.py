@@ -13,6 +13,7 @@ from hostile import reseal, spell
 from test_every_task import SMALL
 from typer.testing import CliRunner
 
+from agentmixer import provenance
 from agentmixer.contract.manifest import sha256
 from agentmixer.errors import AgentMixerError
 from agentmixer.export import bundle as exporting
@@ -89,15 +90,14 @@ def test_a_genuine_bundle_does_not_vouch_for_a_run_that_was_changed(
     exported: Exported, trained: Run, tmp_path: Path, marker: Path
 ) -> None:
     """The bundle is ours and signed; only the run at the place where it was is another one now."""
-    run = Path(shutil.copytree(trained.path, tmp_path / "run"))
-    made = exporting.export(runs.load(run), tmp_path / "bundle")
+    bundle = Path(shutil.copytree(exported.path, tmp_path / "bundle"))
     key = tmp_path / "key"
     signature.generate(key)
-    signature.sign(made.path, signature.private_key(key))
-    shutil.rmtree(run)
-    hostile_run(trained, run, marker)
+    signature.sign(bundle, signature.private_key(key))
+    run = hostile_run(trained, tmp_path / "run", marker)
+    provenance.remember("bundles", sha256((bundle / "team.json").read_bytes()), run)
     for command in ON_BUNDLES:
-        assert "its config.toml differs" in told(command, made.path, "--trusted", f"{key}.pub")
+        assert "its config.toml differs" in told(command, bundle, "--trusted", f"{key}.pub")
     assert not marker.exists()
 
 
