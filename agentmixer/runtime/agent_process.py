@@ -52,6 +52,7 @@ class AgentProcess:
         arguments = ["--require-isolation"] if require_isolation else []
         launched = launch(PROCESS, str(bundle.folder(name).resolve()), *arguments)
         self.process, self.link, self._cwd, self._started = launched
+        self._ready = False
         if not _makes_room(self.link, needed):
             self.close()
             raise AgentMixerError(
@@ -94,6 +95,7 @@ class AgentProcess:
             ) from error
         if self._required:
             self.isolation.require(self.name)
+        self._ready = True
         return self.age_s()
 
     def age_s(self) -> float:
@@ -140,10 +142,12 @@ class AgentProcess:
         return found.get("VmRSS", 0.0), found.get("VmHWM", 0.0)
 
     def close(self) -> None:
-        """Ask it to stop, and end it if it does not."""
+        """Ask it to stop, and end it if it does not, or if it never was ready."""
         with contextlib.suppress(OSError):
             self.link.send(pack(Kind.STOP, self.index, self.digest))
         self.link.close()
+        if not self._ready:
+            self.process.kill()
         try:
             self.process.wait(timeout=2)
         except subprocess.TimeoutExpired:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import os
 import shutil
@@ -22,7 +23,7 @@ from typer.testing import CliRunner
 
 from agentmixer.contract.manifest import sha256
 from agentmixer.errors import AgentMixerError
-from agentmixer.export.bundle import Exported
+from agentmixer.export.bundle import Exported, checked_team
 from agentmixer.export.bundle import export as export_run
 from agentmixer.runtime import Agent, signature
 from agentmixer.runtime.bundle import (
@@ -314,9 +315,115 @@ def test_keygen_signed_export_and_refused_rehearsal_from_the_command_line(
     made = run(app, ["export", str(trained.path), "--out", "bundle", "--sign", "agentmixer.key"])
     assert "signed with agentmixer.key" in made.output, made.output
     assert read_bundle(Path("bundle"), Path("agentmixer.key.pub"))
-    refused = run(app, ["deploy-sim", "bundle", "--trusted", "other.pub"])
-    assert isinstance(refused.exception, AgentMixerError) and "is no signature" in str(refused.exception)
+    for command in ("deploy-sim", "parity", "locality", "mutations", "isolation"):
+        refused = run(app, [command, "bundle", "--trusted", "other.pub"])
+        assert isinstance(refused.exception, AgentMixerError) and "is no signature" in str(refused.exception)
     assert not Path("bundle/reports").exists()
     with pytest.raises(AgentMixerError, match="not an Ed25519 private key"):
         export_run(trained, tmp_path / "never", sign=Path("other.pub"))
     assert not (tmp_path / "never").exists()
+
+
+@pytest.mark.parametrize("what", ["team.sig", "agents/agent_0/agent.sig"])
+@pytest.mark.parametrize("kind", ["folder", "link", "fifo", "short"])
+def test_without_a_key_what_is_no_signature_is_refused_all_the_same(copy: Path, what: str, kind: str) -> None:
+    file = copy / what
+    data = file.read_bytes()
+    file.unlink()
+    if kind == "folder":
+        file.mkdir()
+    elif kind == "link":
+        (copy.parent / "moved").write_bytes(data)
+        file.symlink_to(copy.parent / "moved")
+    elif kind == "fifo":
+        os.mkfifo(file)
+    else:
+        file.write_bytes(data[:63])
+    with pytest.raises(AgentMixerError, match=r"not a regular file|a signature has 64 bytes"):
+        read_bundle(copy)
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o602, 0o666, 0o777])
+def test_a_private_key_that_others_can_reach_is_not_used(tmp_path: Path, mode: int) -> None:
+    key = tmp_path / "key"
+    signature.generate(key)
+    signature.private_key(key)
+    key.chmod(mode)
+    with pytest.raises(AgentMixerError, match=r"read or changed by others than you.*chmod 600"):
+        signature.private_key(key)
+
+
+@pytest.mark.parametrize("writes", [1, 2])
+def test_a_full_disk_leaves_no_half_a_key_pair(tmp_path: Path, writes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = os.fsync, iter(range(1, 9))
+
+    def full(descriptor: int) -> None:
+        if next(calls) == writes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(AgentMixerError, match=r"key cannot be written \(No space left on device\)"):
+        signature.generate(tmp_path / "key")
+    assert list(tmp_path.iterdir()) == []
+    signature.generate(tmp_path / "key")
+
+
+def test_a_device_is_held_to_its_team_and_release(trained: Run, copy: Path, keys: Path, tmp_path: Path) -> None:
+    """Everything is signed by the same key: another team's agent of the same name, and an older release, are not."""
+    own = Path(shutil.copy(keys / "ours.pub", tmp_path / "device.pub"))
+    folder, run = copy / "agents/agent_0", CliRunner().invoke
+
+    def released(team_id: str, release: int) -> None:
+        for file in (copy / "team.json", *copy.glob("agents/*/agent.json")):
+            rewrite(file, lambda manifest: manifest.update(team_id=team_id, release=release))
+        for agent in copy.glob("agents/*"):
+            digest = sha256((agent / "agent.json").read_bytes())
+            rewrite(copy / "team.json", lambda team, n=agent.name, d=digest: team["agents"][n].update(sha256=d))
+        signature.sign(copy, signature.private_key(keys / "ours"))
+
+    released("warehouse", 3)
+    assert run(app, ["pin", str(own), "--team", "warehouse", "--release", "3"]).exit_code == 0
+    for release in (3, 4):
+        released("warehouse", release)
+        assert Agent.load(folder, own, "agent_0").manifest.release == release
+        assert read_bundle(copy, own).team.release == release
+        assert run(app, ["verify", str(folder), "--trusted", str(own)]).exit_code == 0
+    for team_id, release in (("warehouse", 2), ("warehouse", 0), ("other", 9)):
+        released(team_id, release)
+        for read in (lambda: read_bundle(copy, own), lambda: Agent.load(folder, own, "agent_0")):
+            with pytest.raises(
+                AgentMixerError, match=rf"is of team {team_id}, release {release}, but the key .* is pinned"
+            ):
+                read()
+        result = run(app, ["verify", str(copy), "--trusted", str(own)])
+        assert result.exit_code == 1
+        assert "FAILED   team     pin" in result.output
+        assert read_bundle(copy, keys / "ours.pub").team.team_id == team_id  # where nothing is pinned
+        assert read_bundle(copy).team.release == release
+
+
+def test_a_pin_is_only_raised_and_never_guessed(keys: Path, tmp_path: Path, copy: Path) -> None:
+    own = Path(shutil.copy(keys / "ours.pub", tmp_path / "device.pub"))
+    signature.pin(own, "warehouse", 3)
+    signature.pin(own, "warehouse", 5)
+    for team_id, release in (("warehouse", 4), ("other", 6)):
+        with pytest.raises(AgentMixerError, match="pins team warehouse from release 5 on; a pin is only raised"):
+            signature.pin(own, team_id, release)
+    assert signature.read_pin(own) == signature.Pin("warehouse", 5)
+    for wrong in (("a/b", 1), ("x", -1), ("x", 1 << 31), ("x\n", 1)):
+        with pytest.raises(AgentMixerError, match="cannot be pinned"):
+            signature.pin(Path(shutil.copy(own, tmp_path / "new.pub")), *wrong)
+    with pytest.raises(AgentMixerError, match="not an Ed25519 public key"):
+        signature.pin(keys / "ours", "warehouse", 1)
+    for damage in (b"", b"{}", b'{"team_id": "warehouse"}', b"\xff"):  # a pin that cannot be read is not left out
+        signature.pin_file(own).write_bytes(damage)
+        with pytest.raises(AgentMixerError, match="is not a pin"):
+            read_bundle(copy, own)
+
+
+def test_what_a_team_and_its_release_may_be() -> None:
+    for wrong in (("a b", 0), ("", 0), ("x" * 65, 0), ("x", -1), ("x", 1 << 31)):
+        with pytest.raises(AgentMixerError, match="cannot stand in a bundle"):
+            checked_team(*wrong)
+    assert checked_team("warehouse", 7) == ("warehouse", 7)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import random
 import shutil
-import struct
 import time
 from collections import Counter
 from pathlib import Path
@@ -18,6 +16,7 @@ import psutil
 import pytest
 from hostile import SHAPES, break_bundle, hostile, judge, mutant, sparse
 from onnx import TensorProto, helper
+from watch import Watch
 
 from agentmixer.errors import AgentMixerError
 from agentmixer.export.bundle import Exported
@@ -29,32 +28,6 @@ pytestmark = pytest.mark.soak
 
 MODELS = BUNDLES = 1000
 WARM_UP = 150
-
-
-class Watch:
-    """Counts files opened in some folders, by anyone and from any language (inotify)."""
-
-    OPENED = 0x20
-
-    def __init__(self, *folders: Path):
-        self.libc = ctypes.CDLL(None, use_errno=True)
-        self.descriptor = self.libc.inotify_init1(os.O_NONBLOCK)
-        for folder in folders:
-            assert self.libc.inotify_add_watch(self.descriptor, bytes(folder), self.OPENED) >= 0
-
-    def opened(self) -> list[str]:
-        """Names of files opened since the last call; folders that were listed do not count."""
-        names, data = [], b""
-        try:
-            data = os.read(self.descriptor, 1 << 16)
-        except BlockingIOError:
-            return []
-        while data:
-            _, mask, _, length = struct.unpack_from("iIII", data)
-            if not mask & 0x40000000:
-                names.append(data[16 : 16 + length].rstrip(b"\0").decode())
-            data = data[16 + length :]
-        return names
 
 
 def canaries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watch:
@@ -157,7 +130,7 @@ def test_malformed_bundles(exported: Exported, tmp_path: Path, monkeypatch: pyte
                     assert all(map(np.array_equal, parse(files.golden, files.manifest), golden)), what
                     assert (files.manifest.inputs, files.manifest.outputs) == (manifest.inputs, manifest.outputs), what
         opened += len(watch.opened()) + len(outside.opened())
-        os.close(outside.descriptor)
+        outside.close()
     grown = resident() - base
     told("bundles", begin, counts, reasons, opened, grown)
     assert counts["refused"] == BUNDLES

@@ -1,0 +1,146 @@
+"""A manifest has one spelling and holds nothing that could mean two things, lead elsewhere or overflow later."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hostile import spell
+from made_bundle import made_bundle
+
+from agentmixer.contract.manifest import MAX_AGENT_FILE, MAX_TEAM_FILE, AgentManifest, TeamManifest, Tolerances, decode
+from agentmixer.errors import AgentMixerError
+from agentmixer.runtime import Agent
+from agentmixer.runtime import bundle as bundles
+from agentmixer.runtime.bundle import read_agent, read_bundle
+from agentmixer.runtime.golden import is_near_tie
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return made_bundle(tmp_path / "bundle")
+
+
+def refused(text: str | bytes, kind: type[AgentManifest | TeamManifest], words: str) -> None:
+    with pytest.raises(AgentMixerError, match=words):
+        decode(text if isinstance(text, bytes) else text.encode(), kind, Path("file"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace('"agent": "a"', '"agent": "b",\n "agent": "a"'),
+        lambda text: text.replace('"release": 1', '"release": 1,\n "release": 1'),
+        lambda text: text.replace('"depends_on": {', '"depends_on": {\n  "action": [],'),
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text + "\n",
+        lambda text: text.rstrip(),
+        lambda text: " " + text,
+        lambda text: text.replace('"agent": "a"', '"agent": "\\u0061"'),
+        lambda text: text.replace("0.2", "0.20"),
+        lambda text: text.replace("0.2", "2e-1"),
+        lambda text: json.dumps(json.loads(text)),
+    ],
+)
+def test_a_manifest_has_one_spelling(bundle: Path, change: Callable[[str], str]) -> None:
+    text = (bundle / "agents/a/agent.json").read_text()
+    decode(text.encode(), AgentManifest, Path("file"))
+    assert change(text) != text
+    refused(change(text), AgentManifest, "is not spelled as export spells it|is not a valid manifest")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"agent": "a\n"},
+        {"agent": "a/b"},
+        {"agent": ""},
+        {"agent": "x" * 65},
+        {"team_id": "made\n"},
+        {"team_id": "\x1b[2J"},
+        {"index": 1 << 16},
+        {"index": -1},
+        {"release": 1 << 31},
+        {"multiply_adds": 1 << 62},
+        {"control_period_s": 1e-320},
+        {"control_period_s": 2e6},
+        {"control_period_s": 0.0},
+        {"control_period_s": -1.0},
+        {"action_space": {"type": "discrete", "n": 1 << 40}},
+    ],
+    ids=str,
+)
+def test_what_no_agent_can_have_is_no_manifest(bundle: Path, change: dict[str, Any]) -> None:
+    tree = json.loads((bundle / "agents/a/agent.json").read_text())
+    refused(spell(tree | change), AgentManifest, "is not a valid manifest")
+
+
+def test_a_number_beyond_64_bits_is_no_manifest(bundle: Path) -> None:
+    for file, kind, key in (("agents/a/agent.json", AgentManifest, "index"), ("team.json", TeamManifest, "release")):
+        tree = json.loads((bundle / file).read_text()) | {key: 1 << 70}
+        refused(json.dumps(tree, indent=1, sort_keys=True), kind, "is not a valid manifest")
+
+
+def test_agent_and_team_are_of_one_release(bundle: Path) -> None:
+    for change in ({"release": 2}, {"team_id": "other"}):
+        tree = json.loads((bundle / "team.json").read_text())
+        (bundle / "team.json").write_bytes(spell(tree | change))
+        with pytest.raises(AgentMixerError, match="its team differs"):
+            read_bundle(bundle)
+        (bundle / "team.json").write_bytes(spell(tree))
+    read_bundle(bundle)
+
+
+def test_a_mask_has_one_element_an_action(bundle: Path) -> None:
+    tree = json.loads((bundle / "agents/a/agent.json").read_text())
+    tree["inputs"][1]["shape"] = [5]
+    (bundle / "agents/a/agent.json").write_bytes(spell(tree))
+    with pytest.raises(AgentMixerError, match=r"contradicts itself .its mask"):
+        read_agent(bundle / "agents/a")
+
+
+@pytest.mark.parametrize(
+    ("file", "limit"), [("team.json", MAX_TEAM_FILE), ("agents/a/agent.json", MAX_AGENT_FILE)], ids=str
+)
+def test_a_manifest_is_not_decoded_beyond_its_size(bundle: Path, file: str, limit: int) -> None:
+    (bundle / file).write_bytes((bundle / file).read_bytes() + b" " * limit)
+    with pytest.raises(AgentMixerError, match=f"more than {limit:,} bytes"):
+        read_bundle(bundle)
+
+
+def test_all_agents_together_have_a_limit(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = sum(file.stat().st_size for file in bundle.rglob("agents/*/*"))
+    monkeypatch.setattr(bundles, "MAX_BYTES", size)
+    read_bundle(bundle)
+    monkeypatch.setattr(bundles, "MAX_BYTES", size - 1)
+    with pytest.raises(AgentMixerError, match="bytes together; export a smaller team"):
+        read_bundle(bundle)
+
+
+def test_only_an_action_that_exists_can_be_a_near_tie() -> None:
+    logits, tolerances = np.float32([0.0, 1.0, 1.0]), Tolerances()
+    assert [is_near_tie(logits, action, tolerances) for action in (0, 1, 2)] == [False, True, True]
+    for action in (3, -1, -2, 1 << 62, -(1 << 63)):
+        assert not is_near_tie(logits, action, tolerances)
+
+
+def test_an_agent_can_be_inspected_before_it_is_loaded(bundle: Path, tmp_path: Path) -> None:
+    """A trace that only the inspector repeats: without it, the agent loads."""
+    folder = bundle / "agents/a"
+    assert Agent.load(folder, inspect=True).act(np.zeros(6, np.float32), np.ones(4, bool)) in range(4)
+    other = made_bundle(tmp_path / "other", actions=4, hidden=9)
+    for name in ("golden.npz",):
+        shutil.copy(other / "agents/b" / name, folder / name)
+    from hostile import reseal
+
+    reseal(bundle)
+    Agent.load(folder)
+    with pytest.raises(AgentMixerError, match="does not pass: golden: the replay departs"):
+        Agent.load(folder, inspect=True)
+    with pytest.raises(AgentMixerError, match="holds agent a, not b"):
+        Agent.load(folder, name="b", inspect=True)
