@@ -38,7 +38,7 @@ from agentmixer.contract.manifest import (
 from agentmixer.contract.spec import Discrete, Name, TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.export.actor import DeployedActor
-from agentmixer.export.graph import export_graph
+from agentmixer.export.graph import Exporter
 from agentmixer.runtime import signature
 from agentmixer.runtime.agent import make_session
 from agentmixer.runtime.bundle import BUNDLES, read_bundle
@@ -225,6 +225,7 @@ def export(
     tolerances = Tolerances()
     parity: dict[str, dict[str, Parity]] = {}
     entries: dict[str, TeamAgent] = {}
+    exporter = Exporter()
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=target.parent) as scratch:
         draft = Path(scratch) / "bundle"
@@ -237,7 +238,7 @@ def export(
                 "scenario": spec.scenario,
                 "checkpoint_sha256": source.checkpoint_sha256,
             }
-            model = export_graph(actor, metadata)
+            model = exporter.graph(actor, metadata)
             parity[name] = {
                 kind: replay(goldens[index], run_step, tolerances)
                 for kind, run_step in evaluators(actor, model).items()

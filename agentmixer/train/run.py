@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 import tomllib
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ class Run:
     #: SHA-256 of config.toml as it was read or written last.
     digest: str = ""
     #: Code that the user lets the task import, as the scenario names it. Needed only for a run that was not trained here.
-    task_code: str | None = None
+    task_code: str | None = field(default=None, compare=False)
 
     def on_cpu(self) -> Run:
         """The same run to be looked at, exported or deployed on this machine's processor."""

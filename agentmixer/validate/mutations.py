@@ -613,7 +613,7 @@ def _check_parity(host: Host, context: Context) -> tuple[str, str] | None:
             taken[-1].append(arm.act(moment.step))
             beside[-1].append(shadow.act(moment.step))
     except AgentLost as error:
-        return "contract", str(error)
+        return "host", str(error)
     count = len(taken)
     played = Played(
         np.zeros(count), np.zeros(count, bool), [np.stack(rows) for rows in taken], [np.stack(rows) for rows in beside]

@@ -20,7 +20,7 @@ from agentmixer.errors import AgentMixerError
 from agentmixer.export import bundle as exporting
 from agentmixer.export.actor import DeployedActor
 from agentmixer.export.bundle import Exported, evaluators
-from agentmixer.export.graph import check, export_graph
+from agentmixer.export.graph import Exporter, check, export_graph
 from agentmixer.runtime.bundle import read_bundle
 from agentmixer.runtime.golden import parse, replay
 from agentmixer.runtime.onnx_graph import OPERATORS
@@ -235,3 +235,20 @@ def test_ragged_real_valued_agents_are_exported_without_their_padding(recurrent:
             assert ((action == np.float32(space.low)) | (action == np.float32(space.high))).any()
             if recurrent:
                 np.testing.assert_allclose(state, after[i], atol=1e-5, rtol=1e-5, err_msg=kind)
+
+
+def test_actors_that_are_built_alike_share_one_trace_and_nothing_else() -> None:
+    """Bit for bit the graph that a trace of its own gives; where weights are equal by chance, each is traced."""
+    spec = tiny_spec()
+    actor = tiny_algorithm(spec).actor
+    for equal in (False, True):
+        exporter = Exporter()
+        for parameter in actor.parameters():
+            torch.nn.init.ones_(parameter) if equal else torch.nn.init.normal_(parameter)
+        if equal:
+            torch.nn.init.normal_(actor.head.weight)
+        for i, name in enumerate(spec.agents):
+            single = DeployedActor(actor, spec, i)
+            model = exporter.graph(single, {"agent": name}).SerializeToString(deterministic=True)
+            assert model == export_graph(single, {"agent": name}).SerializeToString(deterministic=True)
+        assert len(exporter._traced) == (0 if equal else 1)

@@ -17,7 +17,7 @@ from agentmixer.export.bundle import Exported
 from agentmixer.runtime.bundle import Bundle, read_bundle
 from agentmixer.runtime.faults import Faults, Incident, Key
 from agentmixer.runtime.frames import Kind, action_of, pack, unpack
-from agentmixer.runtime.host import LATE, Host
+from agentmixer.runtime.host import LATE, Decision, Host
 from agentmixer.validate import faults as rehearsal
 from agentmixer.validate.faults import FaultReport, judge, rehearse, replay
 
@@ -126,13 +126,14 @@ def test_a_host_that_takes_any_reply_for_the_current_one_is_found(
     """What the check of the echo is for: without it, stale decisions are applied, and the verdict says so."""
     real = Host._judge
 
-    def gullible(self: Host, index: int, data: bytes, deadline_ns: int) -> tuple[np.ndarray, int] | None:
+    def gullible(self: Host, index: int, data: bytes, deadline_ns: int) -> Decision | None:
         try:
             frame = unpack(data)
         except AgentMixerError:
             return real(self, index, data, deadline_ns)
         if frame.kind == Kind.ACT and self._playing:
-            return action_of(frame, self.agents[index].space)
+            action, deciding_ns = action_of(frame, self.agents[index].space)
+            return Decision(action, 0, deciding_ns, True)
         return real(self, index, data, deadline_ns)
 
     monkeypatch.setattr(Host, "_judge", gullible)

@@ -86,7 +86,7 @@ def climber(kind: str) -> Climber:
     actor = DeployedActor(algorithm.actor, spec, INDEX)
     model = export_graph(actor, {"agent": spec.agents[INDEX]})
     data = model.SerializeToString(deterministic=True)
-    manifest = exporting._manifest(spec, INDEX, actor, {MODEL_FILE: data}, SOURCE)
+    manifest = exporting._manifest(spec, INDEX, actor, {MODEL_FILE: data}, ("team", 0), SOURCE)
     files = AgentFiles(manifest, data, b"", "")
     return Climber(algorithm, files, play(algorithm, spec.has_action_mask))
 

@@ -87,7 +87,7 @@ def test_the_attack_works_on_who_repeats_it(exported: Exported, trained: Run, tm
 
 
 def test_a_genuine_bundle_does_not_vouch_for_a_run_that_was_changed(
-    exported: Exported, trained: Run, tmp_path: Path, marker: Path
+    exported: Exported, trained: Run, tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The bundle is ours and signed; only the run at the place where it was is another one now."""
     bundle = Path(shutil.copytree(exported.path, tmp_path / "bundle"))
@@ -95,6 +95,7 @@ def test_a_genuine_bundle_does_not_vouch_for_a_run_that_was_changed(
     signature.generate(key)
     signature.sign(bundle, signature.private_key(key))
     run = hostile_run(trained, tmp_path / "run", marker)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     provenance.remember("bundles", sha256((bundle / "team.json").read_bytes()), run)
     for command in ON_BUNDLES:
         assert "its config.toml differs" in told(command, bundle, "--trusted", f"{key}.pub")
