@@ -5,12 +5,15 @@ Each attack changes a bundle of `made_bundle` in place. elsewhere: a folder outs
 
 from __future__ import annotations
 
+import atexit
+import functools
 import io
 import json
 import os
 import random
 import shutil
 import struct
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -336,9 +339,14 @@ def _broken_weights(bundle: Path, rng: random.Random, elsewhere: Path) -> None:
 def _largest(bundle: Path, rng: random.Random, elsewhere: Path) -> None:
     """All that one agent may be: nothing is wrong with it."""
     shutil.rmtree(bundle)
-    kind = rng.choice([(20_000, 200, 3, 1), (4000, 1000, 4, 200), (500, 250, 4, 1000)])
-    obs, hidden, actions, between = kind
-    made_bundle(bundle, ("a",), obs, hidden, actions, between, 200)
+    shutil.copytree(_made(*rng.choice([(20_000, 200, 3, 1), (4000, 1000, 4, 200), (500, 250, 4, 1000)])), bundle)
+
+
+@functools.cache
+def _made(obs: int, hidden: int, actions: int, between: int) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="agentmixer-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return made_bundle(folder / "bundle", ("a",), obs, hidden, actions, between, 200)
 
 
 ATTACKS: dict[str, Attack] = {
