@@ -1,4 +1,5 @@
-"""Reading and writing files in folders that somebody else may have laid out: no link is followed, nothing blocks."""
+"""Reading and writing files in folders that somebody else may have laid out: a file's own name may not be a link (the
+folders on its way may), and nothing blocks."""
 
 from __future__ import annotations
 
@@ -61,7 +62,8 @@ def write_whole(path: Path, data: bytes, mode: int = 0o666, replace: bool = True
 
 
 def check_writable(path: Path) -> None:
-    """Raises what `write_whole` would, and changes nothing."""
+    """Raises what `write_whole` would, and leaves the file as it is. What lies under the name of the new file beside it
+    (`NAME.partial`) is removed, as `write_whole` does."""
     scratch, descriptor = _begin(path, 0o666, replace=True)
     os.close(descriptor)
     scratch.unlink()

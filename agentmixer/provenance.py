@@ -30,7 +30,7 @@ def folder() -> Path:
 
 def remember(kind: Kind, digest: str, path: Path) -> bool:
     """Remember what was made here. kind, digest: "runs" and the SHA-256 of its config.toml, or "bundles" and that of its
-    team.json; path: the run's directory. Returns False if nothing can be written there."""
+    team.json; path: the run's directory. Returns False if nothing can be written there, or if others could write there too."""
     try:
         folder().mkdir(mode=0o700, parents=True, exist_ok=True)
         entry = _entry(kind, digest, path)
@@ -38,7 +38,7 @@ def remember(kind: Kind, digest: str, path: Path) -> bool:
         write_whole(entry, str(path.resolve()).encode(), 0o600)
     except (OSError, RuntimeError, UnicodeEncodeError, AgentMixerError):  # RuntimeError: no home
         return False
-    return True
+    return _recall(kind, digest, path) is not None
 
 
 def trained_here(digest: str, path: Path) -> bool:

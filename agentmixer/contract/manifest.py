@@ -156,9 +156,14 @@ def sha256(data: bytes) -> str:
 
 
 def encode(manifest: AgentManifest | TeamManifest) -> bytes:
-    """Indented JSON with sorted keys: the same manifest is the same bytes."""
-    # Once through JSON, so that a whole number in a float's place is spelled as the float it will be read as.
-    manifest = msgspec.json.decode(msgspec.json.encode(manifest), type=type(manifest))
+    """Indented JSON with sorted keys: the same manifest is the same bytes.
+
+    Raises AgentMixerError if something is out of the range that a manifest can hold."""
+    try:
+        # Once through JSON, so that a whole number in a float's place is spelled as the float it will be read as.
+        manifest = msgspec.json.decode(msgspec.json.encode(manifest), type=type(manifest))
+    except msgspec.ValidationError as error:
+        raise AgentMixerError(f"a manifest cannot hold this task ({error}); see docs/bundle-format.md") from error
     return msgspec.json.format(msgspec.json.encode(manifest, order="sorted"), indent=1) + b"\n"
 
 

@@ -15,6 +15,11 @@ Period = Annotated[float, msgspec.Meta(ge=SHORTEST_PERIOD_S, le=LONGEST_PERIOD_S
 Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 62) - 1)]
 
 
+#: A bound of an action element; graphs clamp in float32, so it must be finite there.
+_LARGEST = 3.4028234663852886e38
+Bound = Annotated[float, msgspec.Meta(ge=-_LARGEST, le=_LARGEST)]
+
+
 class Discrete(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="discrete"):
     """Actions 0 .. n-1."""
 
@@ -24,8 +29,8 @@ class Discrete(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="dis
 class Box(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="box"):
     """Real-valued actions, one bound an element, in the task's own units."""
 
-    low: tuple[float, ...]
-    high: tuple[float, ...]
+    low: tuple[Bound, ...]
+    high: tuple[Bound, ...]
 
     @property
     def n(self) -> int:

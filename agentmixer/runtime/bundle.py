@@ -122,7 +122,9 @@ def listed(folder: Path, most: int) -> tuple[str, ...]:
     """Names of all that is in a folder, which no link leads to, sorted.
 
     Raises AgentMixerError if there is no such folder, or more in it than `most`."""
-    if not folder.is_dir() or folder.is_symlink():
+    if folder.is_symlink():
+        raise AgentMixerError(f"{folder} is a link, so that it is not a folder of its own; give the folder it leads to")
+    if not folder.is_dir():
         raise AgentMixerError(
             f"{folder} is missing or not a folder; copy the bundle again or export one: agentmixer export --per-agent onnx"
         )

@@ -115,7 +115,9 @@ def _read(data: bytes, manifest: AgentManifest) -> Golden:
             room = np.empty(at + size, np.uint8)
             with archive.open(entry) as file:
                 for begin in range(0, room.size, _CHUNK):
-                    chunk = file.read(_CHUNK)
+                    chunk = file.read(min(_CHUNK, room.size - begin))
+                    if len(chunk) < min(_CHUNK, room.size - begin):
+                        raise ValueError(f"{name} ends before its {room.size:,} bytes")
                     room[begin : begin + len(chunk)] = np.frombuffer(chunk, np.uint8)
             arrays.append(np.frombuffer(room.data, dtype, offset=at).reshape(steps, *shape))
     return Golden(*arrays)

@@ -19,6 +19,7 @@ if __name__ == "__main__":
 import socket
 import struct
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -76,26 +77,37 @@ class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     agents: tuple[Name, ...] = ()
 
 
-def send(link: socket.socket, data: bytes | memoryview) -> None:
-    """Its length, then its bytes."""
+def send(link: socket.socket, data: bytes | memoryview, until: float | None = None) -> None:
+    """Its length, then its bytes. until: on the monotonic clock in s; then TimeoutError is raised."""
+    _wait(link, until)
     link.send(_LENGTH.pack(len(data)))
     view = memoryview(data)
     for begin in range(0, len(view), _MESSAGE):
+        _wait(link, until)
         link.send(view[begin : begin + _MESSAGE])
 
 
-def receive(link: socket.socket, limit: int) -> bytes:
-    """What `send` sent. Raises AgentMixerError if the other end has gone or sends more than `limit` bytes."""
+def receive(link: socket.socket, limit: int, until: float | None = None) -> bytes:
+    """What `send` sent. Raises AgentMixerError if the other end has gone or sends more than `limit` bytes, and as `send`
+    does."""
+    _wait(link, until)
     length = link.recv(_MESSAGE)
     if len(length) != _LENGTH.size or (size := _LENGTH.unpack(length)[0]) > limit:
         raise AgentMixerError("it hung up" if not length else "it sends more than it may")
     data, at = bytearray(size), 0
     while at < size:
+        _wait(link, until)
         got = link.recv_into(memoryview(data)[at : at + _MESSAGE])
         if not got:
             raise AgentMixerError("it hung up")
         at += got
     return bytes(data)
+
+
+def _wait(link: socket.socket, until: float | None) -> None:
+    """The next message is waited for until then: each gets what is left of the time for all."""
+    if until is not None:
+        link.settimeout(max(until - time.monotonic(), 1e-3))
 
 
 class Report:
@@ -155,8 +167,8 @@ class Inspector:
     def _judge_team(self, report: Report, header: Header, raw: Raw) -> None:
         team = report.run("team", "manifest", _team, raw)
         report.run("team", "pin", _pin, team, raw, _Given(header.pin))
-        report.run("team", "files", _agents_only, raw, header.neighbours, team)
-        self.team = team
+        # Where anything else lies among the agents, they are left alone: as many as lie there have time to be judged.
+        self.team = team if report.run("team", "files", _agents_only, raw, header.neighbours, team) else None
 
     def _judge_agent(self, report: Report, header: Header, raw: Raw) -> None:
         def run(name: str, check: Callable[..., tuple[Result, str]], *needs: Any | None) -> Result | None:

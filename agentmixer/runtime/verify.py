@@ -145,6 +145,13 @@ def _agent_signature(raw: Raw, key: _Key) -> tuple[bool, str]:
     return True, bundle.check_agent_signature(raw, key.trusted)
 
 
+def _shown(name: str) -> str:
+    """A file's name as it is told to the inspector: as it is if it is one that an export gives, else printable and short,
+    and then no longer such a name."""
+    shown = printable(name)
+    return shown if len(shown) <= 64 else shown[:64] + "…"
+
+
 class _Inspection:
     """The inspector's process as this one holds it. Use as a context manager."""
 
@@ -159,8 +166,7 @@ class _Inspection:
         self._launched = launch(INSPECTOR, str(self._seconds))
         self._until = time.monotonic() + PATIENCE * self._seconds
         try:
-            self._wait()
-            told = inspector.receive(self._launched.link, inspector.MAX_TEXT)
+            told = inspector.receive(self._launched.link, inspector.MAX_TEXT, self._until)
             self.report.isolation = msgspec.json.decode(told, type=Isolation)
         except (AgentMixerError, OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
             self._end(error)
@@ -179,18 +185,24 @@ class _Inspection:
         pin: signature.Pin | None = None,
     ) -> Answer | None:  # fmt: skip
         """Let it judge a folder and put its checks into the report; None if it did not answer."""
-        files = tuple((name, len(data)) for name, data in raw.files.items())
         header = Header(
-            subject == "team", subject, str(raw.folder), raw.names, raw.problems, files, neighbours, name, pin
+            team=subject == "team",
+            subject=subject,
+            folder=printable(str(raw.folder)),
+            names=tuple(map(_shown, raw.names)),
+            problems={name: printable(problem) for name, problem in raw.problems.items()},
+            files=tuple((name, len(data)) for name, data in raw.files.items()),
+            neighbours=tuple(map(_shown, neighbours)),
+            name=name,
+            pin=pin,
         )
+        parts = (msgspec.json.encode(header), *raw.files.values())
         if not self._ended:
             try:
                 link = self._launched.link
-                for part in (msgspec.json.encode(header), *raw.files.values()):
-                    self._wait()
-                    inspector.send(link, part)
-                self._wait()
-                answer = msgspec.json.decode(inspector.receive(link, inspector.MAX_TEXT), type=Answer)
+                for part in parts:
+                    inspector.send(link, part, self._until)
+                answer = msgspec.json.decode(inspector.receive(link, inspector.MAX_TEXT, self._until), type=Answer)
                 self.report.checks += [Check(*(printable(text) for text in check)) for check in answer.checks]
                 return answer
             except (AgentMixerError, OSError, msgspec.MsgspecError, UnicodeError) as error:
@@ -201,10 +213,6 @@ class _Inspection:
     def left_out(self, subject: str, names: tuple[str, ...]) -> None:
         """Say of checks that they were not run."""
         self.report.checks += [Check(subject, name, "not run", "something it needs has failed") for name in names]
-
-    def _wait(self) -> None:
-        """From here on, wait for the process no longer than what is left of its time."""
-        self._launched.link.settimeout(max(self._until - time.monotonic(), 0.001))
 
     def _end(self, error: Exception) -> None:
         process = self._launched.process

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from agentmixer.tasks import Task
 from agentmixer.tasks.side_by_side import joined
 from agentmixer.train.algorithms import ALGORITHMS, Algorithm
 from agentmixer.train.rollout import Stream, begin
-from agentmixer.train.run import Run, make_folder, unwritten
+from agentmixer.train.run import MAX_BYTES, Run, make_folder, unwritten
 
 KEEP = 2
 #: What a checkpoint says of itself beside its tensors; all are text.
@@ -162,7 +161,7 @@ def read_all(file: Path) -> Saved:
     way_out = "remove it, and --resume goes on from the one before, or train again"
     try:
         # Read once and whole: a file that is mapped can change after it was found to be good.
-        data = read_regular(file, os.lstat(file).st_size, links=None, again=way_out)
+        data = read_regular(file, MAX_BYTES, links=None, again=way_out)
         tensors = safetensors.torch.load(data)
         about = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
         digest = about.pop(DIGEST, None)
@@ -171,7 +170,10 @@ def read_all(file: Path) -> Saved:
         if digest != _digest(tensors, about):
             raise AgentMixerError(f"{file} is damaged, its digest is not that of what it holds; {way_out}")
         update = msgspec.json.decode(about[UPDATE], type=Update) if UPDATE in about else None
-        return Saved(int(about[STEP]), tensors, update)
+        step = int(about[STEP])
+        if not 0 <= step < 1 << 62:
+            raise ValueError("its step is none")
+        return Saved(step, tensors, update)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise AgentMixerError(f"{file} is not a readable checkpoint ({error}); {way_out}") from error
 
@@ -197,7 +199,19 @@ def restore(
     """Continue exactly where `save` stood, with each team's own tasks and a file a team. Returns the step, a stream for
     each of a team's tasks, and each team's last update.
 
-    Raises AgentMixerError if a file does not fit the settings, or if files are not of one step."""
+    Raises AgentMixerError if a file does not fit the settings or lacks something, or if files are not of one step."""
+    try:
+        return _restore(algorithm, tasks, files)
+    except (KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
+        raise AgentMixerError(
+            f"{files[0]} does not hold what this run needs to go on ({error}); remove it, and --resume goes on from the one "
+            "before, or train again"
+        ) from error
+
+
+def _restore(
+    algorithm: Algorithm, tasks: Sequence[Sequence[Task]], files: Sequence[Path]
+) -> tuple[int, list[Stream], list[Update | None]]:
     steps, parts, updates = zip(*map(read_all, files), strict=True)
     if len(set(steps)) > 1:
         raise AgentMixerError(

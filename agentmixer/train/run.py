@@ -23,6 +23,8 @@ from agentmixer.train.algorithms import ALGORITHMS
 from agentmixer.train.lock import LOCK, locked
 
 RUNS = Path("runs")
+#: Most bytes of a checkpoint or of metrics.jsonl that are read.
+MAX_BYTES = 1 << 30
 #: What config.toml says of a run beside its settings.
 IDENTITY = ("task", "scenario", "backend", "algorithm", "preset", "seed", "device")
 #: Largest config.toml or summary.json that is read, bytes.
@@ -62,7 +64,11 @@ class Run:
 
     @property
     def checkpoint_files(self) -> list[Path]:
-        """Complete checkpoints, oldest first. A run with at least one can be evaluated and exported."""
+        """Complete checkpoints, oldest first. A run with at least one can be evaluated and exported.
+
+        Raises AgentMixerError if their folder is a link: files of others would be read, and removed."""
+        if self.checkpoints.is_symlink():
+            raise AgentMixerError(f"{self.checkpoints} is not a folder but a link; remove it")
         files = self.checkpoints.glob("step_*.safetensors")
         return sorted(file for file in files if re.fullmatch(r"step_[0-9]{12}\.safetensors", file.name))
 

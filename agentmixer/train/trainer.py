@@ -342,7 +342,7 @@ def _until(metrics_file: Path, step: int) -> dict[int, str]:
     kept: dict[int, str] = {}
     if os.path.lexists(metrics_file):
         again = "remove it; what it held is lost then, and the run can go on"
-        data = read_regular(metrics_file, os.lstat(metrics_file).st_size, links=None, again=again)
+        data = read_regular(metrics_file, runs.MAX_BYTES, links=None, again=again)
         for line in data.decode(errors="replace").splitlines():
             try:
                 number = json.loads(line)["step"]

@@ -15,6 +15,7 @@ import numpy as np
 from agentmixer import __version__, provenance, statistics
 from agentmixer.contract.manifest import Tolerances, sha256
 from agentmixer.errors import AgentMixerError
+from agentmixer.files import read_regular
 from agentmixer.runtime.agent_process import AgentLost
 from agentmixer.runtime.bundle import Bundle
 from agentmixer.runtime.golden import is_near_tie
@@ -186,7 +187,8 @@ def source_run(bundle: Bundle, given: Path | None = None, task_code: str | None 
         raise AgentMixerError(
             f"{run.path} no longer has {source.checkpoint}, which this bundle was exported from; export again: agentmixer export"
         )
-    if sha256(file.read_bytes()) != source.checkpoint_sha256:
+    again = "export again: agentmixer export"
+    if sha256(read_regular(file, runs.MAX_BYTES, links=None, again=again)) != source.checkpoint_sha256:
         raise AgentMixerError(
             f"{file} is not the checkpoint this bundle was exported from (its SHA-256 differs); export again: agentmixer export"
         )

@@ -59,4 +59,4 @@ def evaluate(
         soft_wrap=True,
         markup=False,
     )
-    console.print(trainer.headline(found), highlight=False)
+    console.print(trainer.headline(found), highlight=False, markup=False)

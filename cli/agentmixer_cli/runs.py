@@ -38,9 +38,9 @@ def runs(root: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path
         result = headline(summary["decentralised_greedy"]) if summary else "-"
         table.add_row(
             escape(str(run.path)),
-            run.preset,
+            escape(run.preset),
             f"{steps:,} of {run.config.total_steps:,}",
-            result,
+            escape(result),
             "finished" if summary else "unfinished",
         )
     console = Terminal()

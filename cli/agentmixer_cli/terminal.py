@@ -18,6 +18,8 @@ class Terminal(Console):
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for text, style, control in super().render(renderable, options):
+            if style and style.link:  # where it leads to would be written as it is
+                style = style.update_link(None)
             yield Segment(text if control else _lines(text), style, control)
 
 

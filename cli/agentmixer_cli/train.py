@@ -116,7 +116,7 @@ def train(
         console.print(f"interrupted; continue with: {again}", soft_wrap=True, markup=False)
         raise typer.Exit(130)
     if len(chosen) == 1:
-        console.print(trainer.summary_line(chosen[0]), soft_wrap=True)
+        console.print(trainer.summary_line(chosen[0]), soft_wrap=True, markup=False)
     else:
         done = chosen[0].summary or {}
         console.print(

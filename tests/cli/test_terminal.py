@@ -11,11 +11,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from agentmixer_cli.main import app
 from agentmixer_cli.terminal import Terminal
+from conftest import make_run
 from hostile import spell
 from made_bundle import made_bundle
 from rich.table import Table
 from rich.text import Text
+from typer.testing import CliRunner
 
 from agentmixer.errors import printable
 
@@ -45,6 +48,24 @@ def test_a_terminal_shows_and_does_not_obey(what: str | Text) -> None:
     left = re.sub(r"\x1b\[[0-9;]*m", "", shown)
     assert left.count(r"\x1b[2J") == 4
     assert all(letter.isprintable() or letter == "\n" for letter in left)
+
+
+def test_a_link_in_foreign_markup_leads_nowhere() -> None:
+    out = io.StringIO()
+    terminal = Terminal(file=out, force_terminal=True, color_system="standard", width=300)
+    terminal.print("[link=\x1bcX]d[/link]")
+    assert out.getvalue() == "d\n"
+
+
+def test_a_strangers_run_does_not_spoil_the_list(tmp_path: Path) -> None:
+    """Its preset is a link, or markup that ends nothing."""
+    for i, preset in enumerate(("[link=\\u001bcX]d[/link]", "[/x]")):
+        config = make_run(tmp_path / "runs" / str(i)).path / "config.toml"
+        config.write_text(config.read_text().replace('preset = "default"', f'preset = "{preset}"'))
+    shown = CliRunner().invoke(app, ["runs", "--root", str(tmp_path / "runs")], env={"COLUMNS": "200"})
+    assert shown.exit_code == 0
+    assert "[/x]" in shown.output
+    assert r"[link=\x1bcX]d[/link]" in shown.output
 
 
 def test_every_command_prints_on_it() -> None:

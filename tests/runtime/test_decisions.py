@@ -261,3 +261,15 @@ while time.process_time() < 3:
 
     assert status("loading") == -24  # SIGXCPU
     assert status("loaded") == 0
+
+
+def test_a_bound_that_is_infinite_in_float32_is_no_bound(tmp_path: Path) -> None:
+    """Between such bounds infinity would be a legal action."""
+    bundle = counting_bundle(tmp_path).path
+    for value in (1e308, 3.5e38):
+        rewritten(bundle, "agents/a/agent.json", lambda tree, v=value: tree["action_space"].update(high=[v] * 3))
+        with pytest.raises(AgentMixerError, match="is not a valid manifest"):
+            Agent.load(bundle / "agents/a")
+    rewritten(bundle, "agents/a/agent.json", lambda tree: tree["action_space"].update(high=[3e38] * 3))
+    with pytest.raises(InvalidDecision):
+        Agent.load(bundle / "agents/a").act(np.array([3.3e38, 1], np.float32))

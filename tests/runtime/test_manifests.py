@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import shutil
+import socket
+import struct
+import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +24,9 @@ from agentmixer.errors import AgentMixerError
 from agentmixer.runtime import Agent
 from agentmixer.runtime import bundle as bundles
 from agentmixer.runtime.bundle import read_agent, read_bundle
-from agentmixer.runtime.golden import is_near_tie
+from agentmixer.runtime.golden import is_near_tie, parse
+from agentmixer.runtime.inspector import receive
+from agentmixer.runtime.verify import verify
 
 
 @pytest.fixture
@@ -144,3 +152,53 @@ def test_an_agent_can_be_inspected_before_it_is_loaded(bundle: Path, tmp_path: P
         Agent.load(folder, inspect=True)
     with pytest.raises(AgentMixerError, match="holds agent a, not b"):
         Agent.load(folder, name="b", inspect=True)
+
+
+def test_a_trace_that_ends_early_is_not_filled_with_what_lay_in_memory(bundle: Path) -> None:
+    """obs.npy holds its header alone, with the right checksum of that, and says that it has its whole size."""
+    file = bundle / "agents/a/golden.npz"
+    whole = len(np.load(file)["obs"].tobytes()) + 128
+    with zipfile.ZipFile(file) as archive:
+        members = [(name, archive.read(name)) for name in archive.namelist()]
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members:
+            archive.writestr(name, data[:128] if name == "obs.npy" else data)
+    data = bytearray(buffer.getvalue())
+    for signature, at in ((b"PK\3\4", 22), (b"PK\1\2", 24)):  # local header and directory, uncompressed size
+        begin = data.index(signature)
+        assert struct.unpack_from("<L", data, begin + at) == (128,)
+        struct.pack_into("<L", data, begin + at, whole)
+    manifest = read_agent(bundle / "agents/a").manifest
+    with pytest.raises(AgentMixerError, match="obs ends before its"):
+        parse(bytes(data), manifest)
+
+
+def test_odd_names_among_the_agents_are_named_and_no_agent_is_judged(bundle: Path) -> None:
+    """Not UTF-8, and hundreds of long names of control characters: more than a header could carry as they are."""
+    os.mkdir(os.fsencode(bundle / "agents") + b"/\xff\xfe")
+    for i in range(900):
+        (bundle / "agents" / ("\x01" * 240 + str(i))).mkdir()
+    report = verify(bundle)
+    (failed,) = [check for check in report.checks if check.status == "FAILED"]
+    assert (failed.subject, failed.name) == ("team", "files")
+    assert r"\x01" in failed.detail
+    assert {check.subject for check in report.checks} == {"team", "agents"}
+
+
+def test_a_link_to_a_folder_is_called_one(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "current").symlink_to(bundle / "agents/a")
+    with pytest.raises(AgentMixerError, match=r"current is a link.*give the folder it leads to"):
+        Agent.load(tmp_path / "current")
+
+
+def test_a_whole_answer_has_one_deadline() -> None:
+    """Who sends it byte by byte gets no more time for each."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    theirs.send(struct.pack("<Q", 1000))
+    for _ in range(100):
+        theirs.send(b"x")
+    with pytest.raises(TimeoutError):
+        receive(ours, 1000, time.monotonic() - 1)
+    ours.close()
+    theirs.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -652,3 +654,47 @@ def test_runs_lists_what_it_can(
     for name in (*odd, "listless", "wordy"):
         assert sum(f"{root / name}/" in note for note in notes) == 1, name
     assert len(notes) == len(odd) + 2
+
+
+def test_nothing_is_removed_or_read_through_a_linked_folder_of_checkpoints(trained: Run, tmp_path: Path) -> None:
+    """A run from somebody else whose checkpoints are another's: refused before its own files are touched."""
+    own = Path(shutil.copytree(trained.path, tmp_path / "own"))
+    for step in (1, 2, 3):
+        (own / "checkpoints" / f"step_{step:012d}.safetensors").write_bytes(b"precious")
+    run = Path(shutil.copytree(trained.path, tmp_path / "run"))
+    shutil.rmtree(run / "checkpoints")
+    (run / "checkpoints").symlink_to(own / "checkpoints")
+    before = {file: file.read_bytes() for place in (own, run) for file in place.rglob("*") if file.is_file()}
+    for use in (
+        lambda: runs.extend(runs.load(run), "1024", None),
+        lambda: trainer.train(
+            replace(runs.load(run), config=runs.load(run).config.replace({"total_steps": 1024})), quiet(), True
+        ),
+        lambda: checkpoint.latest(runs.load(run)),
+    ):
+        with pytest.raises(AgentMixerError, match="is not a folder but a link"):
+            use()
+    after = {file: file.read_bytes() for place in (own, run) for file in place.rglob("*") if file.is_file()}
+    assert {file: after[file] for file in before} == before
+    assert {file.name for file in after.keys() - before.keys()} <= {"lock"}
+
+
+@pytest.mark.parametrize("damage", ["key", "rng", "step", "sparse"])
+def test_a_checkpoint_that_was_made_up_is_one_sentence(trained: Run, tmp_path: Path, damage: str) -> None:
+    """Its digest is right: whoever can write the file can write that."""
+    run = runs.load(Path(shutil.copytree(trained.path, tmp_path / "run")))
+    file = checkpoint.latest(run)
+    saved = checkpoint.read_all(file)
+    tensors = dict(saved.tensors)
+    if damage == "key":
+        tensors["optimiser.actor.0.a.b"] = torch.zeros(1)
+    elif damage == "rng":
+        del tensors["rng"]
+    file.write_bytes(checkpoint.serialised(10**400 if damage == "step" else saved.step, tensors, saved.update))
+    if damage == "sparse":
+        with open(file, "r+b") as opened:
+            opened.truncate(1 << 42)
+    with contextlib.closing(run.make_task(run.config.num_envs)) as task:
+        algorithm = checkpoint.build([run], task.spec)
+        with pytest.raises(AgentMixerError, match="train again"):
+            checkpoint.restore(algorithm, [[task]], [file])
