@@ -158,11 +158,8 @@ class Agent:
         """The array, if it is one of that shape and type. Raises AgentMixerError if not."""
         if type(array) is np.ndarray and array.shape == shape and array.dtype == dtype:
             return array
-        got = (
-            f"{type(array).__name__} {array.dtype} {list(array.shape)}"
-            if isinstance(array, np.ndarray)
-            else type(array).__name__
-        )
+        kind = "" if type(array) is np.ndarray else f"{type(array).__name__} "
+        got = f"{kind}{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else kind.strip()
         raise AgentMixerError(
             f"agent {self.manifest.agent}: {name} must be a numpy array {dtype} {list(shape)}, got {got}"
         )

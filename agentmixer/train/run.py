@@ -68,7 +68,7 @@ class Run:
 
         Raises AgentMixerError if their folder is a link: files of others would be read, and removed."""
         if self.checkpoints.is_symlink():
-            raise AgentMixerError(f"{self.checkpoints} is not a folder but a link; remove it")
+            raise AgentMixerError(f"{self.checkpoints} is not a folder but a file or a link; remove it")
         files = self.checkpoints.glob("step_*.safetensors")
         return sorted(file for file in files if re.fullmatch(r"step_[0-9]{12}\.safetensors", file.name))
 

@@ -65,7 +65,8 @@ def test_a_strangers_run_does_not_spoil_the_list(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, ["runs", "--root", str(tmp_path / "runs")], env={"COLUMNS": "200"})
     assert shown.exit_code == 0
     assert "[/x]" in shown.output
-    assert r"[link=\x1bcX]d[/link]" in shown.output
+    assert "[link=" in shown.output
+    assert all(letter.isprintable() or letter == "\n" for letter in shown.output)
 
 
 def test_every_command_prints_on_it() -> None:

@@ -88,7 +88,7 @@ def swap(bundle: Path) -> None:
                 (b / "agents/agent_0").rename(b.parent / "x"),
                 (b / "agents/agent_0").symlink_to(b.parent / "x"),
             ),
-            "agent_0 is missing",
+            "agent_0 is a link",
         ),
         (
             lambda b: edit(b / "team.json", lambda d: d["agents"]["agent_0"].update(folder="../elsewhere")),
