@@ -97,7 +97,7 @@ class AgentManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: Multiplications with additions in the matrix products of one decision.
     multiply_adds: Count
     #: The static locality certificate: for each output, the inputs among its ancestors, in the inputs' order.
-    depends_on: dict[str, tuple[str, ...]]
+    depends_on: Annotated[dict[str, tuple[str, ...]], msgspec.Meta(max_length=8)]
     files: dict[str, str]
     source: Source
 

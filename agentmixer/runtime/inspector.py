@@ -44,6 +44,8 @@ _LENGTH = struct.Struct("<Q")
 _MESSAGE = 1 << 16
 #: Most bytes of a header or an answer.
 MAX_TEXT = 1 << 20
+#: Most characters of what is said of one check: a manifest may hold far more to complain about.
+MAX_DETAIL = 2000
 
 
 class Check(NamedTuple):
@@ -126,9 +128,9 @@ class Report:
         try:
             result, detail = check(*needs)
         except (AgentMixerError, OSError) as error:
-            self.checks.append(Check(subject, name, "FAILED", printable(str(error))))
+            self.checks.append(Check(subject, name, "FAILED", printable(str(error))[:MAX_DETAIL]))
             return None
-        self.checks.append(Check(subject, name, "ok", printable(detail)))
+        self.checks.append(Check(subject, name, "ok", printable(detail)[:MAX_DETAIL]))
         return result
 
 

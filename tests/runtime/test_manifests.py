@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hostile import spell
+from hostile import reseal, spell
 from made_bundle import made_bundle
 
 from agentmixer.contract.manifest import MAX_AGENT_FILE, MAX_TEAM_FILE, AgentManifest, TeamManifest, Tolerances, decode
@@ -144,8 +144,6 @@ def test_an_agent_can_be_inspected_before_it_is_loaded(bundle: Path, tmp_path: P
     other = made_bundle(tmp_path / "other", actions=4, hidden=9)
     for name in ("golden.npz",):
         shutil.copy(other / "agents/b" / name, folder / name)
-    from hostile import reseal
-
     reseal(bundle)
     Agent.load(folder)
     with pytest.raises(AgentMixerError, match="does not pass: golden: the replay departs"):
@@ -202,3 +200,20 @@ def test_a_whole_answer_has_one_deadline() -> None:
         receive(ours, 1000, time.monotonic() - 1)
     ours.close()
     theirs.close()
+
+
+def test_what_is_said_of_a_check_is_short(bundle: Path) -> None:
+    """A manifest with hundreds of kilobytes to complain about is answered all the same."""
+    for key, value in (("depends_on", {str(i): [] for i in range(20_000)}), ("outputs", [{"name": "x" * 500_000}])):
+        tree = json.loads((bundle / "agents/a/agent.json").read_text()) | {key: value}
+        (bundle / "agents/a/agent.json").write_bytes(spell(tree))
+        reseal(bundle)
+        failed = [check for check in verify(bundle).checks if check.status == "FAILED"]
+        assert [(check.subject, check.name) for check in failed] == [("a", "manifest")]
+        assert len(failed[0].detail) <= 2000
+    many = json.loads((bundle / "agents/b/agent.json").read_text())
+    many["depends_on"] |= {"y" * 150_000 + str(i): [] for i in range(5)}
+    (bundle / "agents/b/agent.json").write_bytes(spell(many))
+    reseal(bundle)
+    (failed,) = [check for check in verify(bundle).checks if check.status == "FAILED" and check.subject == "b"]
+    assert failed.name == "locality" and len(failed.detail) <= 2000

@@ -51,10 +51,13 @@ class Seen:
             self.started.append(f"{event} {arguments[1] if event == 'subprocess.Popen' else arguments}")
 
     def ended(self, pid: int) -> None:
-        status = Path(f"/proc/{pid}/status").read_text()
+        try:
+            status = Path(f"/proc/{pid}/status").read_text()
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except FileNotFoundError:  # it ended before it answered, which its report says and is not allowed
+            return
         (peak,) = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")]
         self.peaks_mb.append(int(peak) / 1024)
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         self.cpu_s.append((int(fields[11]) + int(fields[12])) / _TICKS)
 
 
