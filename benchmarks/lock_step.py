@@ -15,10 +15,10 @@ import numpy as np
 from rich.console import Console
 from table import Row, show
 
+from agentmixer.host.lock_step import Host
 from agentmixer.runtime.agent import Agent
 from agentmixer.runtime.bundle import newest, read_bundle
 from agentmixer.runtime.golden import parse
-from agentmixer.runtime.host import Host
 
 
 def measure(folder: Path | None, steps: int) -> list[Row]:

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from agentmixer.contract.spec import Box, Discrete, TaskSpec
-from agentmixer.export import bundle as export
+from agentmixer.export import exporter as export
 from agentmixer.train import run as runs
 from agentmixer.train import trainer
 from agentmixer.train.algorithms import AgentMixerPPO

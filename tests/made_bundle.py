@@ -21,9 +21,9 @@ from agentmixer.contract.manifest import (
 )
 from agentmixer.contract.spec import Discrete, TaskSpec
 from agentmixer.runtime.agent import make_session
+from agentmixer.runtime.certificate import certificate
 from agentmixer.runtime.golden import Golden, dump
 from agentmixer.runtime.guard import cost
-from agentmixer.runtime.locality import certificate
 from agentmixer.runtime.onnx_graph import read_graph
 
 

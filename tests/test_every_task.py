@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from agentmixer.contract.spec import Box, Discrete
 from agentmixer.errors import AgentMixerError
-from agentmixer.export import bundle as exporting
+from agentmixer.export import exporter as exporting
 from agentmixer.runtime import Agent
 from agentmixer.runtime.bundle import read_bundle
 from agentmixer.tasks import check

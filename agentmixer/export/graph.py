@@ -10,8 +10,8 @@ import torch
 
 from agentmixer.contract.manifest import OPSET
 from agentmixer.errors import AgentMixerError
-from agentmixer.export.actor import DeployedActor
 from agentmixer.runtime.onnx_graph import OPERATORS
+from agentmixer.train.deployed import DeployedActor
 
 
 def export_graph(actor: DeployedActor, metadata: dict[str, str]) -> onnx.ModelProto:

@@ -12,8 +12,8 @@ from agentmixer.contract.manifest import AgentManifest
 from agentmixer.contract.spec import Box, Discrete
 from agentmixer.errors import AgentMixerError
 from agentmixer.runtime.bundle import AgentFiles, read_agent
+from agentmixer.runtime.certificate import check_locality
 from agentmixer.runtime.guard import check_model
-from agentmixer.runtime.locality import check_locality
 
 
 def make_session(model: bytes) -> onnxruntime.InferenceSession:

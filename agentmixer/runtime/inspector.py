@@ -34,7 +34,7 @@ from agentmixer.errors import AgentMixerError, printable
 from agentmixer.runtime import bundle, golden, guard, sandbox
 from agentmixer.runtime.agent import Agent
 from agentmixer.runtime.bundle import AgentFiles, Raw
-from agentmixer.runtime.locality import check_locality
+from agentmixer.runtime.certificate import check_locality
 from agentmixer.runtime.onnx_graph import MAX_FILE, MAX_NODES, Graph, read_graph
 from agentmixer.runtime.signature import Pin, check_pin
 

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
-from agentmixer import statistics
+from agentmixer import intervals
 from agentmixer.contract.spec import TaskSpec
 from agentmixer.errors import AgentMixerError, TeamError
 from agentmixer.files import read_regular
@@ -40,10 +40,10 @@ EVALUATION_SEED = 1_000_003
 
 def report(episodes: Episodes, spec: TaskSpec) -> dict[str, float]:
     """Return, and win rate where the task knows one, of a set of episodes with their 95 % intervals."""
-    value = statistics.mean(episodes.returns)
+    value = intervals.mean(episodes.returns)
     numbers = {"return": value.value, "return_low": value.low, "return_high": value.high}
     if spec.reports_wins:
-        win = statistics.rate(episodes.won)
+        win = intervals.rate(episodes.won)
         numbers |= {"win_rate": win.value, "win_rate_low": win.low, "win_rate_high": win.high}
     return numbers | {"length": float(episodes.lengths.mean()), "episodes": len(episodes.returns)}
 
@@ -245,7 +245,7 @@ def _train(
                     agreement = f"; modes agree in {min(agreements):.3f} of decisions"
                 score = headline(numbers[0], "eval_")
                 if several:
-                    mean = statistics.mean(np.array([own[f"eval_{shown}"] for own in numbers]))
+                    mean = intervals.mean(np.array([own[f"eval_{shown}"] for own in numbers]))
                     score = f"{shown.replace('_', ' ')} {mean.value:.3f} [{mean.low:.3f}, {mean.high:.3f}] over {len(chosen)} seeds"
                 console.print(
                     f"step {step:>10,}  {rate:>6,.0f} steps/s  decentralised greedy: {score}{agreement}",
@@ -379,7 +379,7 @@ def table(chosen: Sequence[Run]) -> Table:
         out.add_column(column, justify="right")
     for run, row in zip(chosen, rows, strict=True):
         out.add_row(str(run.seed), *(f"{arm[measure]:.3f}" for arm in row))
-    means = [statistics.mean(np.array([row[arm][measure] for row in rows])) for arm in (0, 1)]
+    means = [intervals.mean(np.array([row[arm][measure] for row in rows])) for arm in (0, 1)]
     out.add_section()
     out.add_row("mean", *(escape(f"{mean.value:.3f} [{mean.low:.3f}, {mean.high:.3f}]") for mean in means))
     return out

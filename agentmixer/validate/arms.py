@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from agentmixer.contract.spec import TaskSpec
-from agentmixer.runtime.host import Decision, Host
+from agentmixer.host.lock_step import Decision, Host
 from agentmixer.tasks import Task
 from agentmixer.tasks.base import TaskStep, to_torch
 from agentmixer.train.algorithms import Algorithm

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from agentmixer import __version__, provenance, statistics
+from agentmixer import __version__, intervals, provenance
 from agentmixer.contract.manifest import Tolerances, sha256
 from agentmixer.errors import AgentMixerError
 from agentmixer.files import read_regular
-from agentmixer.runtime.agent_process import AgentLost
+from agentmixer.host.agent_process import AgentLost
+from agentmixer.host.lock_step import Decision, Host
 from agentmixer.runtime.bundle import Bundle
 from agentmixer.runtime.golden import is_near_tie
-from agentmixer.runtime.host import Decision, Host
 from agentmixer.tasks import Task
 from agentmixer.train import checkpoint
 from agentmixer.train import run as runs
@@ -242,17 +242,17 @@ def _deploy_sim(
         scenario=task.spec.scenario,
         seed=seed,
         arms={
-            name: {"return": statistics.mean(arm.returns)._asdict()}
-            | ({"win_rate": statistics.rate(arm.won)._asdict()} if task.spec.reports_wins else {})
+            name: {"return": intervals.mean(arm.returns)._asdict()}
+            | ({"win_rate": intervals.rate(arm.won)._asdict()} if task.spec.reports_wins else {})
             for name, arm in played.items()
         },
         asymmetric_gap={
-            name: statistics.paired(getattr(played["joint"], field), getattr(played["deployed"], field))._asdict()
+            name: intervals.paired(getattr(played["joint"], field), getattr(played["deployed"], field))._asdict()
             for name, field in (("return", "returns"), *([("win_rate", "won")] if task.spec.reports_wins else []))
         },
         mode_agreement={
-            "joint": statistics.share(joint.agreed, joint.decided)._asdict(),
-            "deployed": statistics.share(shadow.agreed, shadow.decided)._asdict(),
+            "joint": intervals.share(joint.agreed, joint.decided)._asdict(),
+            "deployed": intervals.share(shadow.agreed, shadow.decided)._asdict(),
         },
         equivalence=equivalence.equivalence(
             played["deployed"], played["actors"], task.spec, equivalence.MARGIN if margin is None else margin

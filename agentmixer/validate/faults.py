@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from agentmixer import __version__, statistics
+from agentmixer import __version__, intervals
 from agentmixer.contract.manifest import Tolerances
+from agentmixer.host.faulty_link import Faults, Key
+from agentmixer.host.lock_step import Event, Host
 from agentmixer.runtime.agent import Agent
 from agentmixer.runtime.bundle import AgentFiles, Bundle
-from agentmixer.runtime.faults import Faults, Key
 from agentmixer.runtime.frames import observation, unpack
 from agentmixer.runtime.golden import is_close
-from agentmixer.runtime.host import Event, Host
 from agentmixer.tasks import Task
 from agentmixer.train.run import Run
 from agentmixer.validate.arms import DeployedArm, play
@@ -152,9 +152,9 @@ def _rehearse(
         arm = DeployedArm(host, task.spec)
         played = play(arm, task, episodes, seed)
         settle(host, faults)
-    figures: dict[str, Any] = {"return": statistics.mean(played.returns)._asdict()}
+    figures: dict[str, Any] = {"return": intervals.mean(played.returns)._asdict()}
     if task.spec.reports_wins:
-        figures["win_rate"] = statistics.rate(played.won)._asdict()
+        figures["win_rate"] = intervals.rate(played.won)._asdict()
     return FaultReport(
         bundle=str(bundle.path),
         agentmixer=__version__,

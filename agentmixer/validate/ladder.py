@@ -26,7 +26,7 @@ import torch
 
 from agentmixer import __version__
 from agentmixer.contract.manifest import AgentManifest, Tolerances
-from agentmixer.export.bundle import record
+from agentmixer.export.exporter import record
 from agentmixer.runtime.agent import Agent, make_session
 from agentmixer.runtime.bundle import AgentFiles, Bundle
 from agentmixer.runtime.golden import Golden, StepFunction, is_close, replay

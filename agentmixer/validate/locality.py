@@ -21,13 +21,13 @@ from torch import Tensor
 
 from agentmixer import __version__
 from agentmixer.errors import AgentMixerError
+from agentmixer.host.agent_process import AgentProcess, HungUp
+from agentmixer.host.lock_step import Host
 from agentmixer.runtime.agent import Agent
-from agentmixer.runtime.agent_process import AgentProcess, HungUp
 from agentmixer.runtime.bundle import Bundle
+from agentmixer.runtime.certificate import check_locality
 from agentmixer.runtime.frames import MAX_FRAME, Kind, action_of, pack, unpack
 from agentmixer.runtime.guard import check_model
-from agentmixer.runtime.host import Host
-from agentmixer.runtime.locality import check_locality
 from agentmixer.tasks import Task
 from agentmixer.tasks.base import Probing, TaskStep, to_torch
 from agentmixer.train import checkpoint

@@ -32,16 +32,16 @@ from agentmixer.contract.manifest import (
     sha256,
 )
 from agentmixer.errors import AgentMixerError
-from agentmixer.export.bundle import record as record_golden
+from agentmixer.export.exporter import record as record_golden
 from agentmixer.export.graph import check as check_graph
+from agentmixer.host.agent_process import AgentLost
+from agentmixer.host.lock_step import Host
 from agentmixer.runtime.agent import Agent, make_session
-from agentmixer.runtime.agent_process import AgentLost
 from agentmixer.runtime.bundle import Bundle, read_bundle
+from agentmixer.runtime.certificate import certificate
 from agentmixer.runtime.frames import Kind, pack, unpack
 from agentmixer.runtime.golden import Golden, StepFunction, dump, parse, replay
 from agentmixer.runtime.guard import cost
-from agentmixer.runtime.host import Host
-from agentmixer.runtime.locality import certificate
 from agentmixer.runtime.onnx_graph import GraphRefused, read_graph
 from agentmixer.train import checkpoint
 from agentmixer.train.algorithms import Algorithm

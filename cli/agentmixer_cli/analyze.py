@@ -29,8 +29,8 @@ def analyze(
 
     Example: agentmixer analyze
     """
+    from agentmixer.study import analysis
     from agentmixer.train import run as runs
-    from agentmixer.validate import analysis
 
     chosen = runs.load(run) if run else runs.newest()
     result = analysis.analyze(chosen)

@@ -46,8 +46,8 @@ def compare(
     from agentmixer import tasks
     from agentmixer.config import parse_assignments, parse_seeds
     from agentmixer.errors import AgentMixerError, nearest
+    from agentmixer.study import comparison
     from agentmixer.train import run as runs
-    from agentmixer.validate import comparison
 
     tasks.family(task)
     if measure not in (None, *comparison.MEASURES):

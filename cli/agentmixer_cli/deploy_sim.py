@@ -15,8 +15,8 @@ from agentmixer_cli.opening import BundleArgument, RunOption, TaskCodeOption, Tr
 from agentmixer_cli.terminal import Terminal
 
 if TYPE_CHECKING:
+    from agentmixer.host.faulty_link import Faults
     from agentmixer.runtime.bundle import Bundle
-    from agentmixer.runtime.faults import Faults
     from agentmixer.train.run import Run
     from agentmixer.validate.deploy_sim import Verdict
     from agentmixer.validate.faults import FaultReport
@@ -68,8 +68,8 @@ def deploy_sim(
     Example: agentmixer deploy-sim --episodes 100
     """
     from agentmixer.errors import AgentMixerError
-    from agentmixer.runtime.agent_process import AgentLost
-    from agentmixer.runtime.faults import parse_faults
+    from agentmixer.host.agent_process import AgentLost
+    from agentmixer.host.faulty_link import parse_faults
     from agentmixer.validate import deploy_sim as rehearsal
     from agentmixer.validate.reports import ReportFile
 

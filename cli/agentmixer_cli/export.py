@@ -42,7 +42,7 @@ def export(
     Example: agentmixer export --per-agent onnx
     """
     from agentmixer.errors import AgentMixerError, nearest
-    from agentmixer.export import bundle
+    from agentmixer.export import exporter
     from agentmixer.train import run as runs
 
     if per_agent != "onnx":
@@ -51,7 +51,7 @@ def export(
     source = runs.load(run, task_code) if run else runs.newest(task_code=task_code)
     console.print(f"exporting {source.path}", soft_wrap=True, markup=False)
     with console.status("exporting") as status:
-        result = bundle.export(source, out, lambda agent: status.update(f"exporting {agent}"), sign, team, release)
+        result = exporter.export(source, out, lambda agent: status.update(f"exporting {agent}"), sign, team, release)
     table = Table(title="parity with the trained network, golden steps", box=box.SIMPLE)
     for column in ("agent", "steps", "torch", "onnxruntime", "reference", "near ties", "size"):
         table.add_column(column, justify="left" if column == "agent" else "right")

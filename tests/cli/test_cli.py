@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from agentmixer.export.bundle import Exported
+from agentmixer.export.exporter import Exported
 from agentmixer.train.run import Run
 
 TINY = [
@@ -215,8 +215,8 @@ def test_a_lost_agent_fails_and_leaves_no_older_pass_behind(exported: Exported, 
     report.write_text('{"passed": true}')
     code = """
 import sys
-from agentmixer.runtime.agent_process import AgentLost
-from agentmixer.runtime.host import Host
+from agentmixer.host.agent_process import AgentLost
+from agentmixer.host.lock_step import Host
 def lost(self, *_):
     raise AgentLost("agent agent_3 hung up; its process ended with status -9")
 Host.step = lost

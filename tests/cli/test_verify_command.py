@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agentmixer.export.bundle import Exported
+from agentmixer.export.exporter import Exported
 from agentmixer.runtime.sandbox import probe
 
 

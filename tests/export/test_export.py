@@ -17,15 +17,15 @@ from torch import nn
 from agentmixer.contract.manifest import MODEL_FILE, OPSET, Tolerances
 from agentmixer.contract.spec import Box, TaskSpec
 from agentmixer.errors import AgentMixerError
-from agentmixer.export import bundle as exporting
-from agentmixer.export.actor import DeployedActor
-from agentmixer.export.bundle import Exported, evaluators
+from agentmixer.export import exporter as exporting
+from agentmixer.export.exporter import Exported, evaluators
 from agentmixer.export.graph import Exporter, check, export_graph
 from agentmixer.runtime.bundle import read_bundle
 from agentmixer.runtime.golden import parse, replay
 from agentmixer.runtime.onnx_graph import OPERATORS
 from agentmixer.train import checkpoint
 from agentmixer.train import run as runs
+from agentmixer.train.deployed import DeployedActor
 from agentmixer.train.joint_policy import ILLEGAL, mask_logits
 from agentmixer.train.networks import Actor
 from agentmixer.train.run import Run

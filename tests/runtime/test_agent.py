@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from agentmixer.errors import AgentMixerError
-from agentmixer.export.bundle import Exported
+from agentmixer.export.exporter import Exported
 from agentmixer.runtime import Agent
 from agentmixer.runtime.bundle import read_agent
 from agentmixer.runtime.golden import Golden, parse
@@ -114,7 +114,7 @@ class Forbid:
             raise ImportError(f"{name} must not be imported on a device")
 sys.meta_path.insert(0, Forbid())
 import numpy as np
-import agentmixer.runtime.host, agentmixer.runtime.process, agentmixer.contract.manifest
+import agentmixer.host.lock_step, agentmixer.runtime.process, agentmixer.contract.manifest
 from agentmixer.runtime import Agent
 agent = Agent.load(sys.argv[1])
 agent.reset()

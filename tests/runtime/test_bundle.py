@@ -12,7 +12,7 @@ from hostile import spell
 
 from agentmixer.contract.manifest import TeamManifest, decode, encode
 from agentmixer.errors import AgentMixerError
-from agentmixer.export.bundle import Exported
+from agentmixer.export.exporter import Exported
 from agentmixer.runtime.bundle import newest, read_agent, read_bundle
 from agentmixer.runtime.golden import parse
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from agentmixer.errors import AgentMixerError
-from agentmixer.export.bundle import Exported
+from agentmixer.export.exporter import Exported
 from agentmixer.runtime.agent import Agent, make_session
 from agentmixer.runtime.bundle import AgentFiles, read_agent
+from agentmixer.runtime.certificate import certificate, check_locality
 from agentmixer.runtime.golden import parse
-from agentmixer.runtime.locality import certificate, check_locality
 from agentmixer.runtime.onnx_graph import Graph, Node, Value, read_graph
 
 

@@ -18,11 +18,13 @@ from strange import rewritten
 
 from agentmixer.contract.spec import Box, Discrete
 from agentmixer.errors import AgentMixerError
+from agentmixer.host import agent_process as processes
+from agentmixer.host.agent_process import AgentLost, AgentProcess
+from agentmixer.host.lock_step import Host
 from agentmixer.runtime import Agent
-from agentmixer.runtime import agent_process as processes
 from agentmixer.runtime.agent import InvalidDecision
-from agentmixer.runtime.agent_process import AgentLost, AgentProcess
 from agentmixer.runtime.bundle import Bundle, read_bundle
+from agentmixer.runtime.certificate import certificate
 from agentmixer.runtime.frames import (
     DECIDING,
     MAX_REASON,
@@ -33,8 +35,6 @@ from agentmixer.runtime.frames import (
     reason_of,
     unpack,
 )
-from agentmixer.runtime.host import Host
-from agentmixer.runtime.locality import certificate
 from agentmixer.runtime.onnx_graph import read_graph
 
 OBS = np.array([0, 0, 0, 0, 0, 1], np.float32)
@@ -211,7 +211,7 @@ def test_who_comes_back_as_something_else_does_not_hold_up_a_step(
 ) -> None:
     """An agent is killed, and what is started in its place is no agent: the others' steps go on, it falls back, and after
     some starts in vain it is left alone."""
-    from agentmixer.runtime import host as hosts
+    from agentmixer.host import lock_step as hosts
 
     with Host(team, 0.2, restart=True) as host:
         host.step(0, 0, seen(0, 0), None)

@@ -20,8 +20,7 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from agentmixer.errors import AgentMixerError
-from agentmixer.export.actor import DeployedActor
-from agentmixer.export.bundle import Exported
+from agentmixer.export.exporter import Exported
 from agentmixer.export.graph import export_graph
 from agentmixer.files import read_regular
 from agentmixer.runtime import agent as agents
@@ -29,6 +28,7 @@ from agentmixer.runtime.agent import Agent, make_session
 from agentmixer.runtime.bundle import AgentFiles, read_agent, read_bundle
 from agentmixer.runtime.guard import check_model, cost
 from agentmixer.runtime.onnx_graph import MAX_FILE, GraphRefused, read_graph
+from agentmixer.train.deployed import DeployedActor
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentmixer.errors import AgentMixerError
-from agentmixer.export.bundle import Exported
+from agentmixer.export.exporter import Exported
+from agentmixer.host.agent_process import AgentLost
+from agentmixer.host.lock_step import Host
 from agentmixer.runtime import Agent
-from agentmixer.runtime.agent_process import AgentLost
 from agentmixer.runtime.bundle import Bundle, read_bundle
 from agentmixer.runtime.frames import HEADER, MAX_FRAME, Kind, observation, pack, unpack
 from agentmixer.runtime.golden import Golden, parse
-from agentmixer.runtime.host import Host
 from agentmixer.runtime.launch import Launched, launch
 from agentmixer.runtime.sandbox import probe
 from agentmixer.validate import attacks
@@ -140,7 +140,7 @@ def test_a_sandboxed_agent_cannot_be_looked_into(bundle: Bundle) -> None:
 
 def test_what_is_announced_is_checked(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that announces no isolation is not taken for an isolated one."""
-    from agentmixer.runtime import agent_process as module
+    from agentmixer.host import agent_process as module
 
     def unprotected(script: Path, folder: str, *_: str) -> Launched:
         return launch(attacks.SCRIPT, folder, "victim", "--open")

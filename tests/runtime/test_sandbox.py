@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentmixer.errors import AgentMixerError
-from agentmixer.export.bundle import Exported
+from agentmixer.export.exporter import Exported
 from agentmixer.runtime import sandbox
 from agentmixer.runtime.launch import launch
 from agentmixer.runtime.sandbox import MACHINES, Isolation, Machine, probe, program
@@ -469,7 +469,7 @@ from pathlib import Path
 from agentmixer.errors import AgentMixerError
 from agentmixer.runtime import sandbox
 from agentmixer.runtime.bundle import read_bundle
-from agentmixer.runtime.host import Host
+from agentmixer.host.lock_step import Host
 absent = [int(number) for number in sys.argv[2:]]
 code = [(0x20, 0, 0, 0)]
 for number in absent:

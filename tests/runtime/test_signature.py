@@ -23,8 +23,8 @@ from typer.testing import CliRunner
 
 from agentmixer.contract.manifest import sha256
 from agentmixer.errors import AgentMixerError
-from agentmixer.export.bundle import Exported, checked_team
-from agentmixer.export.bundle import export as export_run
+from agentmixer.export.exporter import Exported, checked_team
+from agentmixer.export.exporter import export as export_run
 from agentmixer.runtime import Agent, signature
 from agentmixer.runtime.bundle import (
     AGENT_LIMITS,

@@ -13,7 +13,7 @@ import pytest
 from counting_bundle import counting_bundle, seen
 from test_faults import resident_kb
 
-from agentmixer.runtime.host import Host
+from agentmixer.host.lock_step import Host
 
 #: Parts of the run that are compared, and how much the last may hold beyond the second.
 PARTS = 10

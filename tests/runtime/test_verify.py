@@ -20,7 +20,7 @@ import pytest
 from hostile import hostile, outside, reseal, spell, use
 
 from agentmixer.errors import AgentMixerError
-from agentmixer.export.bundle import Exported
+from agentmixer.export.exporter import Exported
 from agentmixer.runtime import agent as agents
 from agentmixer.runtime.bundle import AGENT_LIMITS, read_agent, read_raw
 from agentmixer.runtime.golden import Golden, dump, parse

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 from watch import Watch
 
 from agentmixer.errors import AgentMixerError
-from agentmixer.export.bundle import Exported
+from agentmixer.export.exporter import Exported
 from agentmixer.runtime.bundle import read_bundle
 from agentmixer.runtime.golden import parse
 from agentmixer.runtime.verify import verify

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from agentmixer.contract.spec import TaskSpec
 from agentmixer.errors import AgentMixerError
-from agentmixer.export import bundle as exporting
+from agentmixer.export import exporter as exporting
 from agentmixer.runtime.bundle import read_bundle
 from agentmixer.tasks import check
 from agentmixer.tasks.base import TaskStep

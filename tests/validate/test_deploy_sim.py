@@ -13,10 +13,10 @@ import pytest
 import torch
 from conftest import tiny_algorithm
 
-from agentmixer import statistics
+from agentmixer import intervals
 from agentmixer.contract.manifest import Tolerances
 from agentmixer.errors import AgentMixerError
-from agentmixer.export.bundle import Exported
+from agentmixer.export.exporter import Exported
 from agentmixer.runtime.bundle import read_bundle
 from agentmixer.runtime.sandbox import probe
 from agentmixer.tasks.base import TaskStep
@@ -222,14 +222,14 @@ def test_the_run_it_came_from_must_be_there_unchanged(exported: Exported, traine
 
 def test_wilson_interval_against_published_figures() -> None:
     # Newcombe (1998), table I, method 3: 81 of 263 -> .2553 to .3662; 0 of 20 -> 0 to .1611.
-    found = statistics.rate(np.arange(263) < 81)
+    found = intervals.rate(np.arange(263) < 81)
     assert (round(found.low, 4), round(found.high, 4)) == (0.2553, 0.3662)
-    found = statistics.rate(np.zeros(20, bool))
+    found = intervals.rate(np.zeros(20, bool))
     assert (round(found.low, 4), round(found.high, 4)) == (0.0, 0.1611)
 
 
 def test_students_interval_by_hand() -> None:
     # mean 2, s = 1, n = 3: t(.975, 2) = 4.3027, half width 4.3027 / sqrt(3) = 2.4841
-    found = statistics.mean(np.array([1.0, 2.0, 3.0]))
+    found = intervals.mean(np.array([1.0, 2.0, 3.0]))
     assert (found.value, round(found.low, 4), round(found.high, 4)) == (2.0, -0.4841, 4.4841)
-    assert statistics.mean(np.array([5.0])) == (5.0, 5.0, 5.0)
+    assert intervals.mean(np.array([5.0])) == (5.0, 5.0, 5.0)

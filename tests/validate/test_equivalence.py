@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from agentmixer import statistics
+from agentmixer import intervals
 from agentmixer.errors import AgentMixerError
 from agentmixer.validate.arms import Played
 from agentmixer.validate.equivalence import Equivalence, equivalence, sentence, tost
@@ -123,9 +123,9 @@ def test_the_margin_of_win_rates_is_absolute_and_that_of_returns_a_share() -> No
 def test_a_paired_gap_is_as_sharp_as_the_differences() -> None:
     """Episodes differ by hundreds, pairs by 1 +- 1: mean 1, standard error sqrt(1 / 3), t(0.975, 2) = 4.302653."""
     hard = np.array([0.0, 500.0, 1000.0])
-    found = statistics.paired(hard + np.array([0.0, 1.0, 2.0]), hard)
+    found = intervals.paired(hard + np.array([0.0, 1.0, 2.0]), hard)
     assert found.value == pytest.approx(1.0)
     assert found.high - 1 == pytest.approx(4.302653 * math.sqrt(1 / 3), abs=1e-5)
-    assert statistics.paired(np.array([True, True]), np.array([False, True])).value == 0.5
+    assert intervals.paired(np.array([True, True]), np.array([False, True])).value == 0.5
     with pytest.raises(ValueError, match="cannot be paired"):
-        statistics.paired(np.zeros(2), np.zeros(3))
+        intervals.paired(np.zeros(2), np.zeros(3))

@@ -13,11 +13,11 @@ import pytest
 from counting_bundle import counting_bundle, seen
 
 from agentmixer.errors import AgentMixerError
-from agentmixer.export.bundle import Exported
+from agentmixer.export.exporter import Exported
+from agentmixer.host.faulty_link import Faults, Incident, Key
+from agentmixer.host.lock_step import LATE, Decision, Host
 from agentmixer.runtime.bundle import Bundle, read_bundle
-from agentmixer.runtime.faults import Faults, Incident, Key
 from agentmixer.runtime.frames import Kind, action_of, pack, unpack
-from agentmixer.runtime.host import LATE, Decision, Host
 from agentmixer.validate import faults as rehearsal
 from agentmixer.validate.faults import FaultReport, judge, rehearse, replay
 

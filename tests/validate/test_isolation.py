@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agentmixer.errors import AgentMixerError
-from agentmixer.export.bundle import Exported
+from agentmixer.export.exporter import Exported
 from agentmixer.runtime.bundle import Bundle, read_bundle
 from agentmixer.runtime.sandbox import probe
 from agentmixer.validate import isolation

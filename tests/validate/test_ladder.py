@@ -24,14 +24,14 @@ from typer.testing import CliRunner
 
 from agentmixer.contract.manifest import MODEL_FILE, Source, Tolerances
 from agentmixer.errors import AgentMixerError
-from agentmixer.export import bundle as exporting
-from agentmixer.export.actor import DeployedActor
+from agentmixer.export import exporter as exporting
 from agentmixer.export.graph import check, export_graph
 from agentmixer.runtime.bundle import AgentFiles, read_bundle
 from agentmixer.runtime.golden import Golden
 from agentmixer.train import run as runs
 from agentmixer.train import trainer
 from agentmixer.train.algorithms import AgentMixerPPO, Algorithm
+from agentmixer.train.deployed import DeployedActor
 from agentmixer.validate import ladder
 from agentmixer.validate.deploy_sim import source_run
 from agentmixer.validate.ladder import Rung, climb_agent, unusual

@@ -15,10 +15,10 @@ from hypothesis.extra import numpy as arrays
 from test_every_task import started
 from typer.testing import CliRunner
 
-from agentmixer.export import bundle as exporting
-from agentmixer.export.bundle import Exported
+from agentmixer.export import exporter as exporting
+from agentmixer.export.exporter import Exported
+from agentmixer.host.agent_process import AgentProcess
 from agentmixer.runtime.agent import Agent
-from agentmixer.runtime.agent_process import AgentProcess
 from agentmixer.runtime.bundle import read_bundle
 from agentmixer.runtime.frames import pack, unpack
 from agentmixer.tasks import make

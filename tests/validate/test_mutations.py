@@ -15,8 +15,8 @@ from onnx.reference import ReferenceEvaluator
 from test_every_task import started
 from typer.testing import CliRunner
 
-from agentmixer.export import bundle as exporting
-from agentmixer.export.bundle import Exported
+from agentmixer.export import exporter as exporting
+from agentmixer.export.exporter import Exported
 from agentmixer.runtime.bundle import read_bundle
 from agentmixer.runtime.golden import Golden
 from agentmixer.train import run as runs

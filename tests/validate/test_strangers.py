@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from agentmixer import provenance
 from agentmixer.contract.manifest import sha256
 from agentmixer.errors import AgentMixerError
-from agentmixer.export import bundle as exporting
-from agentmixer.export.bundle import Exported
+from agentmixer.export import exporter as exporting
+from agentmixer.export.exporter import Exported
 from agentmixer.runtime import signature
 from agentmixer.runtime.bundle import read_bundle
 from agentmixer.tasks import check

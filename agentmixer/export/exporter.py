@@ -37,19 +37,19 @@ from agentmixer.contract.manifest import (
 )
 from agentmixer.contract.spec import Discrete, Name, TaskSpec
 from agentmixer.errors import AgentMixerError
-from agentmixer.export.actor import DeployedActor
 from agentmixer.export.graph import Exporter
 from agentmixer.runtime import signature
 from agentmixer.runtime.agent import make_session
 from agentmixer.runtime.bundle import BUNDLES, read_bundle
+from agentmixer.runtime.certificate import certificate, check_locality
 from agentmixer.runtime.golden import Golden, Parity, StepFunction, dump, parse, replay
 from agentmixer.runtime.guard import check_model, cost
-from agentmixer.runtime.locality import certificate, check_locality
 from agentmixer.runtime.onnx_graph import GraphRefused, read_graph
 from agentmixer.tasks import Task
 from agentmixer.tasks.base import to_torch
 from agentmixer.train import checkpoint
 from agentmixer.train.algorithms import Algorithm
+from agentmixer.train.deployed import DeployedActor
 from agentmixer.train.run import Run, folder_name
 
 #: Golden traces come from episodes of their own, apart from training and evaluation.

@@ -20,9 +20,9 @@ from typing import NamedTuple
 import numpy as np
 
 from agentmixer.errors import AgentMixerError
-from agentmixer.runtime.agent_process import START_TIMEOUT_S, AgentProcess, HungUp
+from agentmixer.host.agent_process import START_TIMEOUT_S, AgentProcess, HungUp
+from agentmixer.host.faulty_link import Faults, FaultyLink, Key
 from agentmixer.runtime.bundle import Bundle
-from agentmixer.runtime.faults import Faults, FaultyLink, Key
 from agentmixer.runtime.frames import MAX_FRAME, NOWHERE, Kind, action_of, pack, reason_of, unpack
 
 #: How often in a row a lost agent is started before it is given up.

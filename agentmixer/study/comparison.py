@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from agentmixer import statistics, tasks
+from agentmixer import intervals, tasks
 from agentmixer.config import parse_assignments
 from agentmixer.errors import AgentMixerError, nearest
-from agentmixer.statistics import Estimate
+from agentmixer.intervals import Estimate
+from agentmixer.study import analysis
 from agentmixer.train import presets, trainer
 from agentmixer.train import run as runs
 from agentmixer.train.algorithms import ALGORITHMS
 from agentmixer.train.run import Run
-from agentmixer.validate import analysis
 
 COMPARISONS = Path("comparisons")
 MEASURES = ("return", "win_rate")
@@ -210,9 +210,9 @@ def summarise(found: list[Trained]) -> list[Row]:
         rows.append(
             Row(
                 name,
-                statistics.mean(alone),
-                statistics.mean(np.array([trained.joint for trained in group])),
-                None if first is None else statistics.paired(alone, first),
+                intervals.mean(alone),
+                intervals.mean(np.array([trained.joint for trained in group])),
+                None if first is None else intervals.paired(alone, first),
             )
         )
         first = alone if first is None else first

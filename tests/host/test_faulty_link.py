@@ -19,8 +19,9 @@ from counting_bundle import FALLBACK, counting_bundle, seen
 
 import agentmixer.runtime
 from agentmixer.errors import AgentMixerError
+from agentmixer.host.faulty_link import FRAME_FAULTS, Faults, FaultyLink, Incident, parse_faults
+from agentmixer.host.lock_step import Decision, Event, Host
 from agentmixer.runtime.bundle import Bundle
-from agentmixer.runtime.faults import FRAME_FAULTS, Faults, FaultyLink, Incident, parse_faults
 from agentmixer.runtime.frames import (
     HEADER,
     MAGIC,
@@ -33,7 +34,6 @@ from agentmixer.runtime.frames import (
     pack,
     unpack,
 )
-from agentmixer.runtime.host import Decision, Event, Host
 from agentmixer.runtime.process import main as serve_agent
 from agentmixer.runtime.sandbox import Isolation
 
@@ -401,7 +401,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from counting_bundle import seen
 from agentmixer.runtime.bundle import read_bundle
-from agentmixer.runtime.host import Host
+from agentmixer.host.lock_step import Host
 with Host(read_bundle(Path(sys.argv[1])), 0.1) as host:
     print(*(agent.process.pid for agent in host.agents), flush=True)
     for step in range(10**6):

@@ -12,8 +12,8 @@ from scipy import stats
 
 from agentmixer.config import parse_seeds
 from agentmixer.errors import AgentMixerError
-from agentmixer.validate import comparison
-from agentmixer.validate.comparison import Trained, Variant, prepare, summarise, train_all, variants
+from agentmixer.study import comparison
+from agentmixer.study.comparison import Trained, Variant, prepare, summarise, train_all, variants
 
 QUICK = {"total_steps": "200", "num_envs": "50", "eval_interval": "0", "final_episodes": "4", "hidden": "8"}
 

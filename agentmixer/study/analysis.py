@@ -11,12 +11,12 @@ from scipy import stats
 from torch import Tensor
 
 from agentmixer.errors import AgentMixerError
+from agentmixer.study.equilibrium import cce_gap, ce_gap, ne_gap, product, values
 from agentmixer.tasks import Task, matrix
 from agentmixer.tasks.base import to_torch
 from agentmixer.train import checkpoint
 from agentmixer.train.algorithms import Algorithm
 from agentmixer.train.run import Run
-from agentmixer.validate.equilibrium import cce_gap, ce_gap, ne_gap, product, values
 
 #: Signals that the joint policy is averaged over; a power of two keeps Sobol points balanced.
 SIGNALS = 2**13

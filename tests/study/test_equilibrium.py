@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 from scipy import optimize
 
 from agentmixer.errors import AgentMixerError
+from agentmixer.study.analysis import joint_distribution
+from agentmixer.study.equilibrium import Gap, cce_gap, ce_gap, ne_gap, product, values
 from agentmixer.tasks import matrix
 from agentmixer.tasks.base import to_torch
 from agentmixer.train import checkpoint, trainer
 from agentmixer.train import run as runs
 from agentmixer.train.algorithms import AgentMixerPPO
 from agentmixer.train.run import Run
-from agentmixer.validate.analysis import joint_distribution
-from agentmixer.validate.equilibrium import Gap, cce_gap, ce_gap, ne_gap, product, values
 
 #: One payoff matrix an agent; rows are agent 0's actions.
 CHICKEN = np.array([[[6, 2], [7, 0]], [[6, 7], [2, 0]]])  # Aumann (1974)

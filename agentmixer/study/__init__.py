@@ -1,0 +1,1 @@
+"""What judges training: comparisons over seeds, what a Policy Modifier does, equilibria of matrix games."""
