@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from counting_bundle import counting_bundle, seen
-from test_faults import resident_kb
+from test_faulty_link import resident_kb
 
 from agentmixer.host.lock_step import Host
 
