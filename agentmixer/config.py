@@ -1,42 +1,69 @@
-"""Settings that explain themselves: a dataclass field carries its sentence and its range."""
+"""Settings that explain themselves: every field carries its type, its range and its sentence.
+
+A field is `name: Annotated[type, about("sentence")] = default`. Types are int, float, bool, str, Literal["a", "b"], or one
+of the ranges below; `Meta(ge=..., le=...)` states any other range. Bounds are inclusive.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from dataclasses import dataclass, field
-from typing import Any, get_type_hints
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, NamedTuple, Self, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta
 
 from agentmixer.errors import AgentMixerError, nearest
 
+PositiveInt = Annotated[int, Meta(ge=1)]
+NonNegativeInt = Annotated[int, Meta(ge=0)]
+NonNegative = Annotated[float, Meta(ge=0.0)]
+Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+StepSize = Annotated[float, Meta(ge=0.0, le=1.0)]
+Width = Annotated[int, Meta(ge=1, le=4096)]
+Interval = Annotated[int, Meta(ge=0)]
 
-def setting(
-    default: Any, doc: str, low: float | None = None, high: float | None = None, choices: tuple[str, ...] = ()
-) -> Any:
-    """A dataclass field with a sentence and what it may be. Bounds are inclusive."""
-    return field(default=default, metadata={"doc": doc, "low": low, "high": high, "choices": choices})
+
+def about(sentence: str) -> Meta:
+    """The sentence that explains a setting."""
+    return Meta(description=sentence)
 
 
-@dataclass(frozen=True)
-class Config:
+class Settings(msgspec.Struct, frozen=True):
     """Base of every algorithm's settings and every task's options."""
 
-    def replace(self, overrides: dict[str, Any], kind: str = "setting") -> Any:
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Names of all settings, in the order in which they are declared."""
+        return cls.__struct_fields__
+
+    @classmethod
+    def explained(cls) -> dict[str, str]:
+        """The sentence of every setting that has one."""
+        hints = get_type_hints(cls, include_extras=True)
+        return {name: said for name in cls.names() if (said := _declared(hints[name]).sentence)}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every setting by its name."""
+        return msgspec.structs.asdict(self)
+
+    def replace(self, overrides: dict[str, Any], kind: str = "setting") -> Self:
         """A copy with overrides applied and checked.
 
-        Values may be strings as typed on a command line. Raises AgentMixerError naming the key, and
-        the nearest known one, or what its value may be."""
-        kinds = get_type_hints(type(self))
-        fields = {f.name: f for f in dataclasses.fields(self)}
-        values = {}
-        for key, value in overrides.items():
-            if key not in fields:
-                raise AgentMixerError(f"unknown {kind} '{key}'{nearest(key, fields)}")
-            values[key] = _checked(f"{kind} {key}", value, kinds[key], fields[key].metadata)
-        return dataclasses.replace(self, **values)
+        Values may be strings as typed on a command line. kind: what an error calls a setting. Raises AgentMixerError
+        that names the key, and the nearest known key or the values that it may have."""
+        unknown(overrides, self.names(), kind)
+        hints = get_type_hints(type(self), include_extras=True)
+        checked = {key: _checked(f"{kind} {key}", value, hints[key]) for key, value in overrides.items()}
+        return msgspec.structs.replace(self, **checked)
 
-    def check(self) -> None:
-        """Raise AgentMixerError if settings do not fit each other. Called once all overrides are in."""
+
+def unknown(keys: Iterable[str], known: Iterable[str], kind: str = "setting") -> None:
+    """Raise AgentMixerError that names the nearest known key if one of `keys` is not known."""
+    names = set(known)
+    for key in keys:
+        if key not in names:
+            raise AgentMixerError(f"unknown {kind} '{key}'{nearest(key, names)}")
 
 
 def parse_assignments(assignments: list[str], option: str = "--set", example: str = "actor_lr=3e-4") -> dict[str, str]:
@@ -77,33 +104,52 @@ def parse_seeds(text: str) -> list[int]:
     return found
 
 
-def _checked(key: str, value: Any, kind: type, meta: Any) -> Any:
-    wanted = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a word"}[kind]
+class _Declared(NamedTuple):
+    """A setting as it is declared. type: int, float, bool, str or Literal. low, high: None where there is no bound."""
+
+    type: Any
+    low: float | None
+    high: float | None
+    sentence: str
+
+
+def _declared(hint: Any) -> _Declared:
+    base, *extras = get_args(hint) if get_origin(hint) is Annotated else [hint]
+    metas = [extra for extra in extras if isinstance(extra, Meta)]
+
+    def said(name: str) -> Any:
+        return next((value for meta in metas if (value := getattr(meta, name)) is not None), None)
+
+    return _Declared(base, said("ge"), said("le"), said("description") or "")
+
+
+def _checked(name: str, value: Any, hint: Any) -> Any:
+    """A value as its declaration wants it. name: what an error calls the setting."""
+    declared = _declared(hint)
     try:
-        if kind is bool:
-            parsed: Any = value if isinstance(value, bool) else {"true": True, "false": False}[str(value).lower()]
-        elif kind is int:
-            number = float(value)
-            parsed = int(number)
-            if parsed != number:
-                raise ValueError
-        else:
-            parsed = kind(value)
-            if kind is float and math.isinf(parsed):
-                raise ValueError
-    except (ValueError, KeyError, OverflowError):
-        raise AgentMixerError(f"{key} must be {wanted}, got '{value}'") from None
-    low, high, choices = meta["low"], meta["high"], meta["choices"]
-    if choices and parsed not in choices:
-        raise AgentMixerError(f"{key} must be one of {', '.join(choices)}, got '{value}'")
-    inside = (low is None or parsed >= low) and (high is None or parsed <= high)
-    if not inside or parsed != parsed:
-        span = (
-            f"between {low} and {high}"
-            if None not in (low, high)
-            else f"at least {low}"
-            if high is None
-            else f"at most {high}"
-        )
-        raise AgentMixerError(f"{key} must be {span}, got {value}")
-    return parsed
+        return msgspec.convert(_read(value, declared.type), hint)
+    except (ValueError, OverflowError):
+        raise AgentMixerError(f"{name} must be {_wanted(declared)}, got {value}") from None
+
+
+def _read(value: Any, kind: Any) -> Any:
+    """Text as a value of that type, where it is one. Raises ValueError or OverflowError where it is not."""
+    if kind is bool:
+        return {"true": True, "false": False}.get(str(value).lower(), value)
+    if kind not in (int, float):
+        return value
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(value)
+    return int(number) if kind is int and number.is_integer() else number
+
+
+def _wanted(declared: _Declared) -> str:
+    """The values that a setting may have, in words."""
+    kind, low, high, _ = declared
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(get_args(kind))}"
+    what = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a word"}[kind]
+    if low is not None and high is not None:
+        return f"{what} between {low} and {high}"
+    return what if low is None else f"{what} of at least {low}"

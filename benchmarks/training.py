@@ -21,10 +21,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from agentmixer.tasks import make
 from agentmixer.tasks.base import Task, to_torch
 from agentmixer.tasks.side_by_side import joined, side_by_side
-from agentmixer.train import rollout
+from agentmixer.train import blocks, stream
 from agentmixer.train.algorithms import AgentMixerPPO
-from agentmixer.train.algorithms.agentmixer_ppo import threads
-from agentmixer.train.presets import resolve
+from agentmixer.train.blocks import threads
 
 
 def peak() -> float:
@@ -76,35 +75,38 @@ class Cost:
 
 def cost(family: str, scenario: str, preset: str, updates: int, teams: int = 1) -> Cost:
     """Best of `updates` rounds, after one that warms up."""
-    config = AgentMixerPPO.Config().replace(resolve("agentmixer_ppo", preset, family))
-    tasks = [
-        [make(family, scenario, config.num_envs // config.lanes) for _ in range(config.lanes)] for _ in range(teams)
-    ]
+    config = AgentMixerPPO.configure(preset, family)
+    run = config.run
+    tasks = [[make(family, scenario, run.num_envs // run.lanes) for _ in range(run.lanes)] for _ in range(teams)]
     lanes = [side_by_side(same) for same in zip(*tasks, strict=True)]
     generators = [torch.Generator().manual_seed(seed) for seed in range(teams)]
-    algorithm = AgentMixerPPO(lanes[0].spec, config, "cpu", generators)
+    algorithm = AgentMixerPPO(lanes[0].spec, config, generators)
     algorithm.schedule(0.5)  # whatever is switched on late is on
     streams = [
-        rollout.begin(algorithm, task.num_envs, joined([own[lane].reset(seed) for seed, own in enumerate(tasks)]))
+        stream.begin(
+            algorithm.team,
+            algorithm.memory(task.num_envs),
+            joined([own[lane].reset(seed) for seed, own in enumerate(tasks)]),
+        )
         for lane, task in enumerate(lanes)
     ]
     with FlopCounterMode(display=False) as counter:
         # The counter sees its own thread alone: one block, taken here.
-        algorithm.BLOCK_ROWS = 10**9
-        algorithm.update(rollout.collect(algorithm, lanes, streams)[0])
-        del algorithm.BLOCK_ROWS
+        blocks.ROWS, rows = 10**9, blocks.ROWS
+        algorithm.update(algorithm.collect(lanes, streams)[0])
+        blocks.ROWS = rows
     best = [float("inf")] * 3
-    single = make(family, scenario, config.num_envs)
+    single = make(family, scenario, run.num_envs)
     for _ in range(updates):
         begin = time.perf_counter()
-        experience, _ = rollout.collect(algorithm, lanes, streams)
+        experience, _ = algorithm.collect(lanes, streams)
         middle = time.perf_counter()
         algorithm.update(experience)
         end = time.perf_counter()
-        bare = teams * simulate(single, config.rollout_length)
+        bare = teams * simulate(single, run.rollout_length)
         best = [min(pair) for pair in zip(best, (bare, middle - begin, end - middle), strict=True)]
     bare, collecting, updating = best
-    steps = config.num_envs * config.rollout_length * teams
+    steps = run.num_envs * run.rollout_length * teams
     return Cost(steps, bare, collecting, updating, counter.get_total_flops())
 
 

@@ -17,6 +17,7 @@ from agentmixer.export import exporter as export
 from agentmixer.train import run as runs
 from agentmixer.train import trainer
 from agentmixer.train.algorithms import AgentMixerPPO
+from agentmixer.train.rollout import Rollout
 from agentmixer.train.run import Run
 
 # What is made in tests is not remembered as this user's. Processes that tests start inherit it.
@@ -35,7 +36,7 @@ def quiet() -> Console:
 
 
 def make_run(path: Path, seed: int = 3, **settings: object) -> Run:
-    config = AgentMixerPPO.Config().replace({**TINY, "eval_interval": 0, "checkpoint_interval": 0, **settings})
+    config = AgentMixerPPO.configure().replace({**TINY, "eval_interval": 0, "checkpoint_interval": 0, **settings})
     return runs.create("smacv2", "protoss_5v5", "smax", "agentmixer_ppo", "default", seed, "cpu", {}, config, path)
 
 
@@ -83,22 +84,22 @@ def tiny_algorithm(
     spec: TaskSpec | None = None, seed: int = 0, seeds: Sequence[int] | None = None, **settings: object
 ) -> AgentMixerPPO:
     """One team, or a team a seed."""
-    config = AgentMixerPPO.Config().replace({**TINY, **settings})
+    config = AgentMixerPPO.configure().replace({**TINY, **settings})
     generators = [torch.Generator().manual_seed(own) for own in ([seed] if seeds is None else seeds)]
-    return AgentMixerPPO(spec or tiny_spec(), config, "cpu", generators)
+    return AgentMixerPPO(spec or tiny_spec(), config, generators)
 
 
-def random_rollout(algorithm: AgentMixerPPO, seed: int = 5) -> dict[str, torch.Tensor]:
+def random_rollout(algorithm: AgentMixerPPO, seed: int = 5) -> Rollout:
     """What `collect` might have given, some agents dead and some episodes ended. Each team's does not depend on others."""
-    parts = [_random_rollout(algorithm, seed + team) for team in range(algorithm.teams)]
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    parts = [_random_rollout(algorithm, seed + team) for team in range(algorithm.team.count)]
+    return Rollout(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
 
 def _random_rollout(algorithm: AgentMixerPPO, seed: int) -> dict[str, torch.Tensor]:
-    spec, config, actions = algorithm.spec, algorithm.config, algorithm.actions
+    spec, run, actions = algorithm.team.spec, algorithm.config.run, algorithm.team.actions
     generator = np.random.default_rng(seed)
-    agents, critics = spec.num_agents, algorithm.critic.critics // algorithm.teams
-    lead = (config.rollout_length, config.num_envs)
+    agents, critics = spec.num_agents, algorithm.critic.critics // algorithm.team.count
+    lead = (run.rollout_length, run.num_envs)
 
     def normal(*shape: int) -> torch.Tensor:
         return torch.from_numpy(generator.normal(size=shape).astype(np.float32))
@@ -114,16 +115,16 @@ def _random_rollout(algorithm: AgentMixerPPO, seed: int) -> dict[str, torch.Tens
         obs[i, ..., size:], mask[i, ..., space.n :], action[i, ..., space.n :] = 0, False, 0
     terminated = chance(0.1, 1, *lead)
     truncated = chance(0.1, 1, *lead) & ~terminated
-    fresh = torch.cat([torch.zeros(1, 1, lead[1]), (terminated | truncated)[:, :-1].float()], 1)
+    starts = torch.cat([torch.zeros(1, 1, lead[1]), (terminated | truncated)[:, :-1].float()], 1)
     return {
         "obs": obs, "mask": mask, "active": chance(0.9, agents, *lead), "log_prob": -normal(agents, *lead).abs(),
         "action": mask.float().mul(torch.rand(mask.shape, generator=torch.Generator().manual_seed(seed))).argmax(-1)
         if spec.discrete else action,
-        "h_actor": normal(agents, *lead, algorithm.actor.body.memory),
-        "h_critic": normal(critics, *lead, algorithm.critic.body.memory),
+        "actor_memory": normal(agents, *lead, algorithm.team.actor.body.memory),
+        "critic_memory": normal(critics, *lead, algorithm.critic.body.memory),
         "value": normal(critics, *lead), "final_value": normal(critics, *lead), "last_value": normal(critics, lead[1]),
-        "state": normal(1, *lead, spec.state_size), "signal": normal(1, *lead, config.signal),
-        "reward": normal(1, *lead), "terminated": terminated, "truncated": truncated, "fresh": fresh,
+        "state": normal(1, *lead, spec.state_size), "signal": normal(1, *lead, algorithm.team.signal),
+        "reward": normal(1, *lead), "terminated": terminated, "truncated": truncated, "episode_start": starts,
     }  # fmt: skip
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
+from types import SimpleNamespace
 
 import pytest
 
 from agentmixer.config import parse_assignments
 from agentmixer.errors import AgentMixerError
-from agentmixer.train.algorithms import AgentMixerPPO
+from agentmixer.train.algorithms import ALGORITHMS, AgentMixerPPO
 from agentmixer.train.presets import resolve
 
 
+def paper(task: str) -> SimpleNamespace:
+    return SimpleNamespace(**AgentMixerPPO.configure("paper", task).as_dict())
+
+
 def test_paper_preset_is_the_papers_tables() -> None:
-    config = AgentMixerPPO.Config().replace(resolve("agentmixer_ppo", "paper", "smacv2"))
+    config = paper("smacv2")
     # Table 5
     assert (config.pm_agent_hidden, config.pm_channel_hidden, config.pm_lr) == (32, 256, 5e-5)
     # Table 8
@@ -25,9 +29,9 @@ def test_paper_preset_is_the_papers_tables() -> None:
     assert (config.total_steps, config.num_envs, config.rollout_length) == (10_000_000, 50, 200)
     assert not config.share_parameters
     # Tables 9 and 11
-    config = config.replace(resolve("agentmixer_ppo", "paper", "matrix"))
+    config = paper("matrix")
     assert (config.epochs, config.actor_lr, config.entropy_coef, config.total_steps) == (15, 5e-4, 0.01, 200_000)
-    config = config.replace(resolve("agentmixer_ppo", "paper", "mamujoco"))
+    config = paper("mamujoco")
     assert (config.epochs, config.actor_lr, config.entropy_coef, config.layers) == (5, 3e-4, 0.0, 2)
     assert (config.num_envs, config.rollout_length, config.total_steps) == (40, 100, 10_000_000)
 
@@ -35,20 +39,18 @@ def test_paper_preset_is_the_papers_tables() -> None:
 def test_paper_preset_names_every_setting_of_the_method() -> None:
     """A changed default must never leak into `paper`."""
     run_only = {"eval_interval", "checkpoint_interval", "eval_episodes", "final_episodes", "huber_delta"}
-    assert {f.name for f in dataclasses.fields(AgentMixerPPO.Config)} - run_only == set(
-        resolve("agentmixer_ppo", "paper", "smacv2")
-    )
+    assert set(AgentMixerPPO.configure().as_dict()) - run_only == set(resolve(AgentMixerPPO.presets, "paper", "smacv2"))
 
 
 @pytest.mark.parametrize(
     ("assignment", "words"),
     [
         ("actor_rl=1e-3", "did you mean 'actor_lr'"),
-        ("gamma=1.5", "gamma must be between 0.0 and 1.0, got 1.5"),
-        ("epochs=0", "epochs must be at least 1"),
+        ("gamma=1.5", "gamma must be a finite number between 0.0 and 1.0, got 1.5"),
+        ("epochs=0", "epochs must be a whole number of at least 1, got 0"),
         ("epochs=2.5", "epochs must be a whole number"),
         ("epochs=nan", "epochs must be a whole number"),
-        ("gamma=nan", "gamma must be between"),
+        ("gamma=nan", "gamma must be a finite number between"),
         ("actor_lr=fast", "actor_lr must be a finite number"),
         ("lr_decay=yes", "lr_decay must be true or false"),
         ("ratio=both", "ratio must be one of agent, joint"),
@@ -58,17 +60,34 @@ def test_paper_preset_names_every_setting_of_the_method() -> None:
 )
 def test_a_wrong_setting_is_answered_with_the_way_out(assignment: str, words: str) -> None:
     with pytest.raises(AgentMixerError, match=words):
-        AgentMixerPPO.Config().replace(parse_assignments([assignment]))
+        AgentMixerPPO.configure().replace(parse_assignments([assignment]))
 
 
 def test_settings_are_parsed_to_their_types() -> None:
-    config = AgentMixerPPO.Config().replace(parse_assignments(["total_steps=1e6", "lr_decay=false", "actor_lr=3e-4"]))
-    assert (config.total_steps, config.lr_decay, config.actor_lr) == (1_000_000, False, 3e-4)
-    assert isinstance(config.total_steps, int)
+    config = AgentMixerPPO.configure().replace(
+        parse_assignments(["total_steps=1e6", "lr_decay=false", "actor_lr=3e-4"])
+    )
+    assert (config.run.total_steps, config.algorithm.lr_decay, config.algorithm.actor_lr) == (1_000_000, False, 3e-4)
+    assert isinstance(config.run.total_steps, int)
+
+
+def test_every_setting_has_its_sentence_and_stands_in_one_part_alone() -> None:
+    for algorithm in ALGORITHMS.values():
+        parts = algorithm.configure().parts
+        names = [name for part in parts.values() for name in part.names()]
+        assert len(names) == len(set(names))
+        assert [name for part in parts.values() for name in part.explained()] == names
+
+
+def test_every_preset_of_every_algorithm_holds_on_every_task() -> None:
+    for algorithm in ALGORITHMS.values():
+        for preset, (_, by_task) in algorithm.presets.items():
+            for task in (*by_task, "another"):
+                algorithm.configure(preset, task).check()
 
 
 def test_settings_that_do_not_fit_each_other_are_refused() -> None:
     with pytest.raises(AgentMixerError, match="chunk_length 5 does not divide rollout_length 16"):
-        AgentMixerPPO.Config().replace({"chunk_length": 5, "rollout_length": 16}).check()
+        AgentMixerPPO.configure().replace({"chunk_length": 5, "rollout_length": 16}).check()
     with pytest.raises(AgentMixerError, match="minibatches is 1000, but a rollout has only 128 chunks"):
-        AgentMixerPPO.Config().replace({"minibatches": 1000, "num_envs": 128}).check()
+        AgentMixerPPO.configure().replace({"minibatches": 1000, "num_envs": 128}).check()

@@ -23,8 +23,8 @@ from agentmixer.export import exporter as exporting
 from agentmixer.runtime import Agent
 from agentmixer.runtime.bundle import read_bundle
 from agentmixer.tasks import check
-from agentmixer.train import presets, trainer
 from agentmixer.train import run as runs
+from agentmixer.train import trainer
 from agentmixer.train.algorithms import AgentMixerPPO
 from agentmixer.train.run import Run
 from agentmixer.validate.deploy_sim import deploy_sim
@@ -37,7 +37,7 @@ SMALL = {
 
 def started(task: str, scenario: str, path: Path, options: dict[str, Any], **settings: Any) -> Run:
     backend, resolved = check(task, scenario, None, options)
-    config = AgentMixerPPO.Config().replace(presets.resolve("agentmixer_ppo", "default", task)).replace(SMALL)
+    config = AgentMixerPPO.configure("default", task).replace(SMALL)
     config = config.replace(settings)
     return runs.create(task, scenario, backend, "agentmixer_ppo", "default", 1, "cpu", resolved, config, path)
 

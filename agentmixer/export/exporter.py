@@ -48,9 +48,9 @@ from agentmixer.runtime.onnx_graph import GraphRefused, read_graph
 from agentmixer.tasks import Task
 from agentmixer.tasks.base import to_torch
 from agentmixer.train import checkpoint
-from agentmixer.train.algorithms import Algorithm
 from agentmixer.train.deployed import DeployedActor
 from agentmixer.train.run import Run, folder_name
+from agentmixer.train.team import Team
 
 #: Golden traces come from episodes of their own, apart from training and evaluation.
 GOLDEN_SEED = 2_000_003
@@ -68,14 +68,14 @@ class Exported(NamedTuple):
 
 
 @torch.no_grad()
-def record(algorithm: Algorithm, task: Task, steps: int = GOLDEN_STEPS) -> list[Golden]:
+def record(team: Team, task: Task, steps: int = GOLDEN_STEPS) -> list[Golden]:
     """Let the trained (stacked) actors play greedily for `steps` steps of one environment.
 
     The last sixteenth meets noise of standard deviation 10, which play never shows."""
     generator = np.random.default_rng(GOLDEN_SEED)
     seen = task.reset(GOLDEN_SEED)
-    spec, device, kind = task.spec, algorithm.device, algorithm.joint_policy
-    h = algorithm.initial_memory(1)["actor"]
+    spec, device = task.spec, team.device
+    memory = team.memory(1)["actor"]
     rows: list[list[tuple[np.ndarray, ...]]] = [[] for _ in spec.agents]
     fresh = True
     for t in range(steps):
@@ -85,10 +85,10 @@ def record(algorithm: Algorithm, task: Task, steps: int = GOLDEN_STEPS) -> list[
             obs = torch.stack([torch.where(torch.arange(obs.shape[-1], device=device) < size, noise[i], 0.0)
                                for i, size in enumerate(spec.obs_sizes)])  # fmt: skip
         if fresh:
-            h = torch.zeros_like(h)
-        raw, _, h = algorithm.actor(obs, h)
-        policy = kind.policy(raw, mask)
-        action = algorithm.to_task(kind.actor_mode(policy))
+            memory = torch.zeros_like(memory)
+        actors = team.step(obs, mask, memory)
+        policy, memory = actors.policy, actors.memory
+        action = team.to_task(team.joint_policy.actor_mode(policy))
         for i, (size, space) in enumerate(zip(spec.obs_sizes, spec.action_spaces, strict=True)):
             mine = action[i, 0].long() if spec.discrete else action[i, 0, : space.n]
             arrays = (
@@ -97,7 +97,7 @@ def record(algorithm: Algorithm, task: Task, steps: int = GOLDEN_STEPS) -> list[
                 torch.tensor(fresh),
                 mine,
                 policy[i, 0, : space.n],
-                h[i, 0],
+                memory[i, 0],
             )
             rows[i].append(tuple(array.cpu().numpy().copy() for array in arrays))
         seen = task.step(action)
@@ -209,7 +209,7 @@ def export(
         spec = task.spec
         team = checked_team(default_team_id(spec) if team_id is None else team_id, release)
         algorithm, step = checkpoint.load_weights(run, task, file)
-        goldens = record(algorithm, task)
+        goldens = record(algorithm.team, task)
     source = Source(
         agentmixer=__version__,
         algorithm=run.algorithm,
@@ -231,7 +231,7 @@ def export(
         draft = Path(scratch) / "bundle"
         for index, name in enumerate(spec.agents):
             progress(name)
-            actor = DeployedActor(algorithm.actor, spec, index).cpu()
+            actor = algorithm.team.deployed(index)
             metadata = {
                 "agent": name,
                 "task": spec.name,

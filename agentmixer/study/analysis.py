@@ -15,8 +15,8 @@ from agentmixer.study.equilibrium import cce_gap, ce_gap, ne_gap, product, value
 from agentmixer.tasks import Task, matrix
 from agentmixer.tasks.base import to_torch
 from agentmixer.train import checkpoint
-from agentmixer.train.algorithms import Algorithm
 from agentmixer.train.run import Run
+from agentmixer.train.team import ActorStep, Team
 
 #: Signals that the joint policy is averaged over; a power of two keeps Sobol points balanced.
 SIGNALS = 2**13
@@ -35,8 +35,8 @@ def analyze(run: Run) -> dict[str, Any]:
     payoff, run = matrix.payoff(run.scenario), run.on_cpu()
     with contextlib.closing(run.make_task(1)) as task:
         algorithm, step = checkpoint.load_weights(run, task, checkpoint.latest(run))
-        actors, modes = actor_distributions(algorithm, task)
-        joint = joint_distribution(algorithm, task)
+        actors, modes = actor_distributions(algorithm.team, task)
+        joint = joint_distribution(algorithm.team, task)
     policies = {
         "joint": _judge(payoff, joint),
         "actors": _judge(payoff, product(actors), actors),
@@ -45,44 +45,43 @@ def analyze(run: Run) -> dict[str, Any]:
     return {"step": step, "maximum": float(payoff.max()), "policies": policies}
 
 
-def joint_distribution(algorithm: Algorithm, task: Task) -> np.ndarray:
+def joint_distribution(team: Team, task: Task) -> np.ndarray:
     """The joint policy of a matrix game as the probability of every joint action, float64 [A_0, ..., A_(N-1)].
 
     Given the signal it is a product over agents, exactly. Where the run has a signal, these products are averaged
     over SIGNALS quasi-random ones."""
-    state, mask, policy, features = _seen(algorithm, task)
+    state, mask, actors = _seen(team, task)
     signals = torch.zeros(1, 0)
-    if algorithm.config.signal:
-        even = stats.qmc.Sobol(algorithm.config.signal, scramble=False).random(SIGNALS) + 0.5 / SIGNALS
+    if team.signal:
+        even = stats.qmc.Sobol(team.signal, scramble=False).random(SIGNALS) + 0.5 / SIGNALS
         signals = torch.from_numpy(stats.norm.ppf(even)).float()
     total = np.zeros([space.n for space in task.spec.action_spaces])
     for signal in signals.split(1024):
         size = len(signal)
         with torch.no_grad():
-            joint = algorithm.joint(
-                state.expand(size, -1), signal, *(array.expand(-1, size, -1) for array in (policy, features, mask))
-            )
+            many = ActorStep(*(array.expand(-1, size, -1) for array in actors))
+            joint = team.joint(many, state.expand(size, -1), signal, mask.expand(-1, size, -1))
         parts = _probabilities(joint.scores, task)
         operands = [x for axis, part in enumerate(parts, 1) for x in (part, [0, axis])]
         total += np.einsum(*operands, list(range(1, total.ndim + 1)), optimize=True)
     return total / len(signals)
 
 
-def actor_distributions(algorithm: Algorithm, task: Task) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def actor_distributions(team: Team, task: Task) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Each actor's own policy in a matrix game, and its mode as a policy: one float64 [A_i] an agent, both."""
-    _, _, policy, _ = _seen(algorithm, task)
-    actors = [part[0] for part in _probabilities(policy, task)]
-    modes = algorithm.joint_policy.actor_mode(policy)[:, 0].tolist()
-    return actors, [np.eye(len(actor))[mode] for actor, mode in zip(actors, modes, strict=True)]
+    policy = _seen(team, task)[2].policy
+    own = [part[0] for part in _probabilities(policy, task)]
+    modes = team.joint_policy.actor_mode(policy)[:, 0].tolist()
+    return own, [np.eye(len(actor))[mode] for actor, mode in zip(own, modes, strict=True)]
 
 
-def _seen(algorithm: Algorithm, task: Task) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What the only state of a matrix game makes PM see: state [1, S], mask, the actors' policies, features [N, 1, .]."""
+def _seen(team: Team, task: Task) -> tuple[Tensor, Tensor, ActorStep]:
+    """The only state of a matrix game [1, S], its mask [N, 1, A], and what the actors make of it."""
     step = task.reset(0)
-    obs, mask = (to_torch(array, algorithm.device)[:, :1] for array in (step.obs, step.action_mask))
+    obs, mask = (to_torch(array, team.device)[:, :1] for array in (step.obs, step.action_mask))
     with torch.no_grad():
-        raw, features, _ = algorithm.actor(obs, algorithm.initial_memory(1)["actor"])
-    return to_torch(step.state, algorithm.device)[:1], mask, algorithm.joint_policy.policy(raw, mask), features
+        actors = team.step(obs, mask, team.memory(1)["actor"])
+    return to_torch(step.state, team.device)[:1], mask, actors
 
 
 def _probabilities(logits: Tensor, task: Task) -> list[np.ndarray]:

@@ -21,8 +21,8 @@ from agentmixer.config import parse_assignments
 from agentmixer.errors import AgentMixerError, nearest
 from agentmixer.intervals import Estimate
 from agentmixer.study import analysis
-from agentmixer.train import presets, trainer
 from agentmixer.train import run as runs
+from agentmixer.train import trainer
 from agentmixer.train.algorithms import ALGORITHMS
 from agentmixer.train.run import Run
 
@@ -102,8 +102,7 @@ def prepare(
     for variant in chosen:
         if variant.algorithm not in ALGORITHMS:
             raise AgentMixerError(f"unknown algorithm '{variant.algorithm}'{nearest(variant.algorithm, ALGORITHMS)}")
-        config = ALGORITHMS[variant.algorithm].Config()
-        config = config.replace(presets.resolve(variant.algorithm, variant.preset, task))
+        config = ALGORITHMS[variant.algorithm].configure(variant.preset, task)
         config = config.replace(settings).replace(variant.settings)
         config.check()
         planned += [(variant, seed, config) for seed in seeds]
@@ -116,8 +115,8 @@ def prepare(
             )
         else:
             run = runs.load(path, scenario)
-            told = (run.task, run.scenario, run.algorithm, run.seed, run.options, asdict(run.config))
-            if told != (task, scenario, variant.algorithm, seed, resolved, asdict(config)):
+            told = (run.task, run.scenario, run.algorithm, run.seed, run.options, run.config)
+            if told != (task, scenario, variant.algorithm, seed, resolved, config):
                 raise AgentMixerError(f"{path} holds a run with other settings; choose another --out, or remove it")
         prepared.append((variant, run))
     return prepared

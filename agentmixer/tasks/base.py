@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
-from agentmixer.config import Config
+from agentmixer.config import Settings
 from agentmixer.contract.spec import TaskSpec
 from agentmixer.errors import AgentMixerError, nearest
 
@@ -139,8 +138,8 @@ class TaskFamily(Protocol):
     #: Whether a scenario's name leads to code that is imported: what was not trained here is then built only if the user
     #: repeats the name.
     names_code: bool
-    #: Settings of the task, given with --env-arg; a frozen dataclass whose fields are `config.setting`s.
-    Options: type[Config]
+    #: Settings of the task, given with --env-arg: a `config.Settings`.
+    Options: type[Any]
 
     def scenarios(self) -> list[ScenarioInfo]: ...
 
@@ -152,8 +151,7 @@ class TaskFamily(Protocol):
     def make(self, scenario: str, num_envs: int, backend: str, options: Any, device: str = "cpu") -> Task: ...
 
 
-@dataclass(frozen=True)
-class NoOptions(Config):
+class NoOptions(Settings, frozen=True):
     """For families without settings."""
 
 

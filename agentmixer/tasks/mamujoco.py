@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-from agentmixer.config import Config, setting
+from msgspec import Meta
+
+from agentmixer.config import Settings
 from agentmixer.errors import AgentMixerError
 from agentmixer.tasks.base import ScenarioInfo, Task, check_known
 
 
-@dataclass(frozen=True)
-class Options(Config):
+class Options(Settings, frozen=True):
     """Settings of the task, as in mamujoco_v1."""
 
-    agent_obsk: str = setting(
-        "0",
-        "How many joints away an agent sees: 0 its own joints, 1 the positions of their neighbours too, "
-        "none makes one agent that sees and moves everything.",
-        choices=("0", "1", "none"),
-    )
+    agent_obsk: Annotated[
+        Literal["0", "1", "none"],
+        Meta(
+            description="How many joints away an agent sees: 0 its own joints, 1 the positions of their neighbours too, none makes one agent that sees and moves everything."
+        ),
+    ] = "0"
 
 
 class Sizes(NamedTuple):

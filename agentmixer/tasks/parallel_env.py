@@ -75,7 +75,7 @@ def describe(scenario: str, options: Options) -> Team:
     """Build one environment, reset it, look and close it. A second call with the same arguments builds nothing.
 
     Raises AgentMixerError if the factory fails or gives an environment that cannot be used."""
-    return _describe(scenario, json.dumps(vars(options), sort_keys=True))
+    return _describe(scenario, json.dumps(options.as_dict(), sort_keys=True))
 
 
 @functools.cache
@@ -215,7 +215,7 @@ def specification(scenario: str, backend: str, options: Options) -> TaskSpec:
         name="pettingzoo",
         scenario=scenario,
         backend=backend,
-        options=dict(vars(options)),
+        options=options.as_dict(),
         agents=names,
         obs_names=tuple(tuple(f"obs_{i}" for i in range(size)) for size in team.obs_sizes),
         state_size=team.state_size,

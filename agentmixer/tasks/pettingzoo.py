@@ -12,10 +12,8 @@ import math
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-from agentmixer.config import Config
 from agentmixer.contract.spec import OptionValue
 from agentmixer.errors import AgentMixerError, nearest
 from agentmixer.tasks.base import ScenarioInfo, Task
@@ -33,12 +31,25 @@ notes = (
 EXAMPLE = "mpe2.simple_spread_v3:parallel_env"
 
 
-@dataclass(frozen=True, init=False)
-class Options(Config):
-    """The factory's keyword arguments, whatever their names: `vars()` of an instance gives them."""
+class Options:
+    """The factory's keyword arguments, whatever their names. It has the methods of `config.Settings`."""
 
     def __init__(self, /, **arguments: OptionValue):
-        vars(self).update(arguments)
+        self._arguments = arguments
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """No names are known beforehand."""
+        return ()
+
+    @classmethod
+    def explained(cls) -> dict[str, str]:
+        """No argument is known beforehand, so none is explained."""
+        return {}
+
+    def as_dict(self) -> dict[str, OptionValue]:
+        """Every argument by its name."""
+        return dict(self._arguments)
 
     def replace(self, overrides: dict[str, Any], kind: str = "option") -> Options:
         """A copy with overrides applied; text is read as a whole number, a number, true or false where it is one.
@@ -49,12 +60,12 @@ class Options(Config):
                 raise AgentMixerError(f"{kind} '{name}' cannot be an argument's name; use letters, digits and _")
             if not isinstance(value, bool | int | float | str) or value in (math.inf, -math.inf) or value != value:
                 raise AgentMixerError(f"{kind} {name} must be true, false, a number or text, got {value!r}")
-        return Options(**{**vars(self), **{name: _parse(value) for name, value in overrides.items()}})
+        return Options(**{**self._arguments, **{name: _parse(value) for name, value in overrides.items()}})
 
 
 def arguments(options: Options) -> dict[str, Any]:
     """What the factory is called with: the text 'none' becomes None."""
-    return {name: None if str(value).lower() == "none" else value for name, value in vars(options).items()}
+    return {name: None if str(value).lower() == "none" else value for name, value in options.as_dict().items()}
 
 
 def scenarios() -> list[ScenarioInfo]:

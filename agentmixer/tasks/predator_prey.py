@@ -7,10 +7,11 @@ simulator; the rules stand in `predator_prey_game`.
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
-from agentmixer.config import Config, setting
+from msgspec import Meta
+
+from agentmixer.config import Settings
 from agentmixer.contract.spec import Discrete, TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.tasks.base import ScenarioInfo, Task, check_known
@@ -38,14 +39,17 @@ CAPTURE_REWARD = 10.0
 CAPTORS = 2
 
 
-@dataclass(frozen=True)
-class Options(Config):
+class Options(Settings, frozen=True):
     """Settings of the task."""
 
-    grid: int = setting(0, "Rows and columns of the grid; 0 is the scenario's own.", 0, 20)
-    predators: int = setting(0, "Number of predators, the agents; 0 is the scenario's own.", 0, 16)
-    preys: int = setting(0, "Number of prey; 0 is the scenario's own.", 0, 16)
-    penalty: float = setting(0.0, "Reward for each prey that exactly one predator stands beside.", -10.0, 0.0)
+    grid: Annotated[int, Meta(ge=0, le=20, description="Rows and columns of the grid; 0 is the scenario's own.")] = 0
+    predators: Annotated[
+        int, Meta(ge=0, le=16, description="Number of predators, the agents; 0 is the scenario's own.")
+    ] = 0
+    preys: Annotated[int, Meta(ge=0, le=16, description="Number of prey; 0 is the scenario's own.")] = 0
+    penalty: Annotated[
+        float, Meta(ge=-10.0, le=0.0, description="Reward for each prey that exactly one predator stands beside.")
+    ] = 0.0
 
 
 backends = ("jax",)
@@ -115,7 +119,7 @@ def make(scenario: str, num_envs: int, backend: str, options: Options, device: s
         name="predator_prey",
         scenario=scenario,
         backend=backend,
-        options=asdict(options),
+        options=options.as_dict(),
         agents=tuple(f"predator_{i}" for i in range(of.predators)),
         obs_names=(obs_names(),) * of.predators,
         state_size=state_size(of),

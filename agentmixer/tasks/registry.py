@@ -49,7 +49,7 @@ def check(
         raise AgentMixerError(f"task '{task}' has no backend '{chosen}'{nearest(chosen, found.backends)}")
     resolved = found.Options().replace(dict(options or {}), kind="option")
     found.check(scenario, chosen, resolved)
-    return chosen, dict(vars(resolved))
+    return chosen, resolved.as_dict()
 
 
 def make(

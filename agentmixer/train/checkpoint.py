@@ -23,12 +23,14 @@ from agentmixer.files import read_regular, write_whole
 from agentmixer.tasks import Task
 from agentmixer.tasks.side_by_side import joined
 from agentmixer.train.algorithms import ALGORITHMS, Algorithm
-from agentmixer.train.rollout import Stream, begin
 from agentmixer.train.run import MAX_BYTES, Run, make_folder, unwritten
+from agentmixer.train.stream import Stream, begin
 
 KEEP = 2
+#: Which layout of a checkpoint this version writes and reads.
+FORMAT = "2"
 #: What a checkpoint says of itself beside its tensors; all are text.
-STEP, UPDATE, DIGEST = "step", "update", "sha256"
+STEP, UPDATE, LAYOUT, DIGEST = "step", "update", "format", "sha256"
 
 
 class Clock(msgspec.Struct):
@@ -109,7 +111,9 @@ def tidy(runs: Sequence[Run]) -> None:
 def serialised(step: int, tensors: Mapping[str, Tensor], update: Update | None = None) -> bytes:
     """The bytes of a checkpoint."""
     plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    about = {STEP: str(step)} | ({} if update is None else {UPDATE: msgspec.json.encode(update).decode()})
+    about = {LAYOUT: FORMAT, STEP: str(step)} | (
+        {} if update is None else {UPDATE: msgspec.json.encode(update).decode()}
+    )
     return safetensors.torch.save(plain, about | {DIGEST: _digest(plain, about)})
 
 
@@ -124,18 +128,19 @@ def _digest(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
 
 def _of_team(algorithm: Algorithm, streams: Sequence[Stream], team: int) -> dict[str, Tensor]:
     """All of a checkpoint but the tasks: one team's share of every array, which lead with the team."""
+    teams = algorithm.team.count
 
     def share(value: Any) -> Tensor:
         array = torch.as_tensor(value)
-        return array.chunk(algorithm.teams)[team] if algorithm.teams > 1 and array.dim() else array
+        return array.chunk(teams)[team] if teams > 1 and array.dim() else array
 
-    tensors = {"rng": algorithm.generators[team].get_state()}
-    tensors |= {f"model.{key}": value for key, value in algorithm.team(team).items()}
+    tensors = {"rng": algorithm.team.generators[team].get_state()}
+    tensors |= {f"model.{key}": value for key, value in algorithm.share(team).items()}
     for name, optimiser in algorithm.optimisers.items():
         for index, state in optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{name}.{index}.{key}": share(value) for key, value in state.items()}
     for lane, stream in enumerate(streams):
-        arrays = stream.memory | {"fresh": stream.fresh, "episode_return": stream.episode_return}
+        arrays = stream.memory | {"episode_start": stream.episode_start, "episode_return": stream.episode_return}
         tensors |= {f"stream.{lane}.{key}": share(value) for key, value in arrays.items()}
     return tensors
 
@@ -165,8 +170,11 @@ def read_all(file: Path) -> Saved:
         tensors = safetensors.torch.load(data)
         about = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
         digest = about.pop(DIGEST, None)
-        if digest is None:
-            raise AgentMixerError(f"{file} was written by another version of AgentMixer, it has no digest; train again")
+        if digest is None or about.get(LAYOUT) != FORMAT:
+            raise AgentMixerError(
+                f"{file} was written by another version of AgentMixer (format {about.get(LAYOUT, 1)}, this version reads "
+                f"format {FORMAT}); train again, or use that version"
+            )
         if digest != _digest(tensors, about):
             raise AgentMixerError(f"{file} is damaged, its digest is not that of what it holds; {way_out}")
         update = msgspec.json.decode(about[UPDATE], type=Update) if UPDATE in about else None
@@ -219,9 +227,9 @@ def _restore(
         )
     file, envs = files[0], [task.num_envs for task in tasks[0]]
     for part, own in zip(parts, files, strict=True):
-        found = [array.shape[0] for key, array in sorted(part.items()) if re.fullmatch(r"stream\.\d+\.fresh", key)]
-        if not found:
-            raise AgentMixerError(f"{own} was written by another version of AgentMixer; train again")
+        found = [
+            array.shape[0] for key, array in sorted(part.items()) if re.fullmatch(r"stream\.\d+\.episode_start", key)
+        ]
         if found != envs:
             raise AgentMixerError(
                 f"{own} holds {' + '.join(map(str, found))} environments, but by config.toml (num_envs, pipelined) there "
@@ -235,7 +243,7 @@ def _restore(
             index, field = key.split(".")
             state.setdefault(int(index), {})[field] = value
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-    for generator, part, own in zip(algorithm.generators, parts, files, strict=True):
+    for generator, part, own in zip(algorithm.team.generators, parts, files, strict=True):
         try:
             generator.set_state(part["rng"])
         except RuntimeError as error:
@@ -246,10 +254,10 @@ def _restore(
             task.restore({key: value.numpy() for key, value in _below(part, f"task.{lane}.").items()})
             for task, part in zip(same, parts, strict=True)
         ]
-        stream = begin(algorithm, envs[lane], joined(now, algorithm.device))
+        stream = begin(algorithm.team, algorithm.memory(envs[lane]), joined(now, algorithm.team.device))
         if not same[0].restarts:  # one that starts new episodes has nothing remembered and nothing earned
-            memory = {key: value.to(algorithm.device) for key, value in _below(tensors, f"stream.{lane}.").items()}
-            stream.fresh, stream.episode_return = memory.pop("fresh"), memory.pop("episode_return")
+            memory = {key: value.to(algorithm.team.device) for key, value in _below(tensors, f"stream.{lane}.").items()}
+            stream.episode_start, stream.episode_return = memory.pop("episode_start"), memory.pop("episode_return")
             stream.memory = memory
         streams.append(stream)
     return steps[0], streams, list(updates)
@@ -273,7 +281,7 @@ def build(runs: Sequence[Run], spec: TaskSpec) -> Algorithm:
     """The runs' algorithm with fresh weights, the random numbers of each team started from its run's seed."""
     first = runs[0]
     generators = [torch.Generator(device=first.device).manual_seed(run.seed) for run in runs]
-    return ALGORITHMS[first.algorithm](spec, first.config, first.device, generators)
+    return ALGORITHMS[first.algorithm](spec, first.config, generators)
 
 
 def load_weights(run: Run, task: Task, file: Path) -> tuple[Algorithm, int]:
@@ -281,5 +289,5 @@ def load_weights(run: Run, task: Task, file: Path) -> tuple[Algorithm, int]:
     algorithm = build([run], task.spec)
     step, tensors = read(file)
     restore_weights(algorithm, tensors, file)
-    algorithm.schedule(min(step / run.config.total_steps, 1.0))
+    algorithm.schedule(min(step / run.config.run.total_steps, 1.0))
     return algorithm, step

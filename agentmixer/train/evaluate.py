@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from agentmixer.tasks.base import Task, to_torch
-from agentmixer.train.algorithms import Algorithm
+from agentmixer.train.team import Team
 
 
 class Episodes(NamedTuple):
@@ -20,16 +20,14 @@ class Episodes(NamedTuple):
 
 
 @torch.no_grad()
-def evaluate(
-    algorithm: Algorithm, task: Task, episodes: int, seed: int, joint: bool = False, greedy: bool = True
-) -> Episodes:
+def evaluate(team: Team, task: Task, episodes: int, seed: int, joint: bool = False, greedy: bool = True) -> Episodes:
     """Play episodes 0 .. episodes-1 of `seed`, each from its own random stream, E at a time."""
-    device, envs = algorithm.device, task.num_envs
+    device, envs = team.device, task.num_envs
     returns, won, lengths = np.zeros(episodes), np.zeros(episodes, bool), np.zeros(episodes, int)
     for begin in range(0, episodes, envs):
         step = task.reset(seed, np.arange(begin, begin + envs))
-        h, signal = (algorithm.initial_memory(envs)[name] for name in ("actor", "signal"))
-        fresh = torch.ones(envs, device=device)
+        memory, signal = (team.memory(envs)[name] for name in ("actor", "signal"))
+        episode_start = torch.ones(envs, device=device)
         count = min(envs, episodes - begin)
         running = np.ones(envs, bool)
         total, length = np.zeros(envs), np.zeros(envs, int)
@@ -37,18 +35,18 @@ def evaluate(
         while running[:count].any():
             obs, state, mask = (to_torch(a, device) for a in (step.obs, step.state, step.action_mask))
             if joint:
-                signal = algorithm.next_signal(signal, fresh)
-                action, _, h = algorithm.act_joint(obs, state, signal, mask, h, greedy)
+                signal = team.next_signal(signal, episode_start)
+                action, _, memory = team.act_jointly(obs, state, signal, mask, memory, greedy)
             else:
-                action, h = algorithm.act_decentralised(obs, mask, h, greedy)
-            step = task.step(algorithm.to_task(action))
+                action, memory = team.act_alone(obs, mask, memory, greedy)
+            step = task.step(team.to_task(action))
             ended = np.asarray(step.terminated) | np.asarray(step.truncated)
             total += np.asarray(step.reward) * running
             length += running
             victory |= running & ended & np.asarray(step.won)
             running &= ~ended
-            fresh = torch.from_numpy(ended).to(device).float()
-            h = h * (1.0 - fresh).view(1, envs, 1)
+            episode_start = torch.from_numpy(ended).to(device).float()
+            memory = memory * (1.0 - episode_start).view(1, envs, 1)
         chosen = slice(begin, begin + count)
         returns[chosen], won[chosen], lengths[chosen] = total[:count], victory[:count], length[:count]
     return Episodes(returns, won, lengths)

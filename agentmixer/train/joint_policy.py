@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from agentmixer.contract.spec import TaskSpec
+from agentmixer.train.settings import AgentMixerTeamSettings
+
 #: Logit of an illegal action: finite, so that 0 * log 0 stays 0 in entropies and gradients.
 ILLEGAL = -1e10
 #: PM's outputs are clamped here; sigmoid(15) differs from 1 by 3e-7.
@@ -66,8 +69,9 @@ class JointPolicy(Protocol):
         """Entropy of each agent's part in nats, [N, B]."""
         ...
 
-    def agree(self, joint: Any, policy: Tensor) -> Tensor:
-        """Whether joint policy and actor have the same mode (Definition 6), [N, B] bool."""
+    def agree(self, joint: Any, policy: Tensor) -> Tensor | None:
+        """Whether joint policy and actor have the same mode (Definition 6), [N, B] bool. None where there is nothing to
+        measure, because the joint policy's mode is the actor's by definition."""
         ...
 
 
@@ -153,6 +157,16 @@ class GumbelJoint(_Discrete):
     def __init__(self, tau: float):
         self.tau = tau
 
+    def anneal(self, start: float, end: float, schedule: str, progress: float) -> None:
+        """Set tau for `progress` in [0, 1]: `start` throughout (constant), or on its way to `end`."""
+        self.tau = start
+        if schedule == "linear":
+            self.tau = start + (end - start) * progress
+        elif schedule == "cosine":
+            self.tau = end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
+        elif schedule == "exponential":
+            self.tau = start * (end / start) ** progress
+
     def scores(self, policy: Tensor, score: Tensor) -> Tensor:
         return (policy - torch.log(F.softplus(-score.clamp(-SCORE_LIMIT, SCORE_LIMIT)))) / self.tau
 
@@ -171,6 +185,13 @@ class GapJoint(_Discrete):
     def scores(self, policy: Tensor, score: Tensor) -> Tensor:
         gap = policy.amax(-1, keepdim=True) - policy
         return -gap * torch.exp(self.reach * torch.tanh(score / self.reach))
+
+
+class ProductJoint(_Discrete):
+    """The product of the actors' own policies. PM's output plays no part: what MAPPO trains."""
+
+    def scores(self, policy: Tensor, score: Tensor) -> Tensor:
+        return policy
 
 
 class Gaussian(NamedTuple):
@@ -223,5 +244,12 @@ class GaussianJoint:
     def entropy(self, joint: Gaussian) -> Tensor:
         return ((joint.std.log() + 0.5 * math.log(2 * math.pi * math.e)) * joint.exists).sum(-1)
 
-    def agree(self, joint: Gaussian, policy: Tensor) -> Tensor:
-        return (joint.mean == policy).all(-1)
+    def agree(self, joint: Gaussian, policy: Tensor) -> None:
+        """Nothing to measure: the joint policy's mean is the actors' means themselves."""
+
+
+def make_joint(spec: TaskSpec, settings: AgentMixerTeamSettings) -> JointPolicy:
+    """The kind of joint policy that settings and actions ask for."""
+    if not spec.discrete:
+        return GaussianJoint(settings.std_low, settings.std_high)
+    return GumbelJoint(settings.tau) if settings.joint == "gumbel" else GapJoint(settings.reach)

@@ -82,16 +82,16 @@ class Body(nn.Module):
     def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         return self.recur(self.embed(x), h)
 
-    def unroll(self, x: Tensor, h: Tensor, fresh: Tensor) -> Tensor:
+    def unroll(self, x: Tensor, h: Tensor, episode_start: Tensor) -> Tensor:
         """Features along chunks of L steps.
 
-        x [N, L, B, inputs]; h [N, B, M] at the chunk's first step; fresh [N, L, B], 1 where a step is the
+        x [N, L, B, inputs]; h [N, B, M] at the chunk's first step; episode_start [N, L, B], 1 where a step is the
         first of its episode (its recurrent state starts from zero) -> [N, L, B, H].
         """
         y = self.embed(x.flatten(1, 2)).view(*x.shape[:3], self.hidden)
         if self.gru is None or self.gru_norm is None:
             return y
-        states = self.gru.unroll(y, h, 1.0 - fresh)
+        states = self.gru.unroll(y, h, 1.0 - episode_start)
         return self.gru_norm(self.fold(states)).view_as(states)
 
 

@@ -7,9 +7,13 @@ clipping) is as in MAPPO, on which the paper builds.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from agentmixer.errors import AgentMixerError, nearest
+
+#: preset -> (settings for every task, settings by task). Settings not named are the algorithm's own defaults.
+Presets = Mapping[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]]
 
 #: What continuous control wants: a normaliser that keeps scales apart, no memory, long rollouts, small parts.
 _CONTROL: dict[str, Any] = {
@@ -88,8 +92,7 @@ _PAPER_PPO: dict[str, Any] = {
     "total_steps": 10_000_000,
 }
 
-#: preset -> (settings for every task, settings by task). Settings not named are the algorithm's own defaults.
-AGENTMIXER_PPO: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
+AGENTMIXER_PPO: Presets = {
     "default": (
         {},
         {
@@ -137,7 +140,7 @@ AGENTMIXER_PPO: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
 }
 
 #: The paper names no setting of AgentMixer-SAC, so there is no `paper` here.
-AGENTMIXER_SAC: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
+AGENTMIXER_SAC: Presets = {
     "default": (
         {},
         {
@@ -149,13 +152,23 @@ AGENTMIXER_SAC: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
     ),
 }
 
-PRESETS = {"agentmixer_ppo": AGENTMIXER_PPO, "agentmixer_sac": AGENTMIXER_SAC}
+
+def shared(presets: Presets, names: Iterable[str]) -> Presets:
+    """Another algorithm's presets, with the settings `names` alone."""
+    known = set(names)
+
+    def kept(settings: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in settings.items() if key in known}
+
+    return {
+        name: (kept(common), {task: kept(own) for task, own in by_task.items()})
+        for name, (common, by_task) in presets.items()
+    }
 
 
-def resolve(algorithm: str, preset: str, task: str) -> dict[str, Any]:
-    """The settings that `preset` gives `algorithm` on `task`. Raises AgentMixerError naming the nearest preset."""
-    known = PRESETS[algorithm]
-    if preset not in known:
-        raise AgentMixerError(f"unknown preset '{preset}'{nearest(preset, known)}")
-    common, by_task = known[preset]
+def resolve(presets: Presets, preset: str, task: str) -> dict[str, Any]:
+    """The settings that `preset` gives on `task`. Raises AgentMixerError naming the nearest preset."""
+    if preset not in presets:
+        raise AgentMixerError(f"unknown preset '{preset}'{nearest(preset, presets)}")
+    common, by_task = presets[preset]
     return common | by_task.get(task, {})

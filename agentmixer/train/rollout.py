@@ -1,186 +1,172 @@
-"""Where the environments stand, and collecting rollouts for PPO: T steps of E environments, stored agent-major."""
+"""What an on-policy algorithm stores of T steps of E environments, how it is collected, and how it is cut for an update."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from agentmixer.errors import TeamError
-from agentmixer.tasks.base import Task, TaskStep, to_torch
-
-if TYPE_CHECKING:
-    from agentmixer.train.algorithms import AgentMixerPPO, Algorithm
+from agentmixer.tasks.base import Task, to_torch
+from agentmixer.train.blocks import chunks, pick
+from agentmixer.train.networks import Critic
+from agentmixer.train.stream import Outcome, Place, Seen, Stream, check_finite, play_on
+from agentmixer.train.team import Team
 
 
 @dataclass
-class Stream:
-    """Where a task's environments of K teams stand between two rollouts: E of each team, team after team."""
+class Rollout:
+    """T steps of E environments of K teams, agent-major; N and C (critics) count those of all teams.
 
-    step: TaskStep
-    memory: dict[str, Tensor]
-    #: [K * E], 1 where the current observation is the first of its episode.
-    fresh: Tensor
-    #: [K * E], return of the running episode so far.
-    episode_return: Tensor
+    | fields | shape |
+    |---|---|
+    | obs, mask | [N, T, E, D], [N, T, E, A] bool |
+    | active, log_prob | [N, T, E]: bool, and the joint policy's log-probability of the action |
+    | action | [N, T, E] int64, or [N, T, E, A] float32 |
+    | actor_memory, critic_memory | [N, T, E, M], [C, T, E, M]: before the step |
+    | value, final_value | [C, T, E]: of the state, and of the state that an episode was cut off at (elsewhere 0) |
+    | last_value | [C, E]: of the state after the last step |
+    | state, signal | [K, T, E, S], [K, T, E, Z] |
+    | episode_start, reward, terminated, truncated | [K, T, E] |
+
+    Values are normalised, as the critic gives them.
+    """
+
+    obs: Tensor
+    mask: Tensor
+    active: Tensor
+    action: Tensor
+    log_prob: Tensor
+    actor_memory: Tensor
+    critic_memory: Tensor
+    value: Tensor
+    final_value: Tensor
+    last_value: Tensor
+    state: Tensor
+    signal: Tensor
+    episode_start: Tensor
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
 
 
-def start(algorithm: Algorithm, task: Task, seed: int) -> Stream:
-    """Reset all environments."""
-    return begin(algorithm, task.num_envs, task.reset(seed))
+class Batch(NamedTuple):
+    """A rollout cut into chunks of L steps for an update: fields of `Rollout` as [., L, B, ...] with B chunks, memories
+    of a chunk's first step [., 1, B, M], advantages and normalised returns [C, L, B]."""
+
+    obs: Tensor
+    mask: Tensor
+    active: Tensor
+    action: Tensor
+    log_prob: Tensor
+    actor_memory: Tensor
+    critic_memory: Tensor
+    value: Tensor
+    state: Tensor
+    signal: Tensor
+    episode_start: Tensor
+    advantage: Tensor
+    returns: Tensor
+
+    @classmethod
+    def cut(cls, r: Rollout, advantage: Tensor, returns: Tensor, length: int) -> Batch:
+        """Chunks of `length` steps, which must divide T. advantage, returns [C, T, E]."""
+        arrays = (
+            r.obs, r.mask, r.active, r.action, r.log_prob, r.actor_memory, r.critic_memory, r.value, r.state, r.signal,
+            r.episode_start, advantage, returns,
+        )  # fmt: skip
+        cut = cls(*(chunks(array, length) for array in arrays))
+        return cut._replace(actor_memory=cut.actor_memory[:, :1], critic_memory=cut.critic_memory[:, :1])
+
+    def part(self, part: Tensor | None, block: slice) -> Batch:
+        """Some of each team's chunks; see `blocks.pick`."""
+        return Batch(*(pick(array, part, block) for array in self))
+
+    def all_alike(self) -> bool:
+        """Whether all rows are alike in what the networks see, as in a matrix game."""
+        seen = (self.state, self.signal, self.obs, self.mask, self.actor_memory, self.critic_memory)
+        return all(bool((array == array[:, :, :1]).all()) for array in seen)
+
+    def first(self) -> Batch:
+        """The first chunk alone."""
+        return Batch(*(array[:, :, :1] for array in self))
 
 
-def begin(algorithm: Algorithm, envs: int, step: TaskStep) -> Stream:
-    """A stream of `envs` environments a team that were just reset, nothing remembered and nothing earned."""
-    device, count = algorithm.device, algorithm.teams * envs
-    return Stream(
-        step=step,
-        memory=algorithm.initial_memory(envs),
-        fresh=torch.ones(count, device=device),
-        episode_return=torch.zeros(count, device=device),
+def collect(
+    team: Team, critic: Critic, tasks: Sequence[Task], streams: Sequence[Stream], steps: int
+) -> tuple[Rollout, list[dict[str, Tensor]]]:
+    """Play on for `steps` steps (see `stream.play_on`). Returns the rollout, and the episodes that ended.
+
+    Raises AgentMixerError naming environment and step if a task returned something that is not finite."""
+    rollout = _room(team, critic, steps, sum(task.num_envs for task in tasks))
+    finished = play_on(team, tasks, streams, steps, _Notes(team, critic, rollout))
+    check_finite(rollout.obs, rollout.state, rollout.reward, team.spec.agents)
+    return rollout, finished
+
+
+def _room(team: Team, critic: Critic, steps: int, envs: int) -> Rollout:
+    """An empty rollout; `final_value` is zero."""
+    spec, rows, critics, teams = team.spec, team.actor.body.agents, critic.critics, team.count
+
+    def room(leading: int, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty((leading, steps, envs, *shape), dtype=dtype, device=team.device)
+
+    return Rollout(
+        obs=room(rows, max(spec.obs_sizes)),
+        mask=room(rows, team.actions, dtype=torch.bool),
+        active=room(rows, dtype=torch.bool),
+        action=room(rows, dtype=torch.int64) if spec.discrete else room(rows, team.actions),
+        log_prob=room(rows),
+        actor_memory=room(rows, team.actor.body.memory),
+        critic_memory=room(critics, critic.body.memory),
+        value=room(critics),
+        final_value=room(critics).zero_(),
+        last_value=torch.empty(critics, envs, device=team.device),
+        state=room(teams, spec.state_size),
+        signal=room(teams, team.signal),
+        episode_start=room(teams),
+        reward=room(teams),
+        terminated=room(teams, dtype=torch.bool),
+        truncated=room(teams, dtype=torch.bool),
     )
 
 
-@torch.no_grad()
-def collect(
-    algorithm: AgentMixerPPO, tasks: Sequence[Task], streams: Sequence[Stream]
-) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
-    """Run the joint policy for T steps. Advances `streams`, one a task.
+class _Notes:
+    """Fills a rollout, step by step."""
 
-    E environments may be shared out over several tasks, in order: the team then decides for one task's while others are
-    simulated. That changes no result, for what is random in actions is drawn beforehand, for all environments.
+    def __init__(self, team: Team, critic: Critic, rollout: Rollout):
+        self.team, self.critic, self.rollout = team, critic, rollout
 
-    Returns the rollout of K teams with C critics each: obs [K*N,T,E,D], mask [K*N,T,E,A], active and log_prob
-    [K*N,T,E], action [K*N,T,E] or [K*N,T,E,A], h_actor [K*N,T,E,M], h_critic [K*C,T,E,M], value and final_value
-    [K*C,T,E], last_value [K*C,E], state [K,T,E,S], signal [K,T,E,Z], reward, terminated, truncated, fresh, return (of
-    the episode so far) and won [K,T,E]; and of each team's episodes that ended: return, won [episodes].
-
-    Raises AgentMixerError naming environment and step if a task returned something that is not finite.
-    """
-    config, device, teams, spec = algorithm.config, algorithm.device, algorithm.teams, tasks[0].spec
-    steps, envs = config.rollout_length, sum(task.num_envs for task in tasks)
-    rows, critics = algorithm.actor.body.agents, algorithm.critic.critics
-
-    def room(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.empty(shape, dtype=dtype, device=device)
-
-    out = {
-        "obs": room(rows, steps, envs, max(spec.obs_sizes)),
-        "mask": room(rows, steps, envs, algorithm.actions, dtype=torch.bool),
-        "active": room(rows, steps, envs, dtype=torch.bool),
-        "action": room(rows, steps, envs, dtype=torch.int64)
-        if spec.discrete
-        else room(rows, steps, envs, algorithm.actions),
-        "log_prob": room(rows, steps, envs),
-        "h_actor": room(rows, steps, envs, algorithm.actor.body.memory),
-        "h_critic": room(critics, steps, envs, algorithm.critic.body.memory),
-        "value": room(critics, steps, envs),
-        "final_value": torch.zeros(critics, steps, envs, device=device),
-        "last_value": room(critics, envs),
-        "state": room(teams, steps, envs, spec.state_size),
-        "signal": room(teams, steps, envs, config.signal),
-        "reward": room(teams, steps, envs),
-        "terminated": room(teams, steps, envs, dtype=torch.bool),
-        "truncated": room(teams, steps, envs, dtype=torch.bool),
-        "fresh": room(teams, steps, envs),
-        "return": room(teams, steps, envs),
-        "won": room(teams, steps, envs, dtype=torch.bool),
-    }
-    noise = [(algorithm.signal_noise(envs), algorithm.action_noise(envs)) for _ in range(steps)]
-    first, lanes = 0, []
-    with contextlib.ExitStack() as stack:
-        for task, stream in zip(tasks, streams, strict=True):
-            where = slice(first, first + task.num_envs)
-            first = where.stop
-            # JAX works beside Python unasked; what puts several teams' tasks together waits for it.
-            threaded = len(tasks) > 1 and teams > 1
-            thread = stack.enter_context(ThreadPoolExecutor(1)) if threaded else None
-            lanes.append(_lane(algorithm, task, thread, stream, out, where, noise))
-        for _ in range(steps + 1):
-            for lane in lanes:
-                next(lane, None)
-    check_finite(out, spec.agents)
-    ended = out["terminated"] | out["truncated"]
-    finished = [{name: out[name][k][ended[k]] for name in ("return", "won")} for k in range(teams)]
-    return out, finished
-
-
-def _lane(
-    algorithm: AgentMixerPPO,
-    task: Task,
-    thread: Executor | None,
-    stream: Stream,
-    out: dict[str, Tensor],
-    where: slice,
-    noise: list[tuple[Tensor, Tensor]],
-) -> Iterator[None]:
-    """Fill one task's share of `out`, the environments `where`. Gives way whenever the task is at work, in `thread` if
-    given."""
-    device, teams, envs = algorithm.device, algorithm.teams, where.stop - where.start
-    step = stream.step
-    for t, (for_signal, for_action) in enumerate(noise):
-        obs, state, mask, active = (to_torch(a, device) for a in (step.obs, step.state, step.action_mask, step.active))
-        for_signal = for_signal.unflatten(0, (teams, -1))[:, where].flatten(0, 1)
-        signal = algorithm.next_signal(stream.memory["signal"], stream.fresh, for_signal)
-        keep = (1.0 - stream.fresh).view(teams, envs, 1)
-        h_actor, h_critic = (forget(stream.memory[name], keep) for name in ("actor", "critic"))
-        action, log_prob, next_actor = algorithm.act_joint(
-            obs, state, signal, mask, h_actor, greedy=False, noise=for_action[:, where]
+    def decide(self, place: Place, seen: Seen, memory: dict[str, Tensor], noise: Tensor) -> Tensor:
+        t, envs, r = *place, self.rollout
+        action, log_prob, after = self.team.act_jointly(
+            seen.obs, seen.state, seen.signal, seen.mask, memory["actor"], greedy=False, noise=noise
         )
-        wanted = algorithm.to_task(action)
-        running = task.step(wanted) if thread is None else thread.submit(task.step, wanted)
-        value, next_critic = algorithm.critic(state, h_critic)
-        for name, array in (
-            ("obs", obs), ("mask", mask), ("active", active), ("action", action), ("log_prob", log_prob),
-            ("h_actor", h_actor), ("h_critic", h_critic), ("value", value),
+        for kept, array in (
+            (r.obs, seen.obs), (r.mask, seen.mask), (r.active, seen.active), (r.action, action), (r.log_prob, log_prob),
+            (r.actor_memory, memory["actor"]), (r.critic_memory, memory["critic"]),
         ):  # fmt: skip
-            out[name][:, t, where] = array
-        for name, array in (("state", state), ("signal", signal), ("fresh", stream.fresh)):
-            out[name][:, t, where] = array.view(teams, envs, *array.shape[1:])
-        yield
-        step = running.result() if isinstance(running, Future) else running
-        reward, terminated, truncated, won = (
-            to_torch(a, device) for a in (step.reward, step.terminated, step.truncated, step.won)
-        )
-        stream.episode_return += reward
-        for name, array in (
-            ("reward", reward), ("terminated", terminated), ("truncated", truncated), ("won", won),
-            ("return", stream.episode_return),
+            kept[:, t, envs] = array
+        for kept, array in ((r.state, seen.state), (r.signal, seen.signal), (r.episode_start, seen.episode_start)):
+            kept[:, t, envs] = array.unflatten(0, (self.team.count, envs.stop - envs.start))
+        memory["actor"] = after
+        return action
+
+    def meanwhile(self, place: Place, seen: Seen, memory: dict[str, Tensor]) -> None:
+        value, memory["critic"] = self.critic(seen.state, memory["critic"])
+        self.rollout.value[:, place.t, place.envs] = value
+
+    def outcome(self, place: Place, seen: Seen, outcome: Outcome, memory: dict[str, Tensor]) -> None:
+        t, envs, r = *place, self.rollout
+        for kept, array in (
+            (r.reward, outcome.reward), (r.terminated, outcome.terminated), (r.truncated, outcome.truncated),
         ):  # fmt: skip
-            out[name][:, t, where] = array.view(teams, envs)
-        if truncated.any():
-            out["final_value"][:, t, where] = algorithm.critic(to_torch(step.final_state, device), next_critic)[0]
-        ended = terminated | truncated
-        stream.episode_return.masked_fill_(ended, 0.0)
-        stream.memory = {"actor": next_actor, "critic": next_critic, "signal": signal}
-        stream.fresh = ended.float()
-        stream.step = step
-    keep = (1.0 - stream.fresh).view(teams, envs, 1)
-    last, _ = algorithm.critic(to_torch(step.state, device), forget(stream.memory["critic"], keep))
-    out["last_value"][:, where] = last
+            kept[:, t, envs] = array.view(self.team.count, -1)
+        if outcome.truncated.any():
+            final = to_torch(outcome.following.final_state, self.team.device)
+            r.final_value[:, t, envs] = self.critic(final, memory["critic"])[0]
 
-
-def forget(memory: Tensor, keep: Tensor) -> Tensor:
-    """memory [K * G, E, M] times keep [K, E, 1]."""
-    teams, groups = len(keep), len(memory) // len(keep)
-    return (memory.view(teams, groups, *memory.shape[1:]) * keep.unsqueeze(1)).view_as(memory)
-
-
-def check_finite(out: dict[str, Tensor], agents: tuple[str, ...]) -> None:
-    """obs [K*N, T, E, D], state [K, T, E, S], reward [K, T, E]. Raise TeamError naming the first environment and step
-    whose numbers are not finite."""
-    for name in ("obs", "state", "reward"):
-        if not torch.isfinite(out[name]).all():
-            where = (~torch.isfinite(out[name])).nonzero()
-            row, step, env = where[where[:, 1].argmin(), :3].tolist()
-            whose = f" of {agents[row % len(agents)]}" if name == "obs" else ""
-            raise TeamError(
-                f"environment {env} returned a {name}{whose} that is not finite at step {step} of this "
-                "rollout; nothing was learned from it",
-                row // len(agents) if name == "obs" else row,
-            )
+    def end(self, envs: slice, state: Tensor, memory: dict[str, Tensor]) -> None:
+        self.rollout.last_value[:, envs] = self.critic(state, memory["critic"])[0]

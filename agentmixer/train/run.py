@@ -9,24 +9,26 @@ import os
 import re
 import shlex
 import tomllib
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from agentmixer import __version__, provenance
-from agentmixer.config import Config
 from agentmixer.contract.manifest import sha256
 from agentmixer.errors import AgentMixerError, nearest
 from agentmixer.files import read_regular, write_whole
 from agentmixer.tasks import Task, make, names_code
 from agentmixer.train.algorithms import ALGORITHMS
 from agentmixer.train.lock import LOCK, locked
+from agentmixer.train.settings import Config
 
 RUNS = Path("runs")
 #: Most bytes of a checkpoint or of metrics.jsonl that are read.
 MAX_BYTES = 1 << 30
 #: What config.toml says of a run beside its settings.
 IDENTITY = ("task", "scenario", "backend", "algorithm", "preset", "seed", "device")
+#: Which layout of config.toml this version writes and reads.
+FORMAT = 2
 #: Largest config.toml or summary.json that is read, bytes.
 MAX_TEXT = 2**20
 #: What a creation that was interrupted may leave in a run's directory.
@@ -47,7 +49,7 @@ class Run:
     device: str
     #: The task's options as resolved (--env-arg).
     options: dict[str, Any]
-    config: Any
+    config: Config
     #: SHA-256 of config.toml as it was read or written last.
     digest: str = ""
     #: Code that the user lets the task import, as the scenario names it. Needed only for a run that was not trained here.
@@ -84,7 +86,7 @@ class Run:
             found = _checked(json.loads(read_regular(file, MAX_TEXT, links=None, again=again)))
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise AgentMixerError(f"{file} is damaged ({error}); {again}") from error
-        return found if found["steps"] >= self.config.total_steps else None
+        return found if found["steps"] >= self.config.run.total_steps else None
 
     def make_task(self, num_envs: int) -> Task:
         """The run's task, `num_envs` at a time.
@@ -186,9 +188,10 @@ def write_config(run: Run) -> Run:
     """config.toml: what was asked for and every setting as resolved. Returns the run with the file's digest, which is
     remembered as made here."""
     head = {name: getattr(run, name) for name in IDENTITY}
-    lines = [f"{key} = {_toml(value)}" for key, value in (head | {"agentmixer": __version__}).items()]
+    lines = [f"{key} = {_toml(value)}" for key, value in (head | {"agentmixer": __version__, "format": FORMAT}).items()]
     lines += ["", "[options]"] + [f"{_toml(key)} = {_toml(value)}" for key, value in run.options.items()]
-    lines += ["", "[settings]"] + [f"{key} = {_toml(value)}" for key, value in asdict(run.config).items()]
+    for name, part in run.config.parts.items():
+        lines += ["", f"[{name}]"] + [f"{key} = {_toml(value)}" for key, value in part.as_dict().items()]
     text = "\n".join(lines) + "\n"
     write(run.path / "config.toml", text, run)
     digest = sha256(text.encode())
@@ -213,6 +216,8 @@ def load(path: Path, task_code: str | None = None) -> Run:
     text = read_regular(file, MAX_TEXT, links=None, again="the run cannot be read")
     try:
         data = tomllib.loads(text.decode())
+        if data.get("format", 1) != FORMAT:
+            raise ValueError(f"its format is {data.get('format', 1)}, this version reads format {FORMAT}")
         head = {name: data[name] for name in IDENTITY}
         if any(type(value) is not (int if name == "seed" else str) for name, value in head.items()):
             raise ValueError("the run's task, algorithm, device or seed is not of its type")
@@ -223,14 +228,20 @@ def load(path: Path, task_code: str | None = None) -> Run:
             raise ValueError("options is not a table")
         if head["algorithm"] not in ALGORITHMS:
             raise ValueError(f"unknown algorithm '{head['algorithm']}'{nearest(head['algorithm'], ALGORITHMS)}")
-        config = ALGORITHMS[head["algorithm"]].Config()
-        if missing := set(asdict(config)) - set(data["settings"]):
-            raise ValueError(f"settings lack {', '.join(sorted(missing))}")
-        config = config.replace(data["settings"])
-        config.check()
+        config = _settings(ALGORITHMS[head["algorithm"]].configure(), data)
     except (ValueError, KeyError, TypeError, RecursionError, AgentMixerError) as error:
         raise AgentMixerError(f"{file} is damaged or of another version ({error}); the run cannot be read") from error
     return Run(path=path, options=options, config=config, digest=sha256(text), task_code=task_code, **head)
+
+
+def _settings(start: Config, data: dict[str, Any]) -> Config:
+    """The settings in config.toml, each in its table. Raises ValueError, KeyError or AgentMixerError."""
+    for name, part in start.parts.items():
+        if missing := set(part.names()) ^ set(data[name]):
+            raise ValueError(f"[{name}] lacks or has beside: {', '.join(sorted(missing))}")
+        start = start.replace(data[name])
+    start.check()
+    return start
 
 
 def _checked(summary: Any) -> dict[str, Any]:
@@ -278,7 +289,7 @@ def extend(run: Run, steps: str | None, device: str | None) -> Run:
     With lr_decay the step sizes follow the new total from where the run stands. A run that was trained to its end and
     not judged there is left that to do. Raises AgentMixerError if nothing would be left."""
     extended = _extended(run, steps, device)
-    done, total = steps_done(run), extended.config.total_steps
+    done, total = steps_done(run), extended.config.run.total_steps
     if done >= total and not _to_be_judged(run, total):
         raise AgentMixerError(f"{run.path} stands at step {done:,} of {total:,}; give more --steps to go on")
     return extended
@@ -288,13 +299,13 @@ def reopen(run: Run) -> None:
     """Write down that a run goes on, now that nothing stands in its way: its config.toml, and no summary unless it is
     that of the run's end."""
     write_config(run)
-    if steps_done(run) < run.config.total_steps:
+    if steps_done(run) < run.config.run.total_steps:
         (run.path / "summary.json").unlink(missing_ok=True)  # it speaks of the run as it was
 
 
 def _to_be_judged(run: Run, total: int) -> bool:
     """Whether a run that stands at its end, `total`, was not judged there."""
-    return total == run.config.total_steps and run.summary is None
+    return total == run.config.run.total_steps and run.summary is None
 
 
 def _extended(run: Run, steps: str | None, device: str | None) -> Run:
@@ -320,7 +331,7 @@ def extend_together(
     found: dict[int, Run] = {}
     at_end = True
     for run in candidates:
-        total = _extended(run, steps, device).config.total_steps
+        total = _extended(run, steps, device).config.run.total_steps
         left = steps_done(run) < total
         if run.seed not in found and (left or _to_be_judged(run, total)):
             found[run.seed], at_end = run, at_end and not left
@@ -354,7 +365,7 @@ def _told(run: Run) -> dict[str, Any]:
     return (
         head
         | {f"--env-arg {key}": value for key, value in run.options.items()}
-        | asdict(run.config)
+        | run.config.as_dict()
         | {"step": steps_done(run)}
     )
 

@@ -64,7 +64,7 @@ class StackedLayerNorm(nn.Module):
             return self.standardise(x) * self.weight.unsqueeze(1) + self.bias.unsqueeze(1) * self.exists
         if self.weight.shape[0] == 1:
             return F.layer_norm(x, x.shape[-1:], self.weight.squeeze(0), self.bias.squeeze(0))
-        if x.shape[1] < ROWS or torch.compiler.is_compiling():
+        if x.shape[1] < ROWS:
             return torch.addcmul(self.bias.unsqueeze(1), self.standardise(x), self.weight.unsqueeze(1))
         own = zip(x.unbind(), self.weight.unbind(), self.bias.unbind(), strict=True)
         return torch.stack([F.layer_norm(part, part.shape[-1:], weight, bias) for part, weight, bias in own])
@@ -161,13 +161,6 @@ class StackedGRUCell(nn.Module):
 
         x [R, L, B, in], h [R, B, H], keep [R, L, B], 0 where h is forgotten before the step -> [R, L, B, H]."""
         rows, length, batch, _ = x.shape
-        if torch.compiler.is_compiling():  # what follows is written for one operation after another
-            stack, states = self.input.weight.shape[0], []
-            for t in range(length):
-                h = (h * keep[:, t].unsqueeze(-1)).reshape(stack, -1, h.shape[-1])
-                h = self(x[:, t].reshape(stack, -1, x.shape[-1]), h).view(rows, batch, -1)
-                states.append(h)
-            return torch.stack(states, 1)
         both = 2 * h.shape[-1]
         # What the hidden state's bias adds to reset and update may as well be added with the input's.
         bias = self.input.bias + F.pad(self.hidden.bias[:, :both], (0, h.shape[-1]))

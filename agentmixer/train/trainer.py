@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
@@ -16,47 +14,259 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from torch.utils.tensorboard import SummaryWriter
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from agentmixer import intervals
-from agentmixer.contract.spec import TaskSpec
 from agentmixer.errors import AgentMixerError, TeamError
-from agentmixer.files import read_regular
 from agentmixer.tasks import Task
 from agentmixer.tasks.side_by_side import joined, side_by_side
-from agentmixer.train import checkpoint, rollout
+from agentmixer.train import checkpoint, stream
 from agentmixer.train import run as runs
-from agentmixer.train.algorithms import AgentMixerPPO, AgentMixerSAC
+from agentmixer.train.algorithms import ALGORITHMS
 from agentmixer.train.checkpoint import Clock, Update
-from agentmixer.train.evaluate import Episodes, evaluate
+from agentmixer.train.evaluate import evaluate
+from agentmixer.train.figures import headline, report
 from agentmixer.train.lock import locked
+from agentmixer.train.records import Records
 from agentmixer.train.run import Run
 
 #: Evaluation episodes come from this stream; the command line keeps training seeds below a million.
 EVALUATION_SEED = 1_000_003
 
 
-def report(episodes: Episodes, spec: TaskSpec) -> dict[str, float]:
-    """Return, and win rate where the task knows one, of a set of episodes with their 95 % intervals."""
-    value = intervals.mean(episodes.returns)
-    numbers = {"return": value.value, "return_low": value.low, "return_high": value.high}
-    if spec.reports_wins:
-        win = intervals.rate(episodes.won)
-        numbers |= {"win_rate": win.value, "win_rate_low": win.low, "win_rate_high": win.high}
-    return numbers | {"length": float(episodes.lengths.mean()), "episodes": len(episodes.returns)}
+def train(run: Run, console: Console, resume: bool = False) -> bool:
+    """Train `run` to its total_steps and judge it there, unless that was done. Returns False if it was interrupted (a
+    checkpoint is left). Nothing of the run is changed while another process trains it.
+
+    Raises AgentMixerError if training diverges (a loss is not finite), an environment fails or a file cannot be
+    written; the last checkpoint is good then."""
+    return train_together([run], console, resume)
 
 
-def headline(numbers: dict[str, float], prefix: str = "") -> str:
-    """One line of `report`: the win rate where there is one, else the return, with its interval."""
-    parts = []
-    for name, digits in (("win_rate", 3), ("return", 2)):
-        if f"{prefix}{name}" in numbers:
-            low, high = numbers[f"{prefix}{name}_low"], numbers[f"{prefix}{name}_high"]
-            label = name.replace("_", " ")
-            parts.append(f"{label} {numbers[prefix + name]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]")
-    return ", ".join(parts)
+def train_together(chosen: Sequence[Run], console: Console, resume: bool = False) -> bool:
+    """`train` for runs that differ in their seeds alone: one batched computation, and a run directory each with all
+    that training it alone would leave there. Where one fails, all stop."""
+    check_together(chosen[0].algorithm, len(chosen))
+    with contextlib.ExitStack() as stack:
+        for run in chosen:
+            stack.enter_context(locked(run.path))
+
+        def make(run: Run, envs: int) -> Task:
+            return stack.enter_context(contextlib.closing(run.make_task(envs)))
+
+        settings = chosen[0].config.run
+        tasks = [[make(run, settings.num_envs // settings.lanes) for _ in range(settings.lanes)] for run in chosen]
+        lanes = [side_by_side(same, chosen[0].device) for same in zip(*tasks, strict=True)]
+        for lane in lanes:
+            stack.callback(lane.close)
+        training = _Training(chosen, tasks, lanes, make(chosen[0], settings.num_envs), console, resume)
+        return training.run()
+
+
+def check_together(algorithm: str, seeds: int) -> None:
+    """Raise AgentMixerError if this algorithm cannot train so many seeds side by side."""
+    if seeds > 1 and not ALGORITHMS[algorithm].several_teams:
+        raise AgentMixerError(
+            f"{algorithm} trains one seed at a time; agentmixer compare --seeds trains several of them in processes"
+        )
+
+
+def check_device(device: str) -> None:
+    """Raise AgentMixerError if torch cannot use `device`."""
+    if device not in ("cpu", "cuda"):
+        raise AgentMixerError(f"unknown device '{device}'; known: cpu, cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise AgentMixerError("--device cuda: torch sees no GPU here; use --device cpu")
+
+
+class _Training:
+    """Runs that differ in their seeds alone, while they are trained. tasks: each run's own, one a lane. lanes: what all
+    runs' tasks are together. judge: the task that teams are judged on, one at a time."""
+
+    def __init__(
+        self,
+        chosen: Sequence[Run],
+        tasks: Sequence[Sequence[Task]],
+        lanes: Sequence[Task],
+        judge: Task,
+        console: Console,
+        resume: bool,
+    ):
+        self.chosen, self.tasks, self.lanes, self.judge, self.console = chosen, tasks, lanes, judge, console
+        self.first, self.settings, self.spec = chosen[0], chosen[0].config.run, judge.spec
+        self.several = len(chosen) > 1
+        self.measure = "win_rate" if self.spec.reports_wins else "return"
+        self.algorithm = checkpoint.build(chosen, self.spec)
+        if self.algorithm.own_threads:
+            torch.set_num_threads(1)
+        # Teams are judged one at a time, by an algorithm that takes each one's weights.
+        self.alone = checkpoint.build(chosen[:1], self.spec) if self.several else self.algorithm
+        updates = self._begin(resume)
+        self.clock = updates[0].clock if updates and updates[0] is not None else Clock()
+        self.started = time.monotonic() - self.clock.seconds
+        #: Each run's figure of the episodes that ended last, nan before any did.
+        self.latest = [float("nan")] * len(chosen)
+        self._unwritten = updates
+
+    def _begin(self, resume: bool) -> list[Update | None]:
+        """Start from nothing, or from the newest checkpoints and with the last updates that they speak of."""
+        algorithm, chosen = self.algorithm, self.chosen
+        updates: list[Update | None] = []
+        begun = resume and any(map(runs.steps_done, chosen))
+        if begun:
+            self.step, self.streams, updates = checkpoint.restore(
+                algorithm, self.tasks, [checkpoint.latest(run) for run in chosen]
+            )
+        else:
+            self.step, self.streams = 0, []
+            shares = np.split(np.arange(self.settings.num_envs), len(self.lanes))
+            for same, episodes in zip(zip(*self.tasks, strict=True), shares, strict=True):
+                now = [task.reset(run.seed, episodes) for run, task in zip(chosen, same, strict=True)]
+                memory = algorithm.memory(len(episodes))
+                self.streams.append(stream.begin(algorithm.team, memory, joined(now, self.first.device)))
+        if algorithm.replay is not None:
+            runs.make_folder(self.first.path / "replay")
+            algorithm.replay.open(self.first.path / "replay")
+        for run in chosen if resume else []:
+            runs.reopen(run)
+            self.console.print(f"continuing {run.path} at step {self.step:,}", soft_wrap=True, markup=False)
+        if begun:
+            checkpoint.tidy(chosen)
+        else:
+            checkpoint.save(chosen, self.step, algorithm, self.tasks, self.streams)
+        return updates
+
+    def run(self) -> bool:
+        """Train to the end and judge. Returns False if interrupted."""
+        total, interrupted = self.settings.total_steps, False
+        progress = _progress(self.console, ("mean " if self.several else "") + self.measure.replace("_", " "))
+        with _Interrupt() as interrupt, progress, contextlib.ExitStack() as files:
+            records = [files.enter_context(contextlib.closing(Records(run, self.step))) for run in self.chosen]
+            for team, update in enumerate(self._unwritten):
+                if update is not None and not records[team].complete:  # killed between its checkpoint and this line
+                    records[team].add(self.step, self._line(team, update))
+            what = f"{self.first.task} {self.first.scenario}" + (f", {len(self.chosen)} seeds" if self.several else "")
+            bar = progress.add_task(escape(what), total=total, completed=self.step, rate=0.0, latest=self.latest[0])
+            while self.step < total and not interrupted:
+                before = self.step
+                updates = self._learn()
+                interrupted = interrupt.asked
+                judged = _crossed(before, self.step, self.settings.eval_interval) or self.step >= total
+                for update in updates:
+                    update.judged = judged
+                if judged or interrupted or _crossed(before, self.step, self.settings.checkpoint_interval):
+                    checkpoint.save(self.chosen, self.step, self.algorithm, self.tasks, self.streams, updates)
+                lines = [self._line(team, update) for team, update in enumerate(updates)]
+                for record, line in zip(records, lines, strict=True):
+                    record.add(self.step, line)
+                self._show(progress, bar)
+                if judged:
+                    self._say(lines)
+        if self.step < total:
+            return False
+        self._judge()
+        return True
+
+    def _learn(self) -> list[Update]:
+        """Collect one rollout and learn from it."""
+        begin = time.monotonic()
+        self.algorithm.schedule(self.step / self.settings.total_steps)
+        try:
+            experience, finished = self.algorithm.collect(self.lanes, self.streams)
+        except AgentMixerError as error:
+            run = self.chosen[error.team if isinstance(error, TeamError) else 0]
+            raise AgentMixerError(
+                f"{self._whose(run)}{error}; the checkpoint at step {runs.steps_done(run):,} of "
+                f"{'every seed' if self.several else run.path} is good and --resume goes on from it"
+            ) from error
+        collected = time.monotonic()
+        numbers: list[dict[str, Any]] = [dict(own) for own in self.algorithm.update(experience)]
+        self.clock.collecting += collected - begin
+        self.clock.updating += time.monotonic() - collected
+        self.clock.seconds = self._elapsed()
+        self.step += self.settings.num_envs * self.settings.rollout_length
+        for team, (own, ended) in enumerate(zip(numbers, finished, strict=True)):
+            own["episodes"] = len(ended["won"])
+            if len(ended["won"]):
+                own["train_return"] = ended["return"].mean().item()
+                if self.spec.reports_wins:
+                    own["train_win_rate"] = ended["won"].float().mean().item()
+                self.latest[team] = own[f"train_{self.measure}"]
+            self._check_finite(self.chosen[team], own)
+        return [Update(own, False, self.clock) for own in numbers]
+
+    def _check_finite(self, run: Run, numbers: dict[str, float]) -> None:
+        if wrong := [name for name, number in numbers.items() if not _finite(number)]:
+            slower = f"--set actor_lr={run.config.algorithm.actor_lr / 2:g}"
+            raise AgentMixerError(
+                f"{self._whose(run)}training diverged at step {self.step:,}: {', '.join(wrong)} is not finite; the last "
+                f"checkpoint{' of every seed' if self.several else ''} is good; lower the step sizes, for example {slower}"
+            )
+
+    def _play(self, team: int, episodes: int, joint: bool = False) -> dict[str, float]:
+        """Greedy figures of one team. Training goes on with the random numbers that it would have had."""
+        generator = self.algorithm.team.generators[team]
+        kept = generator.get_state()
+        if self.several:
+            self.alone.load([self.algorithm.share(team)])
+            self.alone.team.generators[0] = generator
+        try:
+            return report(evaluate(self.alone.team, self.judge, episodes, EVALUATION_SEED, joint), self.spec)
+        finally:
+            generator.set_state(kept)
+
+    def _line(self, team: int, update: Update) -> dict[str, Any]:
+        """What metrics.jsonl has of an update; the team is judged if that is due."""
+        figures = self._play(team, self.settings.eval_episodes) if update.judged else {}
+        times = {"steps_per_second": update.clock.steps_per_second(self.step), "seconds": self._elapsed()}
+        return update.numbers | {f"eval_{key}": value for key, value in figures.items()} | times
+
+    def _judge(self) -> None:
+        """Write the summary of every run that has none."""
+        self.alone.schedule(1.0)
+        for team, run in enumerate(self.chosen):
+            if run.summary is not None:  # judged before the process was killed that trained it
+                continue
+            alone, joint = (self._play(team, self.settings.final_episodes, joint) for joint in (False, True))
+            summary = {
+                "steps": self.step, "steps_per_second": self.clock.steps_per_second(self.step),
+                "seconds": self._elapsed(), "seconds_collecting": self.clock.collecting,
+                "seconds_updating": self.clock.updating, "decentralised_greedy": alone, "joint_greedy": joint,
+            }  # fmt: skip
+            runs.write(run.path / "summary.json", json.dumps(summary, indent=2) + "\n", run)
+
+    def _show(self, progress: Progress, bar: TaskID) -> None:
+        known = [value for value in self.latest if _finite(value)]
+        progress.update(
+            bar,
+            completed=min(self.step, self.settings.total_steps),
+            rate=self.clock.steps_per_second(self.step),
+            latest=sum(known) / len(known) if known else float("nan"),
+        )
+
+    def _say(self, lines: list[dict[str, Any]]) -> None:
+        """One line of what teams that were just judged came to."""
+        agreement = ""
+        if agreements := [line["mode_agreement"] for line in lines if "mode_agreement" in line]:
+            agreement = f"; modes agree in {min(agreements):.3f} of decisions"
+        score = headline(lines[0], "eval_")
+        if self.several:
+            mean = intervals.mean(np.array([line[f"eval_{self.measure}"] for line in lines]))
+            what = self.measure.replace("_", " ")
+            score = f"{what} {mean.value:.3f} [{mean.low:.3f}, {mean.high:.3f}] over {len(lines)} seeds"
+        self.console.print(
+            f"step {self.step:>10,}  {self.clock.steps_per_second(self.step):>6,.0f} steps/s  decentralised greedy: "
+            f"{score}{agreement}",
+            soft_wrap=True,
+            markup=False,
+        )
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self.started
+
+    def _whose(self, run: Run) -> str:
+        """What an error begins with where several seeds train side by side."""
+        return f"seed {run.seed} ({run.path}): " if self.several else ""
 
 
 class _Interrupt:
@@ -77,212 +287,12 @@ class _Interrupt:
         signal.signal(signal.SIGINT, self._old)
 
 
-def train(run: Run, console: Console, resume: bool = False, compiled: bool = False) -> bool:
-    """Train `run` to its total_steps and judge it there, unless that was done. Returns False if it was interrupted (a
-    checkpoint is left). Nothing of the run is changed while another process trains it.
-
-    compiled: whether torch.compile takes over (docs/performance.md says what that brings).
-
-    Raises AgentMixerError if training diverges (a loss is not finite), an environment fails or a file cannot be
-    written; the last checkpoint is good then."""
-    return train_together([run], console, resume, compiled)
-
-
-def train_together(chosen: Sequence[Run], console: Console, resume: bool = False, compiled: bool = False) -> bool:
-    """`train` for runs that differ in their seeds alone: one batched computation, and a run directory each with all
-    that training it alone would leave there. Where one fails, all stop."""
-    check_together(chosen[0].algorithm, len(chosen), compiled)
-    with contextlib.ExitStack() as stack:
-        for run in chosen:
-            stack.enter_context(locked(run.path))
-
-        def make(run: Run, envs: int) -> Task:
-            return stack.enter_context(contextlib.closing(run.make_task(envs)))
-
-        config = chosen[0].config
-        tasks = [[make(run, config.num_envs // config.lanes) for _ in range(config.lanes)] for run in chosen]
-        lanes = [side_by_side(same, chosen[0].device) for same in zip(*tasks, strict=True)]
-        for lane in lanes:
-            stack.callback(lane.close)
-        return _train(chosen, tasks, lanes, make(chosen[0], config.num_envs), console, resume, compiled)
-
-
-def check_together(algorithm: str, seeds: int, compiled: bool = False) -> None:
-    """Raise AgentMixerError if this algorithm cannot train so many seeds side by side, or cannot be compiled."""
-    if algorithm == AgentMixerSAC.name and seeds > 1:
-        raise AgentMixerError(
-            f"{algorithm} trains one seed at a time, for its replay is one team's; agentmixer compare --seeds trains "
-            "several of them in processes"
-        )
-    if algorithm == AgentMixerSAC.name and compiled:
-        raise AgentMixerError(f"{algorithm} has no compiled form; leave out --compile")
-
-
-def _train(
-    chosen: Sequence[Run], tasks: Sequence[Sequence[Task]], lanes: Sequence[Task], judge: Task, console: Console,
-    resume: bool, compiled: bool,
-) -> bool:  # fmt: skip
-    first, several = chosen[0], len(chosen) > 1
-    config, spec = first.config, judge.spec
-    algorithm = checkpoint.build(chosen, spec)
-    if isinstance(algorithm, AgentMixerPPO):
-        torch.set_num_threads(1)  # an update gives every core a block of its own; what is left is too small to share
-    if compiled and isinstance(algorithm, AgentMixerPPO):
-        algorithm.compile()
-    # Teams are judged one at a time, by an algorithm that takes each one's weights.
-    alone = checkpoint.build([first], spec) if several else algorithm
-    updates: list[Update | None] = []
-    if begun := resume and any(map(runs.steps_done, chosen)):
-        step, streams, updates = checkpoint.restore(algorithm, tasks, [checkpoint.latest(run) for run in chosen])
-    else:
-        step, streams = 0, []
-        for same, episodes in zip(
-            zip(*tasks, strict=True), np.split(np.arange(config.num_envs), len(lanes)), strict=True
-        ):
-            now = [task.reset(run.seed, episodes) for run, task in zip(chosen, same, strict=True)]
-            streams.append(rollout.begin(algorithm, len(episodes), joined(now, first.device)))
-    if algorithm.replay is not None:
-        runs.make_folder(first.path / "replay")
-        algorithm.replay.open(first.path / "replay")
-    for run in chosen if resume else []:
-        runs.reopen(run)
-        console.print(f"continuing {run.path} at step {step:,}", soft_wrap=True, markup=False)
-    if begun:
-        checkpoint.tidy(chosen)
-    else:
-        checkpoint.save(chosen, step, algorithm, tasks, streams)
-
-    def play(team: int, episodes: int, joint: bool = False) -> dict[str, float]:
-        """Greedy figures of one team. Training goes on with the random numbers that it would have had."""
-        generator = algorithm.generators[team]
-        kept = generator.get_state()
-        if several:
-            alone.load([algorithm.team(team)])
-            alone.generators[0] = generator
-        try:
-            return report(evaluate(alone, judge, episodes, EVALUATION_SEED, joint), spec)
-        finally:
-            generator.set_state(kept)
-
-    def line(team: int, update: Update) -> dict[str, Any]:
-        """What metrics.jsonl has of an update; the team is judged if that is due."""
-        figures = play(team, config.eval_episodes) if update.judged else {}
-        times = {"steps_per_second": update.clock.steps_per_second(step), "seconds": elapsed()}
-        return update.numbers | {f"eval_{key}": value for key, value in figures.items()} | times
-
-    a_rollout = config.num_envs * config.rollout_length
-    interrupted = False
-    shown = "win_rate" if spec.reports_wins else "return"
-    latest = [float("nan")] * len(chosen)
-    clock = updates[0].clock if updates and updates[0] is not None else Clock()
-    started = time.monotonic() - clock.seconds
-
-    def elapsed() -> float:
-        return time.monotonic() - started
-
-    progress = Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]:,.0f} steps/s"),
-        TimeRemainingColumn(), TextColumn(("mean " if several else "") + shown.replace("_", " ") + " {task.fields[latest]:.2f}"), console=console, disable=not console.is_terminal,
+def _progress(console: Console, figure: str) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:,.0f} steps/s"), TimeRemainingColumn(),
+        TextColumn(figure + " {task.fields[latest]:.2f}"), console=console, disable=not console.is_terminal,
     )  # fmt: skip
-    with _Interrupt() as interrupt, progress, contextlib.ExitStack() as files:
-        records = [files.enter_context(contextlib.closing(_Records(run, step))) for run in chosen]
-        for team, update in enumerate(updates):
-            if update is not None and not records[team].complete:  # killed between its checkpoint and this line
-                records[team].add(step, line(team, update))
-        what = f"{first.task} {first.scenario}" + (f", {len(chosen)} seeds" if several else "")
-        bar = progress.add_task(escape(what), total=config.total_steps, completed=step, rate=0.0, latest=latest[0])
-        while step < config.total_steps and not interrupted:
-            begin = time.monotonic()
-            algorithm.schedule(step / config.total_steps)
-            try:
-                with _explained(compiled):
-                    experience, finished = algorithm.collect(lanes, streams)
-            except AgentMixerError as error:
-                run = chosen[error.team if isinstance(error, TeamError) else 0]
-                raise AgentMixerError(
-                    f"{_whose(run, several)}{error}; the checkpoint at step {runs.steps_done(run):,} of "
-                    f"{'every seed' if several else run.path} is good and --resume goes on from it"
-                ) from error
-            collected = time.monotonic()
-            with _explained(compiled):
-                numbers: list[dict[str, Any]] = [dict(own) for own in algorithm.update(experience)]
-            clock.collecting += collected - begin
-            clock.updating += time.monotonic() - collected
-            clock.seconds = elapsed()
-            before, step = step, step + a_rollout
-
-            for team, (run, own, ended) in enumerate(zip(chosen, numbers, finished, strict=True)):
-                own["episodes"] = len(ended["won"])
-                if len(ended["won"]):
-                    own["train_return"] = ended["return"].mean().item()
-                    if spec.reports_wins:
-                        own["train_win_rate"] = ended["won"].float().mean().item()
-                    latest[team] = own[f"train_{shown}"]
-                if not all(map(_finite, own.values())):
-                    raise AgentMixerError(
-                        f"{_whose(run, several)}training diverged at step {step:,}: {', '.join(k for k, v in own.items() if not _finite(v))} is not finite; "
-                        f"the last checkpoint{' of every seed' if several else ''} is good; lower the step sizes, for example --set actor_lr={config.actor_lr / 2:g}"
-                    )
-            done, interrupted = step >= config.total_steps, interrupt.asked
-            judged = _crossed(before, step, config.eval_interval) or done
-            now_updates = [Update(own, judged, clock) for own in numbers]
-            if judged or interrupted or _crossed(before, step, config.checkpoint_interval):
-                checkpoint.save(chosen, step, algorithm, tasks, streams, now_updates)
-            numbers = [line(team, update) for team, update in enumerate(now_updates)]
-            for record, own in zip(records, numbers, strict=True):
-                record.add(step, own)
-            rate, known = clock.steps_per_second(step), [value for value in latest if _finite(value)]
-            progress.update(
-                bar,
-                completed=min(step, config.total_steps),
-                rate=rate,
-                latest=sum(known) / len(known) if known else float("nan"),
-            )
-            if judged:
-                agreements = [own["mode_agreement"] for own in numbers if "mode_agreement" in own]
-                agreement = ""
-                if agreements:  # an off-policy algorithm that has not begun to learn has none
-                    agreement = f"; modes agree in {min(agreements):.3f} of decisions"
-                score = headline(numbers[0], "eval_")
-                if several:
-                    mean = intervals.mean(np.array([own[f"eval_{shown}"] for own in numbers]))
-                    score = f"{shown.replace('_', ' ')} {mean.value:.3f} [{mean.low:.3f}, {mean.high:.3f}] over {len(chosen)} seeds"
-                console.print(
-                    f"step {step:>10,}  {rate:>6,.0f} steps/s  decentralised greedy: {score}{agreement}",
-                    soft_wrap=True,
-                    markup=False,
-                )
-    if step < config.total_steps:
-        return False
-    alone.schedule(1.0)
-    for team, run in enumerate(chosen):
-        if run.summary is not None:  # judged before the process was killed that trained it
-            continue
-        final, joint = (play(team, config.final_episodes, joint) for joint in (False, True))
-        summary = {
-            "steps": step, "steps_per_second": clock.steps_per_second(step), "seconds": elapsed(),
-            "seconds_collecting": clock.collecting, "seconds_updating": clock.updating,
-            "decentralised_greedy": final, "joint_greedy": joint,
-        }  # fmt: skip
-        runs.write(run.path / "summary.json", json.dumps(summary, indent=2) + "\n", run)
-    return True
-
-
-@contextlib.contextmanager
-def _explained(compiled: bool) -> Iterator[None]:
-    """Turns what torch's compiler raises, a missing C++ compiler for one, into a sentence."""
-    try:
-        yield
-    except Exception as error:
-        if not compiled or isinstance(error, AgentMixerError):
-            raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise AgentMixerError(f"training with --compile failed ({reason}); leave out --compile") from error
-
-
-def _whose(run: Run, several: bool) -> str:
-    """What an error begins with where several seeds train side by side."""
-    return f"seed {run.seed} ({run.path}): " if several else ""
 
 
 def _crossed(before: int, after: int, interval: int) -> bool:
@@ -292,102 +302,3 @@ def _crossed(before: int, after: int, interval: int) -> bool:
 
 def _finite(number: float) -> bool:
     return abs(number) < float("inf")
-
-
-class _Records:
-    """A run's numbers on disk: metrics.jsonl and tensorboard, as they were at `step` and added to from there.
-
-    Raises AgentMixerError if a file cannot be read or written."""
-
-    def __init__(self, run: Run, step: int):
-        self._run, self._file = run, run.path / "metrics.jsonl"
-        kept = _until(self._file, step)
-        #: Whether there is a line of `step` itself.
-        self.complete = step in kept
-        runs.write(self._file, "".join(kept.values()), run)
-        # The file is new, so nothing is written through a link; and nothing waits in a buffer.
-        self._metrics = open(self._file, "ab", buffering=0, opener=_no_link)  # noqa: SIM115
-        runs.make_folder(run.path / "tensorboard")
-        self._writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=step + 1)
-
-    def add(self, step: int, numbers: dict[str, Any]) -> None:
-        data = memoryview((json.dumps({"step": step, **numbers}) + "\n").encode())
-        with self._written(self._file):
-            while data:
-                data = data[self._metrics.write(data) :]
-        with self._written(self._run.path / "tensorboard"):
-            for name, number in numbers.items():
-                self._writer.add_scalar(name, number, step)
-
-    def close(self) -> None:
-        self._metrics.close()
-        with self._written(self._run.path / "tensorboard"):
-            self._writer.close()
-
-    @contextlib.contextmanager
-    def _written(self, file: Path) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise runs.unwritten(file, error, self._run) from error
-
-
-def _no_link(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-
-
-def _until(metrics_file: Path, step: int) -> dict[int, str]:
-    """Lines up to `step`, by their steps. What a killed run wrote after its last checkpoint, a half line for one, is left
-    out; the resumed run writes it again."""
-    kept: dict[int, str] = {}
-    if os.path.lexists(metrics_file):
-        again = "remove it; what it held is lost then, and the run can go on"
-        data = read_regular(metrics_file, runs.MAX_BYTES, links=None, again=again)
-        for line in data.decode(errors="replace").splitlines():
-            try:
-                number = json.loads(line)["step"]
-                if type(number) is int and number <= step:
-                    kept[number] = line + "\n"
-            except (ValueError, TypeError, KeyError, RecursionError):  # half a line, or not ours
-                continue
-    return kept
-
-
-def summary_line(run: Run) -> str:
-    """One sentence on a finished run."""
-    summary = run.summary
-    assert summary is not None
-    alone, joint = summary["decentralised_greedy"], summary["joint_greedy"]
-    return (
-        f"{summary['steps']:,} steps at {summary['steps_per_second']:,.0f} steps/s; over {alone['episodes']} episodes, "
-        f"greedy: decentralised {headline(alone)}; joint {headline(joint)}"
-    )
-
-
-def table(chosen: Sequence[Run]) -> Table:
-    """Finished runs of several seeds: each one's greedy figures, and their means over seeds with 95 % intervals.
-
-    The figure is the win rate where the task has one that matters, else the return."""
-    summaries = [run.summary for run in chosen]
-    rows = [[summary[arm] for arm in ("decentralised_greedy", "joint_greedy")] for summary in summaries if summary]
-    assert len(rows) == len(chosen)
-    measure = "win_rate" if "win_rate" in rows[0][0] and chosen[0].task != "matrix" else "return"
-    out = Table(
-        title=f"{measure.replace('_', ' ')}, greedy, {rows[0][0]['episodes']} episodes a seed", title_justify="left"
-    )
-    for column in ("seed", "decentralised", "joint"):
-        out.add_column(column, justify="right")
-    for run, row in zip(chosen, rows, strict=True):
-        out.add_row(str(run.seed), *(f"{arm[measure]:.3f}" for arm in row))
-    means = [intervals.mean(np.array([row[arm][measure] for row in rows])) for arm in (0, 1)]
-    out.add_section()
-    out.add_row("mean", *(escape(f"{mean.value:.3f} [{mean.low:.3f}, {mean.high:.3f}]") for mean in means))
-    return out
-
-
-def check_device(device: str) -> None:
-    """Raise AgentMixerError if torch cannot use `device`."""
-    if device not in ("cpu", "cuda"):
-        raise AgentMixerError(f"unknown device '{device}'; known: cpu, cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise AgentMixerError("--device cuda: torch sees no GPU here; use --device cpu")

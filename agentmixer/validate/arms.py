@@ -12,7 +12,7 @@ from agentmixer.contract.spec import TaskSpec
 from agentmixer.host.lock_step import Decision, Host
 from agentmixer.tasks import Task
 from agentmixer.tasks.base import TaskStep, to_torch
-from agentmixer.train.algorithms import Algorithm
+from agentmixer.train.team import Team
 
 
 class Arm(Protocol):
@@ -28,37 +28,38 @@ class Arm(Protocol):
 class TorchArm:
     """The trained team in process: at each step the actors' policies, and what PM makes of them, on the same inputs.
 
-    Counts on how many decisions of agents that can act both have the same mode (Definition 6), and keeps the logits
-    of discrete actors, to judge near ties by. Which of the two modes acts is the subclass's."""
+    Counts on how many decisions of agents that can act both have the same mode (Definition 6; nothing is counted where
+    that holds by definition), and keeps the logits of discrete actors, to judge near ties by. Which of the two modes acts is the subclass's."""
 
     joint_acts: bool
 
-    def __init__(self, algorithm: Algorithm):
-        self.algorithm = algorithm
+    def __init__(self, team: Team):
+        self.team = team
         self.logits: list[list[np.ndarray]] = []
         self.agreed = self.decided = 0
 
     def reset(self, episode: int) -> None:
-        self.memory, self.fresh = self.algorithm.initial_memory(1), torch.ones(1)
+        self.memory, self.episode_start = self.team.memory(1), torch.ones(1)
         self.logits.append([])
 
     @torch.no_grad()
     def act(self, step: TaskStep) -> np.ndarray:
-        algorithm, memory, kind = self.algorithm, self.memory, self.algorithm.joint_policy
+        team, memory, kind = self.team, self.memory, self.team.joint_policy
         obs, state, mask, active = (
-            to_torch(array, algorithm.device) for array in (step.obs, step.state, step.action_mask, step.active)
+            to_torch(array, team.device) for array in (step.obs, step.state, step.action_mask, step.active)
         )
-        memory["signal"] = algorithm.next_signal(memory["signal"], self.fresh)
-        self.fresh = torch.zeros(1)
-        raw, features, memory["actor"] = algorithm.actor(obs, memory["actor"])
-        policy = kind.policy(raw, mask)
-        joint = algorithm.joint(state, memory["signal"], policy, features, mask)
-        self.agreed += int((kind.agree(joint, policy) & active).sum())
-        self.decided += int(active.sum())
-        if algorithm.spec.discrete:
-            self.logits[-1].append(policy[:, 0].cpu().numpy())
-        action = kind.mode(joint) if self.joint_acts else kind.actor_mode(policy)
-        return algorithm.to_task(action)[:, 0].cpu().numpy()
+        memory["signal"] = team.next_signal(memory["signal"], self.episode_start)
+        self.episode_start = torch.zeros(1)
+        actors = team.step(obs, mask, memory["actor"])
+        memory["actor"] = actors.memory
+        joint = team.joint(actors, state, memory["signal"], mask)
+        if (agree := kind.agree(joint, actors.policy)) is not None:
+            self.agreed += int((agree & active).sum())
+            self.decided += int(active.sum())
+        if team.spec.discrete:
+            self.logits[-1].append(actors.policy[:, 0].cpu().numpy())
+        action = kind.mode(joint) if self.joint_acts else kind.actor_mode(actors.policy)
+        return team.to_task(action)[:, 0].cpu().numpy()
 
 
 class JointArm(TorchArm):

@@ -225,13 +225,13 @@ def _deploy_sim(
     check_task(task, bundle, run)
     algorithm, _ = checkpoint.load_weights(run, task, run.checkpoints / bundle.team.source.checkpoint)
     progress("joint")
-    joint = JointArm(algorithm)
+    joint = JointArm(algorithm.team)
     played = {"joint": play(joint, task, episodes, seed)}
     progress("actors")
-    played["actors"] = play(ActorsArm(algorithm), task, episodes, seed)
+    played["actors"] = play(ActorsArm(algorithm.team), task, episodes, seed)
     progress("deployed")
     with Host(bundle, deadline_s, require_isolation=require_isolation) as host:
-        deployed, shadow = DeployedArm(host, task.spec), ActorsArm(algorithm)
+        deployed, shadow = DeployedArm(host, task.spec), ActorsArm(algorithm.team)
         played["deployed"] = play(deployed, task, episodes, seed, shadow)
         figures = {agent.name: _figures(host, i, deployed.decisions) for i, agent in enumerate(host.agents)}
         first_action = max(host.start_seconds) + deployed.step_ns[0] / 1e9

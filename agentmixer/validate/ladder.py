@@ -31,8 +31,8 @@ from agentmixer.runtime.agent import Agent, make_session
 from agentmixer.runtime.bundle import AgentFiles, Bundle
 from agentmixer.runtime.golden import Golden, StepFunction, is_close, replay
 from agentmixer.train import checkpoint
-from agentmixer.train.algorithms import Algorithm
 from agentmixer.train.run import Run
+from agentmixer.train.team import Team
 from agentmixer.validate.deploy_sim import check_task, source_run
 
 #: Steps recorded; the last sixteenth of a recording is noise, so that 1,020 are played.
@@ -113,17 +113,17 @@ def climb(bundle: Bundle, run: Run | None = None, progress: Callable[[str], None
     with contextlib.closing(run.make_task(1)) as task:
         check_task(task, bundle, run)
         algorithm, _ = checkpoint.load_weights(run, task, run.checkpoints / bundle.team.source.checkpoint)
-        recorded = record(algorithm, task, RECORDED)
+        recorded = record(algorithm.team, task, RECORDED)
     played = [Golden(*(array[: RECORDED - RECORDED // 16] for array in golden)) for golden in recorded]
     rungs: list[Rung] = []
     for (name, files), seen in zip(bundle.agents.items(), played, strict=True):
         progress(name)
-        rungs += climb_agent(algorithm, files, seen, bundle.team.tolerances)
+        rungs += climb_agent(algorithm.team, files, seen, bundle.team.tolerances)
     spec = bundle.team.task
     return Ladder(str(bundle.path), __version__, spec.name, spec.scenario, rungs)
 
 
-def climb_agent(algorithm: Algorithm, files: AgentFiles, played: Golden, tolerances: Tolerances) -> Iterator[Rung]:
+def climb_agent(team: Team, files: AgentFiles, played: Golden, tolerances: Tolerances) -> Iterator[Rung]:
     """One agent on every rung, lowest first. played: what its trained actor did, as `record` tells it.
 
     Raises AgentMixerError if the graph does not fit its manifest."""
@@ -133,14 +133,14 @@ def climb_agent(algorithm: Algorithm, files: AgentFiles, played: Golden, toleran
     nothing = np.zeros_like(played.state_out)
     before = np.where(played.reset[:, None], nothing, np.roll(played.state_out, 1, 0))
     labels = _labels(played.reset)
-    fresh = _answers(algorithm, manifest.index, played.obs, played.action_mask, nothing)
+    fresh = _answers(team, manifest.index, played.obs, played.action_mask, nothing)
     traces = {
         "single step": _Trace(fresh, nothing, labels),
         "played observations": _Trace(played, before, labels),
-        "extreme observations": _extremes(algorithm, manifest, played, before, tolerances, generator),
+        "extreme observations": _extremes(team, manifest, played, before, tolerances, generator),
     }
     if manifest.memory:
-        traces["free-running"] = _free(algorithm, manifest.index, played, labels, generator)
+        traces["free-running"] = _free(team, manifest.index, played, labels, generator)
     for rung, trace in traces.items():
         yield _judge(rung, manifest, step, trace, played, tolerances)
     yield _batches(manifest, step, played, before, labels, tolerances)
@@ -160,22 +160,22 @@ def _step(files: AgentFiles) -> StepFunction:
 
 
 @torch.no_grad()
-def _answers(
-    algorithm: Algorithm, index: int, obs: np.ndarray, mask: np.ndarray, state: np.ndarray, actor: Any = None
-) -> Golden:
+def _answers(team: Team, index: int, obs: np.ndarray, mask: np.ndarray, state: np.ndarray) -> Golden:
     """What the trained (stacked) network does in T independent steps of agent `index`, every one from the memory
-    given: obs [T, D], mask [T, A], state [T, M]. actor: another network than the algorithm's (of another precision)."""
-    spec, actor = algorithm.spec, actor or algorithm.actor
-    dtype = next(actor.parameters()).dtype
+    given: obs [T, D], mask [T, A], state [T, M]."""
+    spec, dtype = team.spec, next(team.actor.parameters()).dtype
 
     def place(array: np.ndarray, width: int, kind: torch.dtype) -> torch.Tensor:
         stacked = torch.zeros(spec.num_agents, len(array), width, dtype=kind)
         stacked[index, :, : array.shape[1]] = torch.from_numpy(array)
         return stacked
 
-    raw, _, after = actor(place(obs, max(spec.obs_sizes), dtype), place(state, algorithm.actor.body.memory, dtype))
-    policy = algorithm.joint_policy.policy(raw, place(mask, algorithm.actions, torch.bool))
-    action, space = algorithm.to_task(algorithm.joint_policy.actor_mode(policy))[index], spec.action_spaces[index]
+    policy, _, after = team.step(
+        place(obs, max(spec.obs_sizes), dtype),
+        place(mask, team.actions, torch.bool),
+        place(state, team.actor.body.memory, dtype),
+    )
+    action, space = team.to_task(team.joint_policy.actor_mode(policy))[index], spec.action_spaces[index]
     return Golden(
         obs, mask, np.ones(len(obs), bool), (action.long() if spec.discrete else action[:, : space.n]).numpy(),
         policy[index, :, : space.n].numpy(), after[index].numpy(),
@@ -189,7 +189,7 @@ def _labels(reset: np.ndarray) -> list[str]:
 
 
 def _extremes(
-    algorithm: Algorithm, manifest: AgentManifest, played: Golden, before: np.ndarray, tolerances: Tolerances,
+    team: Team, manifest: AgentManifest, played: Golden, before: np.ndarray, tolerances: Tolerances,
     generator: np.random.Generator,
 ) -> _Trace:  # fmt: skip
     """Observations that play never shows, from no memory and, where there is any, from memories of play."""
@@ -218,8 +218,10 @@ def _extremes(
         state = np.concatenate([state, before[generator.integers(1, len(before), len(state))]])
         labels = [f"{label}, {where}" for where in ("no memory", "memory of play") for label in labels]
     mask = played.action_mask[rows]
-    answers = _answers(algorithm, manifest.index, obs, mask, state)
-    exact = _answers(algorithm, manifest.index, obs, mask, state, copy.deepcopy(algorithm.actor).double())
+    answers = _answers(team, manifest.index, obs, mask, state)
+    precise = copy.copy(team)
+    precise.actor = copy.deepcopy(team.actor).double()
+    exact = _answers(precise, manifest.index, obs, mask, state)
     answered = [
         is_close(answers.policy[t], exact.policy[t], tolerances)
         and is_close(answers.state_out[t], exact.state_out[t], tolerances)
@@ -230,9 +232,7 @@ def _extremes(
     return _Trace(kept, state[answered], names[True], tuple(names[False]))
 
 
-def _free(
-    algorithm: Algorithm, index: int, played: Golden, labels: list[str], generator: np.random.Generator
-) -> _Trace:
+def _free(team: Team, index: int, played: Golden, labels: list[str], generator: np.random.Generator) -> _Trace:
     """A stretch of play as one run of the trained network on its own memory, forgetting at random places."""
     obs, mask = played.obs[:FREE_STEPS], played.action_mask[:FREE_STEPS]
     reset = generator.random(FREE_STEPS) < RESET_RATE
@@ -240,9 +240,7 @@ def _free(
     state = np.zeros((1, played.state_out.shape[1]), np.float32)
     rows = []
     for t in range(FREE_STEPS):
-        rows.append(
-            _answers(algorithm, index, obs[t : t + 1], mask[t : t + 1], np.zeros_like(state) if reset[t] else state)
-        )
+        rows.append(_answers(team, index, obs[t : t + 1], mask[t : t + 1], np.zeros_like(state) if reset[t] else state))
         state = rows[-1].state_out
     golden = Golden(*(np.concatenate(column) for column in zip(*rows, strict=True)))._replace(reset=reset)
     return _Trace(golden, None, [f"free step {t} ({labels[t]})" for t in range(FREE_STEPS)])

@@ -32,7 +32,7 @@ def evaluate(
     Example: agentmixer evaluate --policy joint --sampled --episodes 500
     """
     from agentmixer.errors import AgentMixerError, nearest
-    from agentmixer.train import checkpoint, trainer
+    from agentmixer.train import checkpoint, figures, trainer
     from agentmixer.train import evaluate as judge
     from agentmixer.train import run as runs
 
@@ -41,11 +41,11 @@ def evaluate(
         raise AgentMixerError(f"unknown policy '{policy}'{nearest(policy, kinds)}")
     chosen = (runs.load(run, task_code) if run else runs.newest(task_code=task_code)).on_cpu()
     stream = trainer.EVALUATION_SEED if seed is None else seed
-    with contextlib.closing(chosen.make_task(min(episodes, chosen.config.num_envs))) as task:
+    with contextlib.closing(chosen.make_task(min(episodes, chosen.config.run.num_envs))) as task:
         algorithm, step = checkpoint.load_weights(chosen, task, checkpoint.latest(chosen))
-        algorithm.generators[0].manual_seed(stream)
-        played = judge.evaluate(algorithm, task, episodes, stream, joint=policy == "joint", greedy=not sampled)
-        found = trainer.report(played, task.spec)
+        algorithm.team.generators[0].manual_seed(stream)
+        played = judge.evaluate(algorithm.team, task, episodes, stream, joint=policy == "joint", greedy=not sampled)
+        found = figures.report(played, task.spec)
     if as_json:
         typer.echo(
             json.dumps(
@@ -59,4 +59,4 @@ def evaluate(
         soft_wrap=True,
         markup=False,
     )
-    console.print(trainer.headline(found), highlight=False, markup=False)
+    console.print(figures.headline(found), highlight=False, markup=False)

@@ -19,7 +19,7 @@ def runs(root: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path
     """
     from agentmixer.errors import AgentMixerError
     from agentmixer.train import run as records
-    from agentmixer.train.trainer import headline
+    from agentmixer.train.figures import headline
 
     found = records.find_all(root)
     if not found:
@@ -39,7 +39,7 @@ def runs(root: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path
         table.add_row(
             escape(str(run.path)),
             escape(run.preset),
-            f"{steps:,} of {run.config.total_steps:,}",
+            f"{steps:,} of {run.config.run.total_steps:,}",
             escape(result),
             "finished" if summary else "unfinished",
         )

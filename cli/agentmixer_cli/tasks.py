@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Annotated
 
 import typer
@@ -34,10 +33,8 @@ def tasks(name: Annotated[str | None, typer.Argument(help="One task; all unless 
         for source, scenarios in sources.items():
             whose = f" ({', '.join(scenarios)})" if len(sources) > 1 else ""
             console.print(f"source: {source}{whose}", markup=False, highlight=False)
-        for option in dataclasses.fields(family.Options):
-            if "doc" in option.metadata:
-                console.print(
-                    f"--env-arg {option.name}={option.default}  {option.metadata['doc']}", markup=False, soft_wrap=True
-                )
+        defaults = family.Options().as_dict()
+        for option, sentence in family.Options.explained().items():
+            console.print(f"--env-arg {option}={defaults[option]}  {sentence}", markup=False, soft_wrap=True)
         console.print(family.notes)
     console.print("next: agentmixer train smacv2 protoss_5v5")

@@ -22,7 +22,7 @@ def train(
         str | None, typer.Option(help="Several teams side by side, for example 0-4 or 0,3,7; a run directory each.")
     ] = None,
     algorithm: Annotated[
-        str, typer.Option(help="agentmixer_ppo, or agentmixer_sac: fewer steps, more arithmetic for each.")
+        str, typer.Option(help="agentmixer_ppo; agentmixer_sac: fewer steps, more arithmetic for each; or mappo.")
     ] = "agentmixer_ppo",
     preset: Annotated[
         str, typer.Option(help="default: results per minute on a small machine. paper: the paper's tables.")
@@ -41,10 +41,6 @@ def train(
     out: Annotated[
         Path | None, typer.Option(help="Run directory; runs/<task>/<scenario>/<algorithm>/<time>-s<seed> unless given.")
     ] = None,
-    compiled: Annotated[
-        bool,
-        typer.Option("--compile/--no-compile", help="Use torch.compile. It brought nothing on a processor."),
-    ] = False,
     resume: Annotated[
         bool,
         typer.Option(
@@ -59,7 +55,7 @@ def train(
     from agentmixer import tasks
     from agentmixer.config import parse_assignments, parse_seeds
     from agentmixer.errors import AgentMixerError, nearest
-    from agentmixer.train import presets, trainer
+    from agentmixer.train import figures, trainer
     from agentmixer.train import run as runs
     from agentmixer.train.algorithms import ALGORITHMS
 
@@ -96,11 +92,10 @@ def train(
                 raise AgentMixerError(f"{run.path} is a run of {run.task} {run.scenario}, not of {task} {scenario}")
             chosen = [runs.extend(run, steps, device)]
     else:
-        trainer.check_together(algorithm, len(wanted), compiled)
+        trainer.check_together(algorithm, len(wanted))
         given = parse_assignments(env_args or [], "--env-arg", "penalty=-1")
         name, options = tasks.check(task, scenario, backend, given)
-        settings = presets.resolve(algorithm, preset, task)
-        config = ALGORITHMS[algorithm].Config().replace(settings).replace(parse_assignments(assignments or []))
+        config = ALGORITHMS[algorithm].configure(preset, task).replace(parse_assignments(assignments or []))
         if steps is not None:
             config = config.replace({"total_steps": steps})
         stamp = runs.now()
@@ -110,18 +105,18 @@ def train(
         ]
     for run in chosen:
         console.print(f"run {run.path}", soft_wrap=True, markup=False)
-    if not trainer.train_together(chosen, console, resume, compiled):
+    if not trainer.train_together(chosen, console, resume):
         which = ["--out", str(chosen[0].path)] if seeds is None else ["--seeds", seeds]
         again = shlex.join(["agentmixer", "train", task, scenario, "--resume", *which])
         console.print(f"interrupted; continue with: {again}", soft_wrap=True, markup=False)
         raise typer.Exit(130)
     if len(chosen) == 1:
-        console.print(trainer.summary_line(chosen[0]), soft_wrap=True, markup=False)
+        console.print(figures.summary_line(chosen[0]), soft_wrap=True, markup=False)
     else:
         done = chosen[0].summary or {}
         console.print(
             f"{done['steps']:,} steps of each seed at {done['steps_per_second'] * len(chosen):,.0f} steps/s together"
         )
-        console.print(trainer.table(chosen))
+        console.print(figures.table(chosen))
     path = f" {shlex.quote(str(chosen[0].path))}" if out or len(chosen) > 1 else ""
     console.print(f"next: agentmixer export{path} --per-agent onnx", soft_wrap=True, markup=False)

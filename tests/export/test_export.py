@@ -208,7 +208,7 @@ def test_ragged_real_valued_agents_are_exported_without_their_padding(recurrent:
     """Padded in the stack, unpadded in the graph: same means, actions scaled and bounded inside."""
     spec = box_spec()
     algorithm = tiny_algorithm(spec, share_parameters=False, recurrent_actor=recurrent, input_norm=norm)
-    actor = algorithm.actor
+    actor = algorithm.team.actor
     for p in actor.parameters():
         nn.init.normal_(p, std=0.7)
     obs = torch.randn(2, 30, 5) * 2 + 1
@@ -219,7 +219,7 @@ def test_ragged_real_valued_agents_are_exported_without_their_padding(recurrent:
     mask[1, :, 2:] = False
     with torch.no_grad():
         raw, _, after = actor(obs, h)
-        want = algorithm.to_task(algorithm.joint_policy.policy(raw, mask))
+        want = algorithm.team.to_task(algorithm.team.joint_policy.policy(raw, mask))
     for i, (size, space) in enumerate(zip(spec.obs_sizes, spec.action_spaces, strict=True)):
         assert isinstance(space, Box)
         single = DeployedActor(actor, spec, i)
@@ -240,7 +240,7 @@ def test_ragged_real_valued_agents_are_exported_without_their_padding(recurrent:
 def test_actors_that_are_built_alike_share_one_trace_and_nothing_else() -> None:
     """Bit for bit the graph that a trace of its own gives; where weights are equal by chance, each is traced."""
     spec = tiny_spec()
-    actor = tiny_algorithm(spec).actor
+    actor = tiny_algorithm(spec).team.actor
     for equal in (False, True):
         exporter = Exporter()
         for parameter in actor.parameters():

@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from agentmixer.tasks import check, passage
-from agentmixer.train import presets, trainer
 from agentmixer.train import run as runs
+from agentmixer.train import trainer
 from agentmixer.train.algorithms import AgentMixerPPO
 
 pytestmark = pytest.mark.learn
@@ -28,7 +28,7 @@ def learned(
 ) -> list[float]:
     """Final decentralised greedy figure of each seed, preset `default`, all trained in one stack."""
     backend, resolved = check(task, scenario, None, options)
-    config = AgentMixerPPO.Config().replace(presets.resolve("agentmixer_ppo", "default", task)).replace(settings)
+    config = AgentMixerPPO.configure("default", task).replace(settings)
     chosen = [
         runs.create(
             task, scenario, backend, "agentmixer_ppo", "default", seed, "cpu", resolved, config, path / str(seed)

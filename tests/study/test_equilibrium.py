@@ -283,7 +283,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("matrix")
     game = folder / "game.json"
     game.write_text("[[1, 0, 4], [2, 3, -1]]")
-    config = AgentMixerPPO.Config().replace(
+    config = AgentMixerPPO.configure().replace(
         {**TINY, "share_parameters": False, "total_steps": 256, "joint": "gumbel", "signal": 2, "eval_interval": 0,
          "final_episodes": 8}
     )  # fmt: skip
@@ -319,8 +319,8 @@ def test_a_coin_correlates_the_agents(run: Run) -> None:
     """By hand: half of the time both play 0, half of the time both play 1."""
     task = run.make_task(1)
     algorithm, _ = checkpoint.load_weights(run, task, checkpoint.latest(run))
-    algorithm.pm = Coin(15.0)  # type: ignore[assignment]
-    np.testing.assert_allclose(joint_distribution(algorithm, task), [[0.5, 0, 0], [0, 0.5, 0]], atol=1e-5)
+    algorithm.team.pm = Coin(15.0)  # type: ignore[assignment]
+    np.testing.assert_allclose(joint_distribution(algorithm.team, task), [[0.5, 0, 0], [0, 0.5, 0]], atol=1e-5)
 
 
 def test_the_joint_distribution_is_what_the_joint_policy_plays(run: Run) -> None:
@@ -328,13 +328,13 @@ def test_the_joint_distribution_is_what_the_joint_policy_plays(run: Run) -> None
     draws = 40_000
     task = run.make_task(draws)
     algorithm, _ = checkpoint.load_weights(run, task, checkpoint.latest(run))
-    algorithm.pm = Coin(1.0)  # type: ignore[assignment]
-    want = joint_distribution(algorithm, task)
+    algorithm.team.pm = Coin(1.0)  # type: ignore[assignment]
+    want = joint_distribution(algorithm.team, task)
     assert want.sum() == pytest.approx(1)
-    step, memory = task.reset(5), algorithm.initial_memory(draws)
-    signal = algorithm.next_signal(memory["signal"], torch.ones(draws))
+    step, memory = task.reset(5), algorithm.team.memory(draws)
+    signal = algorithm.team.next_signal(memory["signal"], torch.ones(draws))
     obs, state, mask = (to_torch(array) for array in (step.obs, step.state, step.action_mask))
-    actions, _, _ = algorithm.act_joint(obs, state, signal, mask, memory["actor"], greedy=False)
+    actions, _, _ = algorithm.team.act_jointly(obs, state, signal, mask, memory["actor"], greedy=False)
     got = np.bincount(np.ravel_multi_index(tuple(actions.numpy()), (2, 3)), minlength=6).reshape(2, 3) / draws
     np.testing.assert_allclose(got, want, atol=4 * np.sqrt(0.25 / draws))
     assert np.abs(want - np.multiply.outer(want.sum(1), want.sum(0))).max() > 0.05
@@ -350,7 +350,7 @@ def test_analyze_reports_what_the_definitions_give(
     assert (found["step"], found["maximum"]) == (256, 4)
     task = run.make_task(1)
     algorithm, _ = checkpoint.load_weights(run, task, checkpoint.latest(run))
-    joint = joint_distribution(algorithm, task)
+    joint = joint_distribution(algorithm.team, task)
     policies = found["policies"]
     assert policies["joint"]["return"] == pytest.approx(float((joint * payoff).sum()))
     assert policies["joint"]["ce"]["value"] == pytest.approx(ce_gap(payoff, joint).value)
@@ -390,7 +390,7 @@ def test_a_files_name_is_printed_as_it_is(
 def test_analyze_refuses_another_task(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = AgentMixerPPO.Config().replace(TINY)
+    config = AgentMixerPPO.configure().replace(TINY)
     other = runs.create(
         "passage", "two_agents", "jax", "agentmixer_ppo", "default", 0, "cpu", {}, config, tmp_path / "r"
     )

@@ -311,8 +311,8 @@ def test_options_are_read_as_what_they_look_like_and_survive_a_round_trip() -> N
 
 def test_text_that_is_no_number_stays_text() -> None:
     options = Options().replace({"conf": "4x2", "far": "inf", "path": "a/b", "n": "-3"})
-    assert vars(options) == {"conf": "4x2", "far": "inf", "path": "a/b", "n": -3}
-    assert vars(options.replace({"n": "2"})) == {"conf": "4x2", "far": "inf", "path": "a/b", "n": 2}
+    assert options.as_dict() == {"conf": "4x2", "far": "inf", "path": "a/b", "n": -3}
+    assert options.replace({"n": "2"}).as_dict() == {"conf": "4x2", "far": "inf", "path": "a/b", "n": 2}
 
 
 def test_a_file_in_the_current_directory_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

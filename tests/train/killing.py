@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 
 from agentmixer import files, tasks
 from agentmixer.tasks import mujoco_team
-from agentmixer.train import checkpoint, trainer
+from agentmixer.train import checkpoint, records, trainer
 from agentmixer.train import run as runs
 from agentmixer.train.algorithms import AgentMixerPPO
 from agentmixer.train.run import Run
@@ -50,7 +50,7 @@ class Writes:
     def __init__(self, folder: Path, deadly: int = 0):
         self.folder, self.deadly, self.seen = str(folder), deadly, list[str]()
         sys.addaudithook(self._hook)
-        files.open = trainer.open = self._open  # type: ignore[attr-defined]
+        files.open = records.open = self._open  # type: ignore[attr-defined]
 
     def note(self, what: str, path: object) -> None:
         name = os.fsdecode(path) if isinstance(path, (str, bytes, os.PathLike)) else ""
@@ -116,7 +116,7 @@ def in_a_child(act: Callable[[], object]) -> int:
 
 def create(path: Path) -> Run:
     backend, options = tasks.check(TASK, SCENARIO, None, {})
-    config = AgentMixerPPO.Config().replace(SETTINGS)
+    config = AgentMixerPPO.configure().replace(SETTINGS)
     return runs.create(TASK, SCENARIO, backend, "agentmixer_ppo", "default", 3, "cpu", options, config, path)
 
 

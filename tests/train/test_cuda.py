@@ -8,8 +8,8 @@ import torch
 
 from agentmixer.tasks import make
 from agentmixer.tasks.base import to_torch
-from agentmixer.train import rollout
 from agentmixer.train.algorithms import AgentMixerPPO
+from agentmixer.train.stream import begin
 
 
 def missing() -> str:
@@ -22,23 +22,20 @@ def missing() -> str:
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "a GPU is there")
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-def test_a_team_learns_on_the_gpu_as_on_the_processor(compiled: bool) -> None:
+def test_a_team_learns_on_the_gpu_as_on_the_processor() -> None:
     """Two rollouts and updates: arrays never leave the device, numbers are finite, the first losses agree."""
     losses = {}
     for device in ("cpu", "cuda"):
-        config = AgentMixerPPO.Config().replace({"num_envs": 8, "minibatches": 1})
+        config = AgentMixerPPO.configure().replace({"num_envs": 8, "minibatches": 1})
         task = make("smacv2", "protoss_5v5", 8, device=device)
-        team = AgentMixerPPO(task.spec, config, device, [torch.Generator(device=device).manual_seed(0)])
-        team.schedule(0.0)
-        if compiled and device == "cuda":
-            team.compile()
-        stream = rollout.start(team, task, 0)
+        algorithm = AgentMixerPPO(task.spec, config, [torch.Generator(device=device).manual_seed(0)])
+        algorithm.schedule(0.0)
+        stream = begin(algorithm.team, algorithm.memory(8), task.reset(0))
         assert to_torch(stream.step.obs, device).device.type == device
         for _ in range(2):
-            experience, _ = rollout.collect(team, [task], [stream])
-            assert {array.device.type for array in experience.values()} == {device}
-            (numbers,) = team.update(experience)
+            experience, _ = algorithm.collect([task], [stream])
+            assert {array.device.type for array in vars(experience).values()} == {device}
+            (numbers,) = algorithm.update(experience)
             assert all(torch.isfinite(torch.tensor(list(numbers.values()))))
         losses[device] = numbers["value_loss"]
     assert losses["cuda"] == pytest.approx(losses["cpu"], rel=0.5)  # other random numbers, the same task

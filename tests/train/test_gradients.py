@@ -10,8 +10,10 @@ import torch
 from conftest import random_rollout, tiny_algorithm, tiny_spec
 from torch import Tensor, nn
 
-from agentmixer.train.algorithms import AgentMixerPPO, agentmixer_ppo
+from agentmixer.train import blocks
+from agentmixer.train.algorithms import AgentMixerPPO
 from agentmixer.train.policy_modifiers import mixer
+from agentmixer.train.rollout import Batch
 from agentmixer.train.stack import StackedGRUCell, StackedLayerNorm, StackedLinear, affine
 
 
@@ -119,7 +121,7 @@ def test_gradients_taken_in_blocks_are_those_of_the_whole(
 ) -> None:
     found = []
     for rows in (1, 100, 10**9):
-        monkeypatch.setattr(AgentMixerPPO, "BLOCK_ROWS", rows)
+        monkeypatch.setattr(blocks, "ROWS", rows)
         found.append(updated(tiny_algorithm(seeds=range(teams), **settings)))
     start = [
         p for module in tiny_algorithm(seeds=range(teams), **settings).modules.values() for p in module.parameters()
@@ -131,11 +133,11 @@ def test_gradients_taken_in_blocks_are_those_of_the_whole(
 
 
 def test_no_bit_depends_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(AgentMixerPPO, "BLOCK_ROWS", 8)
+    monkeypatch.setattr(blocks, "ROWS", 8)
     found = []
     for threads in (1, 4):
         with ThreadPoolExecutor(threads) as pool:
-            monkeypatch.setattr(agentmixer_ppo, "workers", lambda pool=pool: pool)
+            monkeypatch.setattr(blocks, "workers", lambda pool=pool: pool)
             found.append(updated(tiny_algorithm()))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
@@ -147,28 +149,21 @@ def test_what_is_the_same_in_every_row_is_computed_once_and_counts_for_all(
 ) -> None:
     """A game with one state. What the networks see never varies; actions, rewards and who began an episode do."""
     settings = {"chunk_length": 1, "recurrent_actor": recurrent, "minibatches": 1}
-    constant = ("obs", "state", "signal", "mask", "h_actor", "h_critic")
+    constant = ("obs", "state", "signal", "mask", "actor_memory", "critic_memory")
     found = []
     for hidden in (False, True):
         algorithm = tiny_algorithm(tiny_spec(), seeds=range(teams), **settings)
         rollout = random_rollout(algorithm)
-        rollout |= {name: rollout[name][:, :1, :1].expand_as(rollout[name]).clone() for name in constant}
-        rollout["fresh"] = torch.ones_like(rollout["fresh"])
-        rollout["action"] = torch.zeros_like(rollout["action"]) + rollout["mask"].float().argmax(-1)
+        for name in constant:
+            array = getattr(rollout, name)
+            setattr(rollout, name, array[:, :1, :1].expand_as(array).clone())
+        rollout.episode_start = torch.ones_like(rollout.episode_start)
+        rollout.action = torch.zeros_like(rollout.action) + rollout.mask.float().argmax(-1)
+        assert Batch.cut(rollout, *algorithm.advantages(rollout), 1).all_alike()
         if hidden:
-            monkeypatch.setattr(AgentMixerPPO, "_same", property(lambda _: False, lambda *_: None))
+            monkeypatch.setattr(Batch, "all_alike", lambda _: False)
+        algorithm = tiny_algorithm(tiny_spec(), seeds=range(teams), **settings)
         algorithm.update(rollout)
-        assert algorithm._same != hidden
         found.append([p.detach() for module in algorithm.modules.values() for p in module.parameters()])
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("settings", [{}, {"share_parameters": False, "team_critic": False, "recurrent_critic": True}])
-def test_what_is_handed_to_the_compiler_learns_the_same(settings: dict[str, object]) -> None:
-    """The forms that torch.compile traces, without its code generator, which would take minutes."""
-    teams = [tiny_algorithm(**settings), tiny_algorithm(**settings)]  # type: ignore[arg-type]
-    teams[1].compile(backend="aot_eager")
-    plain, traced = (updated(team) for team in teams)
-    for a, b in zip(plain, traced, strict=True):
-        torch.testing.assert_close(a, b, atol=2e-6, rtol=0.0)

@@ -7,14 +7,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import random_masks, tiny_algorithm, tiny_spec
+from conftest import random_masks, random_rollout, tiny_algorithm, tiny_spec
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from agentmixer.train.algorithms.agentmixer_ppo import temperature
+from agentmixer.train.algorithms import AgentMixerPPO
 from agentmixer.train.joint_policy import ILLEGAL, Categorical, GapJoint, GumbelJoint, mask_logits, sample
 from agentmixer.train.policy_modifiers import MixerPM
+from agentmixer.train.rollout import Batch
 
 
 def joint(kind: GumbelJoint | GapJoint, logits: torch.Tensor, score: torch.Tensor, mask: object = None) -> Categorical:
@@ -111,16 +112,17 @@ def test_the_gap_by_hand() -> None:
 )
 def test_temperature_schedules_by_hand(schedule: str, middle: float) -> None:
     end = 2.0 if schedule == "constant" else 0.5
-    assert temperature(2.0, 0.5, schedule, 0.0) == pytest.approx(2.0)
-    assert temperature(2.0, 0.5, schedule, 0.5) == pytest.approx(middle)
-    assert temperature(2.0, 0.5, schedule, 1.0) == pytest.approx(end)
+    kind = GumbelJoint(2.0)
+    for progress, want in ((0.0, 2.0), (0.5, middle), (1.0, end)):
+        kind.anneal(2.0, 0.5, schedule, progress)
+        assert kind.tau == pytest.approx(want)
 
 
 def test_the_temperature_follows_the_run() -> None:
     algorithm = tiny_algorithm(joint="gumbel", tau=2.0, tau_end=0.5, tau_schedule="linear")
     algorithm.schedule(0.5)
-    assert isinstance(algorithm.joint_policy, GumbelJoint)
-    assert algorithm.joint_policy.tau == 1.25
+    assert isinstance(algorithm.team.joint_policy, GumbelJoint)
+    assert algorithm.team.joint_policy.tau == 1.25
 
 
 def test_mode_agreement_is_measured_over_living_agents() -> None:
@@ -131,27 +133,29 @@ def test_mode_agreement_is_measured_over_living_agents() -> None:
         scores = torch.stack([policy[0], policy[1].flip(-1)])
         return Categorical(scores, scores.log_softmax(-1))
 
-    algorithm.joint_policy.joint = flipped  # type: ignore[method-assign]
-    batch["mask"][:] = True
-    _, numbers = algorithm.policy_loss(batch)
+    algorithm.team.joint_policy.joint = flipped  # type: ignore[method-assign]
+    batch.mask[:] = True
+    _, numbers = policy_loss(algorithm, batch)
     assert numbers["mode_agreement"] == 0.5
-    batch["active"][1] = False
-    _, numbers = algorithm.policy_loss(batch)
+    batch.active[1] = False
+    _, numbers = policy_loss(algorithm, batch)
     assert numbers["mode_agreement"] == 1.0
 
 
 def test_given_the_state_the_joint_policy_is_a_product_without_hidden_noise() -> None:
-    algorithm = tiny_algorithm()
-    batch = _batch(algorithm, size=5)
-    logits, features, _ = algorithm.actor(batch["obs"][:, 0], batch["h_actor"][:, 0])
-    arguments = (
-        batch["state"][0, 0],
-        batch["signal"][0, 0],
-        mask_logits(logits, batch["mask"][:, 0]),
-        features,
-        batch["mask"][:, 0],
-    )
-    assert torch.equal(algorithm.joint(*arguments).scores, algorithm.joint(*arguments).scores)
+    """Whatever was drawn between, and whatever the generators did, the same state makes the same joint policy."""
+    algorithm = tiny_algorithm(signal=2)
+    batch, team = _batch(algorithm, size=5), algorithm.team
+    mask = batch.mask[:, 0]
+    actors = team.step(batch.obs[:, 0], mask, batch.actor_memory[:, 0])
+    first = team.joint(actors, batch.state[0, 0], batch.signal[0, 0], mask)
+    torch.randn(100)
+    team.generators[0].manual_seed(99)
+    again = team.joint(actors, batch.state[0, 0], batch.signal[0, 0], mask)
+    assert torch.equal(first.scores, again.scores)
+    # What does vary is told: another signal makes another joint policy.
+    other = team.joint(actors, batch.state[0, 0], batch.signal[0, 0] + 1.0, mask)
+    assert not torch.equal(first.scores, other.scores)
 
 
 def test_pm_tells_policies_apart_beside_illegal_actions() -> None:
@@ -168,17 +172,17 @@ def test_pm_tells_policies_apart_beside_illegal_actions() -> None:
 def test_actors_learn_through_the_logit_sum_alone() -> None:
     """The actors' gradient with PM in place equals the gradient with PM's score held constant."""
     algorithm = tiny_algorithm()
-    torch.nn.init.normal_(algorithm.pm.head.weight)
+    torch.nn.init.normal_(algorithm.team.pm.head.weight)
     batch = _batch(algorithm, size=6)
 
     def gradients() -> list[torch.Tensor]:
-        algorithm.actor.zero_grad()
-        algorithm.policy_loss(batch)[0].backward()
-        return [p.grad.clone() for p in algorithm.actor.parameters() if p.grad is not None]
+        algorithm.team.actor.zero_grad()
+        policy_loss(algorithm, batch)[0].backward()
+        return [p.grad.clone() for p in algorithm.team.actor.parameters() if p.grad is not None]
 
     whole = gradients()
-    pm = algorithm.pm.forward
-    algorithm.pm.forward = lambda *arguments: pm(*arguments).detach()  # type: ignore[method-assign]
+    pm = algorithm.team.pm.forward
+    algorithm.team.pm.forward = lambda *arguments: pm(*arguments).detach()  # type: ignore[method-assign]
     for a, b in zip(whole, gradients(), strict=True):
         torch.testing.assert_close(a, b)
 
@@ -188,39 +192,39 @@ def test_the_joint_ratio_does_not_make_the_step_grow_with_the_team() -> None:
 
     settings = {"ratio": "joint", "share_parameters": False, "team_critic": False, "entropy_coef": 0.0}
     team, single = (tiny_algorithm(tiny_spec(agents=n), **settings) for n in (4, 1))
-    for ours, theirs in zip(team.actor.parameters(), single.actor.parameters(), strict=True):
+    for ours, theirs in zip(team.team.actor.parameters(), single.team.actor.parameters(), strict=True):
         ours.data = theirs.data.expand_as(ours).clone()
     for algorithm in (team, single):
-        for p in algorithm.pm.parameters():
+        for p in algorithm.team.pm.parameters():
             p.data.zero_()
     batch = _batch(single, size=6)
     with torch.no_grad():  # the behaviour policy is the current one: all ratios are 1
-        logits, _, _ = single.actor(batch["obs"][:, 0], batch["h_actor"][:, 0])
-        log_pi = mask_logits(logits, batch["mask"][:, 0]).log_softmax(-1)
-        batch["log_prob"][:, 0] = log_pi.gather(-1, batch["action"][:, 0].unsqueeze(-1)).squeeze(-1)
-    copies = {
-        k: v if k in ("state", "signal", "fresh") else v.expand(4, *v.shape[1:]).clone() for k, v in batch.items()
-    }
-    team.policy_loss(copies)[0].backward()
-    single.policy_loss(batch)[0].backward()
-    assert team.actor.head.weight.grad is not None
+        logits, _, _ = single.team.actor(batch.obs[:, 0], batch.actor_memory[:, 0])
+        log_pi = mask_logits(logits, batch.mask[:, 0]).log_softmax(-1)
+        batch.log_prob[:, 0] = log_pi.gather(-1, batch.action[:, 0].unsqueeze(-1)).squeeze(-1)
+    common = ("state", "signal", "episode_start")
+    copies = Batch(**{k: v if k in common else v.expand(4, *v.shape[1:]).clone() for k, v in batch._asdict().items()})
+    policy_loss(team, copies)[0].backward()
+    policy_loss(single, batch)[0].backward()
+    assert team.team.actor.head.weight.grad is not None
     # The mean over agents makes the loss's gradient a joint one; each copy gets what the single agent gets.
-    torch.testing.assert_close(team.actor.head.weight.grad[2:3], single.actor.head.weight.grad)
+    torch.testing.assert_close(team.team.actor.head.weight.grad[2:3], single.team.actor.head.weight.grad)
 
 
 def test_dead_agents_do_not_matter_to_the_losses() -> None:
     for settings in ({"ratio": "agent"}, {"ratio": "joint", "share_parameters": False, "team_critic": False}):
         algorithm = tiny_algorithm(**settings)
         batch = _batch(algorithm, size=6)
-        batch["active"][0, :, ::2] = False
+        batch.active[0, :, ::2] = False
         losses = []
         for scale in (1.0, 100.0):
-            changed = {k: v.clone() for k, v in batch.items()}
-            changed["log_prob"][0, :, ::2] *= scale
-            if changed["advantage"].shape[0] > 1:
-                changed["advantage"][0, :, ::2] *= scale
-                changed["returns"][0, :, ::2] *= scale
-            losses.append((algorithm.policy_loss(changed)[0], algorithm.value_loss(changed)))
+            changed = Batch(*(array.clone() for array in batch))
+            changed.log_prob[0, :, ::2] *= scale
+            if changed.advantage.shape[0] > 1:
+                changed.advantage[0, :, ::2] *= scale
+                changed.returns[0, :, ::2] *= scale
+            counts = algorithm.counts(changed.active)
+            losses.append((algorithm.policy_loss(changed, counts)[0], algorithm.value_loss(changed, counts)))
         torch.testing.assert_close(losses[0], losses[1])
 
 
@@ -228,22 +232,19 @@ def test_an_agent_dead_all_along_a_rollout_does_no_harm() -> None:
     algorithm = tiny_algorithm(
         share_parameters=False, team_critic=False, chunk_length=1, num_envs=2, rollout_length=3, minibatches=1
     )
-    batch = {k: v[:, 0].unsqueeze(1) for k, v in _batch(algorithm, size=6).items()}
-    rollout = {k: v.reshape(v.shape[0], 3, 2, *v.shape[3:]) for k, v in batch.items()}
-    zeros = torch.zeros(1, 3, 2)
-    rollout |= {"reward": zeros + 1, "terminated": zeros.bool(), "truncated": zeros.bool()}
-    rollout |= {"last_value": rollout["value"][:, 0], "final_value": torch.zeros_like(rollout["value"])}
-    rollout["active"][1] = False
+    rollout = random_rollout(algorithm)
+    rollout.active[1] = False
     (numbers,) = algorithm.update(rollout)
     assert all(np.isfinite(list(numbers.values())))
 
 
-def _batch(algorithm: object, size: int) -> dict[str, torch.Tensor]:
-    """A random update batch with chunks of one step."""
-    from agentmixer.train.algorithms import AgentMixerPPO
+def policy_loss(algorithm: AgentMixerPPO, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    return algorithm.policy_loss(batch, algorithm.counts(batch.active))
 
-    assert isinstance(algorithm, AgentMixerPPO)
-    spec, config = algorithm.spec, algorithm.config
+
+def _batch(algorithm: AgentMixerPPO, size: int) -> Batch:
+    """A random update batch with chunks of one step."""
+    spec = algorithm.team.spec
     generator = np.random.default_rng(5)
     agents, critics, actions = spec.num_agents, algorithm.critic.critics, spec.action_spaces[0].n
 
@@ -251,18 +252,20 @@ def _batch(algorithm: object, size: int) -> dict[str, torch.Tensor]:
         return torch.from_numpy(generator.normal(size=shape).astype(np.float32))
 
     mask = torch.from_numpy(random_masks(generator, agents, 1, size, actions))
-    return {
-        "obs": normal(agents, 1, size, spec.obs_sizes[0]),
-        "mask": mask,
-        "action": mask.float().argmax(-1),
-        "log_prob": -normal(agents, 1, size).abs(),
-        "active": torch.ones(agents, 1, size, dtype=torch.bool),
-        "h_actor": normal(agents, 1, size, config.hidden),
-        "h_critic": normal(critics, 1, size, algorithm.critic.body.memory),
-        "value": normal(critics, 1, size),
-        "returns": normal(critics, 1, size),
-        "advantage": normal(critics, 1, size),
-        "state": normal(1, 1, size, spec.state_size),
-        "signal": normal(1, 1, size, config.signal),
-        "fresh": torch.zeros(1, 1, size),
-    }
+    return Batch(
+        **{
+            "obs": normal(agents, 1, size, spec.obs_sizes[0]),
+            "mask": mask,
+            "action": mask.float().argmax(-1),
+            "log_prob": -normal(agents, 1, size).abs(),
+            "active": torch.ones(agents, 1, size, dtype=torch.bool),
+            "actor_memory": normal(agents, 1, size, algorithm.team.actor.body.memory),
+            "critic_memory": normal(critics, 1, size, algorithm.critic.body.memory),
+            "value": normal(critics, 1, size),
+            "returns": normal(critics, 1, size),
+            "advantage": normal(critics, 1, size),
+            "state": normal(1, 1, size, spec.state_size),
+            "signal": normal(1, 1, size, algorithm.team.signal),
+            "episode_start": torch.zeros(1, 1, size),
+        }
+    )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from agentmixer.train.algorithms.agentmixer_ppo import chunks
+from agentmixer.train.blocks import chunks
 from agentmixer.train.networks import Actor, Critic
 
 

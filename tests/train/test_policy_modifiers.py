@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from agentmixer.errors import AgentMixerError
-from agentmixer.train.algorithms.agentmixer_ppo import AgentMixerPPOConfig
 from agentmixer.train.policy_modifiers import POLICY_MODIFIERS, PolicyModifier
+from agentmixer.train.settings import AgentMixerTeamSettings
+from agentmixer.train.team import ActorStep
 
 AGENTS, BATCH, STATE, POLICY, FEATURES, ACTIONS, HIDDEN = 3, 4, 6, 4, 5, 4, 7
 KINDS = sorted(POLICY_MODIFIERS)
@@ -193,14 +194,14 @@ def test_a_hypernetwork_without_state_is_a_mixer() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_setting_chooses_the_kind(kind: str) -> None:
-    assert type(tiny_algorithm(pm=kind).pm) is POLICY_MODIFIERS[kind]
+    assert type(tiny_algorithm(pm=kind).team.pm) is POLICY_MODIFIERS[kind]
 
 
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(
-        AgentMixerError, match="setting pm must be one of mixer, hypernetwork, attention, none, got 'mlp'"
+        AgentMixerError, match="setting pm must be one of mixer, hypernetwork, attention, none, got mlp"
     ):
-        AgentMixerPPOConfig().replace({"pm": "mlp"})
+        AgentMixerTeamSettings().replace({"pm": "mlp"})
 
 
 @pytest.mark.parametrize("joint", ["gap", "gumbel"])
@@ -208,17 +209,20 @@ def test_without_a_pm_the_joint_policy_is_the_actors_own_and_stays_so(joint: str
     algorithm = tiny_algorithm(pm="none", joint=joint)
     mask = torch.rand(3, 5, 4) < 0.7
     mask[..., 0] = True
-    policy = algorithm.joint_policy.policy(torch.randn(3, 5, 4), mask)
-    found = algorithm.joint(torch.randn(5, 11), torch.zeros(5, 0), policy, torch.randn(3, 5, 16), mask)
+    policy = algorithm.team.joint_policy.policy(torch.randn(3, 5, 4), mask)
+    actors = ActorStep(policy, torch.randn(3, 5, 16), torch.zeros(3, 5, 16))
+    found = algorithm.team.joint(actors, torch.randn(5, 11), torch.zeros(5, 0), mask)
     torch.testing.assert_close(found.log_pi.exp(), policy.softmax(-1))
-    assert not any(parameter.requires_grad for parameter in algorithm.pm.parameters())
+    assert not any(parameter.requires_grad for parameter in algorithm.team.pm.parameters())
 
 
 def test_without_a_pm_a_gaussian_team_learns_one_spread_an_element() -> None:
     from conftest import box_spec
 
     algorithm = tiny_algorithm(box_spec(), pm="none", share_parameters=False)
-    first, second = (algorithm.pm(torch.randn(5, 11), torch.randn(2, 5, 3), torch.randn(2, 5, 16)) for _ in range(2))
+    first, second = (
+        algorithm.team.pm(torch.randn(5, 11), torch.randn(2, 5, 3), torch.randn(2, 5, 16)) for _ in range(2)
+    )
     torch.testing.assert_close(first, second)
     assert first.shape == (2, 5, 3)
-    assert [parameter.shape for parameter in algorithm.pm.parameters() if parameter.requires_grad] == [(2, 1, 3)]
+    assert [parameter.shape for parameter in algorithm.team.pm.parameters() if parameter.requires_grad] == [(2, 1, 3)]

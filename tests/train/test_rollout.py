@@ -12,7 +12,8 @@ from agentmixer.errors import AgentMixerError
 from agentmixer.tasks import make
 from agentmixer.tasks.base import TaskStep
 from agentmixer.tasks.side_by_side import joined, side_by_side
-from agentmixer.train import rollout
+from agentmixer.train.algorithms import AgentMixerPPO
+from agentmixer.train.stream import Stream, begin
 
 ENVS = 3
 
@@ -68,20 +69,24 @@ class Countdown:
     def close(self) -> None: ...
 
 
+def begun(algorithm: AgentMixerPPO, task: Countdown) -> Stream:
+    return begin(algorithm.team, algorithm.memory(ENVS), task.reset(0))
+
+
 def test_what_is_stored_is_what_happened() -> None:
     algorithm = tiny_algorithm(rollout_length=8, chunk_length=1)
     task = Countdown()
-    stream = rollout.start(algorithm, task, 0)
-    out, (finished,) = rollout.collect(algorithm, [task], [stream])
+    stream = begun(algorithm, task)
+    out, (finished,) = algorithm.collect([task], [stream])
     for env in range(ENVS):
         period = env + 2
         clock = np.arange(8) % period
-        np.testing.assert_allclose(out["state"][0, :, env, 0], clock / 10, rtol=1e-6)
-        np.testing.assert_array_equal(out["fresh"][0, :, env], clock == 0)
-        np.testing.assert_array_equal(out["terminated"][0, :, env], (clock == period - 1) & (env % 2 == 0))
-        np.testing.assert_array_equal(out["truncated"][0, :, env], (clock == period - 1) & (env % 2 == 1))
-        np.testing.assert_array_equal(out["h_actor"][:, clock == 0, env].numpy(), 0.0)
-        assert out["h_actor"][:, clock != 0, env].abs().sum() > 0
+        np.testing.assert_allclose(out.state[0, :, env, 0], clock / 10, rtol=1e-6)
+        np.testing.assert_array_equal(out.episode_start[0, :, env], clock == 0)
+        np.testing.assert_array_equal(out.terminated[0, :, env], (clock == period - 1) & (env % 2 == 0))
+        np.testing.assert_array_equal(out.truncated[0, :, env], (clock == period - 1) & (env % 2 == 1))
+        np.testing.assert_array_equal(out.actor_memory[:, clock == 0, env].numpy(), 0.0)
+        assert out.actor_memory[:, clock != 0, env].abs().sum() > 0
     # Episodes of 2, 3 and 4 steps with rewards 1, 2, ...: returns 3, 6 and 10.
     assert sorted(finished["return"].tolist()) == [3.0] * 4 + [6.0] * 2 + [10.0] * 2
     # Unfinished episodes carry on: environment 1 has seen rewards 1 and 2.
@@ -90,14 +95,14 @@ def test_what_is_stored_is_what_happened() -> None:
 
 def test_a_cut_off_episode_is_valued_at_the_state_it_was_cut_off_at() -> None:
     algorithm = tiny_algorithm(rollout_length=8, chunk_length=1)
-    out, _ = rollout.collect(algorithm, [Countdown()], [rollout.start(algorithm, Countdown(), 0)])
+    out, _ = algorithm.collect([Countdown()], [begun(algorithm, Countdown())])
     final_state = torch.arange(11.0).unsqueeze(0)
     final_state[0, 0] = 0.3  # environment 1 is cut off after its third step
-    want, _ = algorithm.critic(final_state, torch.zeros(1, 1, algorithm.config.hidden))
-    other, _ = algorithm.critic(torch.arange(11.0).unsqueeze(0), torch.zeros(1, 1, algorithm.config.hidden))
+    want, _ = algorithm.critic(final_state, torch.zeros(1, 1, algorithm.config.team.hidden))
+    other, _ = algorithm.critic(torch.arange(11.0).unsqueeze(0), torch.zeros(1, 1, algorithm.config.team.hidden))
     assert not torch.equal(want, other)
-    torch.testing.assert_close(out["final_value"][:, 2, 1], want[:, 0])
-    torch.testing.assert_close(out["final_value"][:, 5, 1], want[:, 0])
+    torch.testing.assert_close(out.final_value[:, 2, 1], want[:, 0])
+    torch.testing.assert_close(out.final_value[:, 5, 1], want[:, 0])
 
 
 @pytest.mark.parametrize(
@@ -120,11 +125,11 @@ def test_two_halves_of_the_environments_are_the_whole(
         algorithm = tiny_algorithm(tasks[0][0].spec, seeds=seeds, rollout_length=40, chunk_length=8, **settings)
         lanes = [side_by_side(same) for same in tasks]
         streams.append([
-            rollout.begin(algorithm, size, joined([t.reset(s, np.arange(first, first + size)) for t, s in zip(same, seeds, strict=True)]))
+            begin(algorithm.team, algorithm.memory(size), joined([t.reset(s, np.arange(first, first + size)) for t, s in zip(same, seeds, strict=True)]))
             for same, size, first in zip(tasks, sizes, (0, 3), strict=False)
         ])  # fmt: skip
         for _ in range(2):
-            out, finished = rollout.collect(algorithm, lanes, streams[-1])
+            out, finished = algorithm.collect(lanes, streams[-1])
         outs.append(out)
         ends.append(finished)
         for lane, same in zip(lanes, tasks, strict=True):
@@ -133,16 +138,16 @@ def test_two_halves_of_the_environments_are_the_whole(
                 task.close()
     whole, halves = outs
     exact = scenario[0] != "mamujoco"  # real-valued actions carry rounding into the simulator
-    for name, want in whole.items():
-        if not want.is_floating_point() or (exact and name in ("obs", "state", "reward", "signal", "fresh", "return")):
-            assert torch.equal(halves[name], want), name
+    for name, want in vars(whole).items():
+        if not want.is_floating_point() or (exact and name in ("obs", "state", "reward", "signal", "episode_start")):
+            assert torch.equal(getattr(halves, name), want), name
         else:
-            torch.testing.assert_close(halves[name], want, rtol=1e-3, atol=1e-3, msg=name)
+            torch.testing.assert_close(getattr(halves, name), want, rtol=1e-3, atol=1e-3, msg=name)
     for k in range(teams):
         assert len(ends[0][k]["return"]) > 0
         for name in ("return", "won"):
             torch.testing.assert_close(ends[1][k][name], ends[0][k][name], rtol=1e-3, atol=1e-3)
-    for name in ("fresh", "episode_return"):
+    for name in ("episode_start", "episode_return"):
         parts = [getattr(stream, name).view(teams, -1) for stream in streams[1]]
         torch.testing.assert_close(torch.cat(parts, 1).flatten(), getattr(streams[0][0], name), rtol=1e-3, atol=1e-3)
 
@@ -164,4 +169,4 @@ def test_a_number_that_is_not_finite_is_reported_with_its_environment_and_step(n
     # A reward belongs to the step that earned it, an observation to the one that follows.
     step, what = (5, "reward") if name == "reward" else (6, "obs of agent_1" if name == "obs" else "state")
     with pytest.raises(AgentMixerError, match=f"environment 2 returned a {what} that is not finite at step {step} "):
-        rollout.collect(algorithm, [task], [rollout.start(algorithm, task, 0)])
+        algorithm.collect([task], [begun(algorithm, task)])

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from agentmixer import files, tasks
 from agentmixer.errors import AgentMixerError
-from agentmixer.train import checkpoint, trainer
+from agentmixer.train import checkpoint, rollout, trainer
 from agentmixer.train import run as runs
 from agentmixer.train.algorithms import AgentMixerPPO
 from agentmixer.train.run import Run
@@ -39,7 +39,7 @@ SMALL = {
 
 def make_small(path: Path, seed: int = 3, **settings: object) -> Run:
     backend, options = tasks.check("mamujoco", "Hopper-3x1", None, {})
-    config = AgentMixerPPO.Config().replace({**SMALL, **settings})
+    config = AgentMixerPPO.configure().replace({**SMALL, **settings})
     return runs.create(
         "mamujoco", "Hopper-3x1", backend, "agentmixer_ppo", "default", seed, "cpu", options, config, path
     )
@@ -109,13 +109,13 @@ def test_the_same_seed_is_the_same_run_and_another_is_not(trained: Run, tmp_path
 
 def test_ctrl_c_leaves_a_checkpoint_to_resume_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path / "run")
-    real = trainer.rollout.collect
+    real = rollout.collect
 
     def interrupted(*arguments: object) -> object:
         signal.raise_signal(signal.SIGINT)
         return real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(trainer.rollout, "collect", interrupted)
+    monkeypatch.setattr(rollout, "collect", interrupted)
     assert not trainer.train(run, quiet())
     monkeypatch.undo()
     assert runs.steps_done(run) == 128
@@ -128,7 +128,7 @@ def test_ctrl_c_leaves_a_checkpoint_to_resume_from(tmp_path: Path, monkeypatch: 
 def test_a_run_killed_before_its_first_update_can_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path / "run", total_steps=128)
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.rollout, "collect", lambda *_: (_ for _ in ()).throw(SystemError("killed")))
+        patch.setattr(rollout, "collect", lambda *_: (_ for _ in ()).throw(SystemError("killed")))
         with pytest.raises(SystemError):
             trainer.train(run, quiet())
     assert runs.steps_done(run) == 0
@@ -156,7 +156,10 @@ def test_resuming_a_finished_run_asks_for_more_steps_and_loses_nothing(trained: 
         ("seed = 3", 'seed = "x"'),
         ("gamma = 0.99", "gamma = [0.99]"),
         ("gamma = 0.99\n", ""),
-        ("[settings]", "[settinks]"),
+        ("[algorithm]", "[algoritm]"),
+        ("[run]", "[runs]"),
+        ("format = 2", "format = 1"),
+        ("hidden = 16", "hidden = 16\nhideen = 16"),
         ('algorithm = "agentmixer_ppo"', 'algorithm = "agentmixer_pqo"'),
         ("chunk_length = 4", "chunk_length = 5"),
         ("task", "\xff"),
@@ -223,27 +226,29 @@ def test_a_checkpoint_of_other_environments_is_refused(trained: Run, tmp_path: P
     step, tensors = checkpoint.read(file)
     old = {key: value for key, value in tensors.items() if not key.startswith("stream.")}
     file.write_bytes(checkpoint.serialised(step, old))
-    with pytest.raises(AgentMixerError, match="was written by another version"):
+    with pytest.raises(AgentMixerError, match="holds  environments"):
         trainer.train(runs.extend(runs.load(path), "1024", None), quiet(), resume=True)
     save_file(tensors, file, metadata={"step": str(step)})
-    with pytest.raises(AgentMixerError, match="was written by another version of AgentMixer, it has no digest"):
+    with pytest.raises(
+        AgentMixerError, match="was written by another version of AgentMixer \(format 1, this version reads format 2\)"
+    ):
         trainer.train(runs.extend(runs.load(path), "1024", None), quiet(), resume=True)
 
 
 def test_divergence_stops_with_a_sentence_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", checkpoint_interval=128)
-    real, calls = trainer.rollout.collect, 0
+    real, calls = rollout.collect, 0
 
     def poisoned(*arguments: object) -> object:
         nonlocal calls
         calls += 1
         experience, finished = real(*arguments)  # type: ignore[arg-type]
         if calls == 2:
-            experience["reward"][:] = float("nan")
+            experience.reward[:] = float("nan")
         return experience, finished
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer.rollout, "collect", poisoned)
+        patch.setattr(rollout, "collect", poisoned)
         with pytest.raises(AgentMixerError, match="diverged at step 256"):
             trainer.train(run, quiet())
     step, tensors = checkpoint.read(checkpoint.latest(run))
@@ -330,7 +335,7 @@ def test_a_run_without_a_checkpoint_is_resumed_and_not_exported(tmp_path: Path) 
     found = runs.newest("mamujoco", "Hopper-3x1", root=tmp_path, with_checkpoint=False)
     assert found == run
     assert trainer.train(runs.extend(found, "16", None), quiet(), resume=True)
-    assert runs.load(run.path).config.total_steps == 16
+    assert runs.load(run.path).config.run.total_steps == 16
     assert [line["step"] for line in metrics(run)] == [8, 16]
 
 
@@ -694,7 +699,7 @@ def test_a_checkpoint_that_was_made_up_is_one_sentence(trained: Run, tmp_path: P
     if damage == "sparse":
         with open(file, "r+b") as opened:
             opened.truncate(1 << 42)
-    with contextlib.closing(run.make_task(run.config.num_envs)) as task:
+    with contextlib.closing(run.make_task(run.config.run.num_envs)) as task:
         algorithm = checkpoint.build([run], task.spec)
         with pytest.raises(AgentMixerError, match="train again"):
             checkpoint.restore(algorithm, [[task]], [file])

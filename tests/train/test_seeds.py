@@ -23,10 +23,13 @@ from agentmixer.config import parse_seeds
 from agentmixer.errors import AgentMixerError, TeamError
 from agentmixer.tasks.base import Task, TaskStep
 from agentmixer.tasks.side_by_side import SideBySide, joined, side_by_side
-from agentmixer.train import checkpoint, rollout, trainer
+from agentmixer.train import checkpoint, figures, trainer
 from agentmixer.train import run as runs
 from agentmixer.train.algorithms import AgentMixerPPO, AgentMixerSAC
+from agentmixer.train.rollout import Rollout
 from agentmixer.train.run import Run
+from agentmixer.train.stream import begin
+from agentmixer.train.team import Team
 
 TIMING = {"seconds", "steps_per_second"}
 SEEDS = (3, 8, 11)
@@ -35,13 +38,13 @@ TOLERANCE = 2e-6
 
 
 #: What networks say of a step; the rest of a rollout is what happened.
-COMPUTED = ("log_prob", "h_actor", "h_critic", "value", "last_value", "final_value")
+COMPUTED = ("log_prob", "actor_memory", "critic_memory", "value", "last_value", "final_value")
 
 
 def make(folder: Path, seed: int, task: str = "matrix", scenario: str = "climbing", **settings: object) -> Run:
     backend, options = tasks.check(task, scenario, None, {})
     small = {**TINY, "eval_interval": 0, "checkpoint_interval": 0, "final_episodes": 8, "eval_episodes": 8}
-    config = AgentMixerPPO.Config().replace({**small, **settings})
+    config = AgentMixerPPO.configure().replace({**small, **settings})
     path = folder / f"s{seed}"
     return runs.create(task, scenario, backend, "agentmixer_ppo", "default", seed, "cpu", options, config, path)
 
@@ -78,22 +81,22 @@ def test_teams_learn_side_by_side_what_each_learns_alone(kind: str, settings: di
     together = tiny_algorithm(spec, seeds=SEEDS, **settings)
     solos = [tiny_algorithm(spec, seed=seed, **settings) for seed in SEEDS]
     for team, solo in enumerate(solos):
-        assert all(torch.equal(value, solo.team(0)[key]) for key, value in together.team(team).items())
+        assert all(torch.equal(value, solo.share(0)[key]) for key, value in together.share(team).items())
     for update in range(3):
         experience = random_rollout(together, seed=10 * update)
         numbers = together.update(experience)
         for team, solo in enumerate(solos):
-            (alone,) = solo.update({name: array.chunk(3)[team] for name, array in experience.items()})
+            (alone,) = solo.update(Rollout(**{name: array.chunk(3)[team] for name, array in vars(experience).items()}))
             assert numbers[team].keys() == alone.keys()
             for name, value in alone.items():
                 assert numbers[team][name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
-            assert torch.equal(together.generators[team].get_state(), solo.generators[0].get_state())
+            assert torch.equal(together.team.generators[team].get_state(), solo.team.generators[0].get_state())
     for team, solo in enumerate(solos):
-        for name, value in together.team(team).items():
-            torch.testing.assert_close(value, solo.team(0)[name], rtol=0, atol=TOLERANCE, msg=name)
+        for name, value in together.share(team).items():
+            torch.testing.assert_close(value, solo.share(0)[name], rtol=0, atol=TOLERANCE, msg=name)
         assert any(
             (a - b).abs().max() > 1e-3
-            for a, b in zip(solo.team(0).values(), solos[team - 1].team(0).values(), strict=True)
+            for a, b in zip(solo.share(0).values(), solos[team - 1].share(0).values(), strict=True)
         )
 
 
@@ -109,24 +112,26 @@ def test_the_first_rollout_draws_the_same_actions_bit_for_bit(
     task: str, scenario: str, settings: dict[str, object], tmp_path: Path
 ) -> None:
     chosen = [make(tmp_path, seed, task, scenario, **settings) for seed in SEEDS]
-    made = [run.make_task(run.config.num_envs) for run in chosen]
+    made = [run.make_task(run.config.run.num_envs) for run in chosen]
     together = side_by_side(made)
     algorithm = checkpoint.build(chosen, together.spec)
-    stream = rollout.begin(
-        algorithm, together.num_envs, joined([own.reset(run.seed) for own, run in zip(made, chosen, strict=True)])
+    stream = begin(
+        algorithm.team,
+        algorithm.memory(together.num_envs),
+        joined([own.reset(run.seed) for own, run in zip(made, chosen, strict=True)]),
     )
     out, finished = algorithm.collect([together], [stream])
     for team, run in enumerate(chosen):
         own = made[team]
         alone = checkpoint.build([run], own.spec)
-        want, (ended,) = alone.collect([own], [rollout.start(alone, own, run.seed)])
-        for name in want:
-            got = out[name].chunk(3)[team]
+        want, (ended,) = alone.collect([own], [begin(alone.team, alone.memory(own.num_envs), own.reset(run.seed))])
+        for name, array in vars(want).items():
+            got = getattr(out, name).chunk(3)[team]
             exact = own.spec.discrete and name not in COMPUTED
-            if exact or not want[name].is_floating_point():
-                assert torch.equal(got, want[name]), name
+            if exact or not array.is_floating_point():
+                assert torch.equal(got, array), name
             else:  # what networks say, and all that follows from real-valued actions
-                torch.testing.assert_close(got, want[name], rtol=1e-4, atol=1e-4, msg=name)
+                torch.testing.assert_close(got, array, rtol=1e-4, atol=1e-4, msg=name)
         assert ended["return"].shape == finished[team]["return"].shape
     together.close()
     for own in made:
@@ -180,9 +185,9 @@ def test_each_team_is_judged_with_its_own_weights_and_random_numbers(
     chosen = [make(tmp_path, seed, total_steps=128, signal=2, joint="gumbel") for seed in SEEDS]
     real, judged = trainer.evaluate, []
 
-    def spy(algorithm: AgentMixerPPO, *rest: object, **named: object) -> object:
-        judged.append((algorithm.generators[0].initial_seed(), algorithm.team(0)["actor.head.weight"].clone()))
-        return real(algorithm, *rest, **named)  # type: ignore[arg-type]
+    def spy(team: Team, *rest: object, **named: object) -> object:
+        judged.append((team.generators[0].initial_seed(), team.actor.head.weight.detach().clone()))
+        return real(team, *rest, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(trainer, "evaluate", spy)
     assert trainer.train_together(chosen, quiet())
@@ -346,7 +351,7 @@ def test_runs_that_differ_are_not_resumed_together(other: dict[str, object], dif
     assert (first.path / "config.toml").read_text() == before
     if "total_steps" in other:  # one total for all is no difference
         both = runs.extend_together("matrix", "climbing", [0, 1], "1280", None, root=tmp_path)
-        assert [run.config.total_steps for run in both] == [1280, 1280]
+        assert [run.config.run.total_steps for run in both] == [1280, 1280]
 
 
 def judged(run: Run, value: float = 1.0) -> None:
@@ -490,16 +495,16 @@ def test_several_seeds_are_stopped_by_ctrl_c_and_go_on_by_the_command_printed_th
 def test_the_table_gives_means_over_seeds_with_students_interval(tmp_path: Path) -> None:
     chosen = [make(tmp_path, seed) for seed in SEEDS]
     for run, value in zip(chosen, (1.0, 2.0, 6.0), strict=True):
-        figures = {"steps": 512, "steps_per_second": 1.0, "seconds": 1.0}
+        summary = {"steps": 512, "steps_per_second": 1.0, "seconds": 1.0}
         for arm, one in (("decentralised_greedy", value), ("joint_greedy", 4.0)):
-            figures[arm] = {  # type: ignore[assignment]
+            summary[arm] = {  # type: ignore[assignment]
                 f"{name}{end}": number
                 for name, number in (("return", one), ("win_rate", 0.0))
                 for end in ("", "_low", "_high")
             } | {"episodes": 8}
-        runs.write(run.path / "summary.json", json.dumps(figures))
+        runs.write(run.path / "summary.json", json.dumps(summary))
     console = Console(width=100, file=io.StringIO())
-    console.print(trainer.table(chosen))
+    console.print(figures.table(chosen))
     assert isinstance(console.file, io.StringIO)
     # t(.975, 2) = 4.303, standard error of 1, 2, 6 = sqrt(7 / 3) = 1.528: 3 +- 6.572
     rows = [line.replace("│", " ").split() for line in console.file.getvalue().splitlines()]
@@ -525,7 +530,7 @@ def test_a_resumption_that_is_refused_leaves_everything_as_it_was(tmp_path: Path
     for seed in (0, 1):
         run = runs.create(
             "matrix", "climbing", "jax", "agentmixer_sac", "default", seed, "cpu", {},
-            AgentMixerSAC.Config().replace({"total_steps": 64, "eval_episodes": 2, "final_episodes": 2}),
+            AgentMixerSAC.configure().replace({"total_steps": 64, "eval_episodes": 2, "final_episodes": 2}),
             tmp_path / "matrix" / "climbing" / "agentmixer_sac" / f"s{seed}",
         )  # fmt: skip
         trainer.train(run, quiet())
@@ -534,13 +539,6 @@ def test_a_resumption_that_is_refused_leaves_everything_as_it_was(tmp_path: Path
     with pytest.raises(AgentMixerError, match="trains one seed at a time"):
         trainer.train_together(chosen, quiet(), resume=True)
     assert before == {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
-
-
-def test_what_the_compiler_raises_is_a_sentence_if_it_was_asked_for() -> None:
-    with pytest.raises(AgentMixerError, match=r"\(no C\+\+ compiler\); leave out --compile"), trainer._explained(True):
-        raise RuntimeError("no C++ compiler\nand much more")
-    with pytest.raises(RuntimeError), trainer._explained(False):
-        raise RuntimeError("a fault of ours")
 
 
 @pytest.mark.parametrize("text", ["1_0", "1000000", "0-2000", "0,0", "-1", "a", ""])

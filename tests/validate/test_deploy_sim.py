@@ -55,11 +55,11 @@ def test_joint_and_deployed_are_compared_on_the_same_episodes(verdict: Verdict) 
 def test_mode_agreement_is_counted_over_those_who_can_act() -> None:
     """Eq. 12 with a PM that favours action 2 beyond what the actors prefer: agreement is known by hand."""
     algorithm = tiny_algorithm(joint="gumbel")
-    torch.nn.init.zeros_(algorithm.actor.head.weight)
-    for parameter in algorithm.pm.parameters():
+    torch.nn.init.zeros_(algorithm.team.actor.head.weight)
+    for parameter in algorithm.team.pm.parameters():
         torch.nn.init.zeros_(parameter)
-    algorithm.pm.head.bias.data[0, 2] = 10.0
-    arm = ActorsArm(algorithm)
+    algorithm.team.pm.head.bias.data[0, 2] = 10.0
+    arm = ActorsArm(algorithm.team)
     arm.reset(0)
     mask = np.ones((3, 1, 4), bool)
     mask[0, 0, 2] = False  # agent 0 may not take it, so PM cannot lead it there

@@ -30,8 +30,8 @@ from agentmixer.runtime.bundle import AgentFiles, read_bundle
 from agentmixer.runtime.golden import Golden
 from agentmixer.train import run as runs
 from agentmixer.train import trainer
-from agentmixer.train.algorithms import AgentMixerPPO, Algorithm
-from agentmixer.train.deployed import DeployedActor
+from agentmixer.train.algorithms import AgentMixerPPO
+from agentmixer.train.team import Team
 from agentmixer.validate import ladder
 from agentmixer.validate.deploy_sim import source_run
 from agentmixer.validate.ladder import Rung, climb_agent, unusual
@@ -43,26 +43,26 @@ STEPS, INDEX = 1020, 1
 class Climber(NamedTuple):
     """One exported agent, its trained team, and what it did in play."""
 
-    algorithm: Algorithm
+    team: Team
     files: AgentFiles
     played: Golden
 
 
 @torch.no_grad()
-def play(algorithm: Algorithm, spec_masked: bool) -> Golden:
+def play(team: Team, spec_masked: bool) -> Golden:
     """Agent INDEX of the team acting on random observations, forgetting every 60 steps."""
-    spec, generator = algorithm.spec, np.random.default_rng(1)
+    spec, generator = team.spec, np.random.default_rng(1)
     size, space = spec.obs_sizes[INDEX], spec.action_spaces[INDEX]
     obs = np.zeros((spec.num_agents, STEPS, max(spec.obs_sizes)), np.float32)
     obs[INDEX, :, :size] = generator.normal(0, 1, (STEPS, size))
-    mask = np.zeros((spec.num_agents, STEPS, algorithm.actions), bool)
+    mask = np.zeros((spec.num_agents, STEPS, team.actions), bool)
     mask[INDEX, :, : space.n] = random_masks(generator, STEPS, space.n) if spec_masked else True
-    h, rows = algorithm.initial_memory(1)["actor"], []
+    h, rows = team.memory(1)["actor"], []
     for t in range(STEPS):
         h = h * float(t % 60 != 0)
-        raw, _, h = algorithm.actor(torch.from_numpy(obs[:, t : t + 1]), h)
-        policy = algorithm.joint_policy.policy(raw, torch.from_numpy(mask[:, t : t + 1]))
-        action = algorithm.to_task(algorithm.joint_policy.actor_mode(policy))[INDEX, 0]
+        raw, _, h = team.actor(torch.from_numpy(obs[:, t : t + 1]), h)
+        policy = team.joint_policy.policy(raw, torch.from_numpy(mask[:, t : t + 1]))
+        action = team.to_task(team.joint_policy.actor_mode(policy))[INDEX, 0]
         mine = action.long() if spec.discrete else action[: space.n]
         rows.append((mine.numpy(), policy[INDEX, 0, : space.n].numpy(), h[INDEX, 0].numpy()))
     action, policy, state = (np.stack(column) for column in zip(*rows, strict=True))
@@ -75,20 +75,20 @@ def climber(kind: str) -> Climber:
     """A team with random weights and one of its agents, exported; not to be changed."""
     spec = tiny_spec() if kind.startswith("discrete") else box_spec()
     settings = {"recurrent_actor": "memory" in kind, "input_norm": "running" if "running" in kind else "layer"}
-    algorithm = tiny_algorithm(spec, share_parameters=spec.discrete, **settings)
+    team = tiny_algorithm(spec, share_parameters=spec.discrete, **settings).team
     torch.manual_seed(0)
-    for parameter in algorithm.actor.parameters():
+    for parameter in team.actor.parameters():
         nn.init.normal_(parameter, std=0.4)
     seen = torch.randn(spec.num_agents, 500, max(spec.obs_sizes))
     for i, size in enumerate(spec.obs_sizes):
         seen[i, :, size:] = 0
-    algorithm.actor.body.observe(seen)
-    actor = DeployedActor(algorithm.actor, spec, INDEX)
+    team.actor.body.observe(seen)
+    actor = team.deployed(INDEX)
     model = export_graph(actor, {"agent": spec.agents[INDEX]})
     data = model.SerializeToString(deterministic=True)
     manifest = exporting._manifest(spec, INDEX, actor, {MODEL_FILE: data}, ("team", 0), SOURCE)
     files = AgentFiles(manifest, data, b"", "")
-    return Climber(algorithm, files, play(algorithm, spec.has_action_mask))
+    return Climber(team, files, play(team, spec.has_action_mask))
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def rungs(
         if conventional:
             check(model)
         files = files._replace(model=model.SerializeToString())
-    found = climb_agent(climber.algorithm, files, climber.played, Tolerances())
+    found = climb_agent(climber.team, files, climber.played, Tolerances())
     return {rung.rung: rung for rung in found}
 
 
@@ -222,8 +222,8 @@ def test_a_row_that_looks_at_its_batch_is_refused_and_would_be_caught(
 def test_swapped_near_ties_are_counted_and_pass(discrete: Climber) -> None:
     """A head that likes all actions alike: the trained actor takes the first that is legal, the graph, moved by half
     the tolerance, another."""
-    twin = discrete._replace(algorithm=copy.deepcopy(discrete.algorithm))
-    head = twin.algorithm.actor.head
+    twin = discrete._replace(team=copy.deepcopy(discrete.team))
+    head = twin.team.actor.head
     nn.init.zeros_(head.weight), nn.init.zeros_(head.bias)
     mask = twin.played.action_mask
     twin = twin._replace(
@@ -270,7 +270,9 @@ def test_the_most_unusual_elements_come_first() -> None:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of climbing and its bundle."""
     path = tmp_path_factory.mktemp("ladder")
-    config = AgentMixerPPO.Config().replace({**TINY, "eval_interval": 0, "final_episodes": 2, "recurrent_actor": False})
+    config = AgentMixerPPO.configure().replace(
+        {**TINY, "eval_interval": 0, "final_episodes": 2, "recurrent_actor": False}
+    )
     run = runs.create("matrix", "climbing", "jax", "agentmixer_ppo", "default", 1, "cpu", {}, config, path / "run")
     assert trainer.train(run, quiet())
     exporting.export(run, path / "bundle")

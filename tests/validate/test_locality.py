@@ -161,11 +161,13 @@ def test_an_actor_that_reads_the_policy_modifier_is_found_out(
 ) -> None:
     task = trained.make_task(1)
     algorithm, _ = checkpoint.load_weights(trained, task, checkpoint.latest(trained))
-    weight = next(algorithm.pm.parameters())
+    weight = next(algorithm.team.pm.parameters())
     before = weight.detach().clone()
-    policy = algorithm.joint_policy.policy
+    policy = algorithm.team.joint_policy.policy
     monkeypatch.setattr(
-        algorithm.joint_policy, "policy", lambda raw, mask: policy(raw + 10 * weight.flatten()[: raw.shape[-1]], mask)
+        algorithm.team.joint_policy,
+        "policy",
+        lambda raw, mask: policy(raw + 10 * weight.flatten()[: raw.shape[-1]], mask),
     )
     failed = {finding.change for finding in check.training(algorithm, moments) if not finding.passed}
     assert failed

@@ -142,7 +142,7 @@ def test_what_was_made_here_needs_no_word(tmp_path: Path, monkeypatch: pytest.Mo
     """The three commands after one another, for a task whose scenario names code; moved away, both want to be told."""
     monkeypatch.chdir(tmp_path)
     backend, options = check("pettingzoo", "mpe2.simple_spread_v3:parallel_env", "serial", {"max_cycles": 5})
-    config = AgentMixerPPO.Config().replace(SMALL)
+    config = AgentMixerPPO.configure().replace(SMALL)
     run = runs.create(
         "pettingzoo", "mpe2.simple_spread_v3:parallel_env", backend, "agentmixer_ppo", "default", 0, "cpu", options,
         config, tmp_path / "run",

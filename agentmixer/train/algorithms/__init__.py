@@ -3,7 +3,10 @@
 from agentmixer.train.algorithms.agentmixer_ppo import AgentMixerPPO
 from agentmixer.train.algorithms.agentmixer_sac import AgentMixerSAC
 from agentmixer.train.algorithms.base import Algorithm
+from agentmixer.train.algorithms.mappo import MAPPO
 
-__all__ = ["ALGORITHMS", "AgentMixerPPO", "AgentMixerSAC", "Algorithm"]
+__all__ = ["ALGORITHMS", "MAPPO", "AgentMixerPPO", "AgentMixerSAC", "Algorithm"]
 
-ALGORITHMS: dict[str, type[Algorithm]] = {"agentmixer_ppo": AgentMixerPPO, "agentmixer_sac": AgentMixerSAC}
+ALGORITHMS: dict[str, type[Algorithm]] = {
+    algorithm.name: algorithm for algorithm in (AgentMixerPPO, AgentMixerSAC, MAPPO)
+}

@@ -1,12 +1,16 @@
 """The Policy Modifier in three exchangeable kinds (paper, Table 3); `POLICY_MODIFIERS` is where a new one is named."""
 
+from torch import nn
+
+from agentmixer.contract.spec import TaskSpec
 from agentmixer.train.policy_modifiers.attention import AttentionPM
 from agentmixer.train.policy_modifiers.base import PolicyModifier
 from agentmixer.train.policy_modifiers.hypernetwork import HyperPM
 from agentmixer.train.policy_modifiers.mixer import MixerPM
 from agentmixer.train.policy_modifiers.none import NoPM
+from agentmixer.train.settings import AgentMixerTeamSettings
 
-__all__ = ["POLICY_MODIFIERS", "AttentionPM", "HyperPM", "MixerPM", "NoPM", "PolicyModifier"]
+__all__ = ["POLICY_MODIFIERS", "AttentionPM", "HyperPM", "MixerPM", "NoPM", "PolicyModifier", "make_pm"]
 
 #: Setting `pm` -> the class. All take the same arguments.
 POLICY_MODIFIERS: dict[str, type[PolicyModifier]] = {
@@ -14,3 +18,14 @@ POLICY_MODIFIERS: dict[str, type[PolicyModifier]] = {
     "hypernetwork": HyperPM,
     "attention": AttentionPM,
 }
+
+
+def make_pm(spec: TaskSpec, settings: AgentMixerTeamSettings, teams: int) -> nn.Module:
+    """The Policy Modifiers of `teams` teams, their weights drawn from torch's global generator."""
+    agents, actions = spec.num_agents, max(space.n for space in spec.action_spaces)
+    if settings.pm == "none":
+        return NoPM(agents, actions, spec.discrete, teams)
+    return POLICY_MODIFIERS[settings.pm](
+        agents, spec.state_size + settings.signal, actions, settings.hidden, actions,
+        settings.pm_width, settings.pm_agent_hidden, settings.pm_channel_hidden, teams,
+    )  # fmt: skip

@@ -28,9 +28,6 @@ class MixerPM(PolicyModifier):
         """x [K, N, B, C] -> [K, N, B, C]; the state plays no part beyond its share of x."""
         first, second = self.agent_in, self.agent_out
         # Agents lead, so mixing across them is a plain product with everything else flattened.
-        if torch.compiler.is_compiling():
-            hidden = torch.baddbmm(first.bias.unsqueeze(2), first.weight.transpose(1, 2), x.flatten(2)).relu()
-            return torch.baddbmm(second.bias.unsqueeze(2), second.weight.transpose(1, 2), hidden).view_as(x)
         return _Mix.apply(x.flatten(2), first.weight, first.bias, second.weight, second.bias).view_as(x)
 
 

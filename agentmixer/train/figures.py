@@ -1,0 +1,67 @@
+"""What a run came to, in numbers and in words: returns and win rates with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from rich.markup import escape
+from rich.table import Table
+
+from agentmixer import intervals
+from agentmixer.contract.spec import TaskSpec
+from agentmixer.train.evaluate import Episodes
+from agentmixer.train.run import Run
+
+
+def report(episodes: Episodes, spec: TaskSpec) -> dict[str, float]:
+    """Return, and win rate where the task knows one, of a set of episodes with their 95 % intervals."""
+    value = intervals.mean(episodes.returns)
+    numbers = {"return": value.value, "return_low": value.low, "return_high": value.high}
+    if spec.reports_wins:
+        win = intervals.rate(episodes.won)
+        numbers |= {"win_rate": win.value, "win_rate_low": win.low, "win_rate_high": win.high}
+    return numbers | {"length": float(episodes.lengths.mean()), "episodes": len(episodes.returns)}
+
+
+def headline(numbers: dict[str, float], prefix: str = "") -> str:
+    """One line of `report`: the win rate where there is one, else the return, with its interval."""
+    parts = []
+    for name, digits in (("win_rate", 3), ("return", 2)):
+        if f"{prefix}{name}" in numbers:
+            low, high = numbers[f"{prefix}{name}_low"], numbers[f"{prefix}{name}_high"]
+            label = name.replace("_", " ")
+            parts.append(f"{label} {numbers[prefix + name]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]")
+    return ", ".join(parts)
+
+
+def summary_line(run: Run) -> str:
+    """One sentence on a finished run."""
+    summary = run.summary
+    assert summary is not None
+    alone, joint = summary["decentralised_greedy"], summary["joint_greedy"]
+    return (
+        f"{summary['steps']:,} steps at {summary['steps_per_second']:,.0f} steps/s; over {alone['episodes']} episodes, "
+        f"greedy: decentralised {headline(alone)}; joint {headline(joint)}"
+    )
+
+
+def table(chosen: Sequence[Run]) -> Table:
+    """Finished runs of several seeds: each one's greedy figures, and their means over seeds with 95 % intervals.
+
+    The figure is the win rate where the task has one that matters, else the return."""
+    summaries = [run.summary for run in chosen]
+    rows = [[summary[arm] for arm in ("decentralised_greedy", "joint_greedy")] for summary in summaries if summary]
+    assert len(rows) == len(chosen)
+    measure = "win_rate" if "win_rate" in rows[0][0] and chosen[0].task != "matrix" else "return"
+    out = Table(
+        title=f"{measure.replace('_', ' ')}, greedy, {rows[0][0]['episodes']} episodes a seed", title_justify="left"
+    )
+    for column in ("seed", "decentralised", "joint"):
+        out.add_column(column, justify="right")
+    for run, row in zip(chosen, rows, strict=True):
+        out.add_row(str(run.seed), *(f"{arm[measure]:.3f}" for arm in row))
+    means = [intervals.mean(np.array([row[arm][measure] for row in rows])) for arm in (0, 1)]
+    out.add_section()
+    out.add_row("mean", *(escape(f"{mean.value:.3f} [{mean.low:.3f}, {mean.high:.3f}]") for mean in means))
+    return out

@@ -1,0 +1,134 @@
+"""What a run is trained with, in three parts that change for different reasons: the team, the algorithm, the run."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+import msgspec
+from msgspec import Meta
+
+from agentmixer.config import Interval, Settings, Width, about, unknown
+from agentmixer.errors import AgentMixerError
+
+Deviation = Annotated[float, Meta(ge=1e-4, le=10.0)]
+Episodes = Annotated[int, Meta(ge=1, le=10**6)]
+
+
+class TeamSettings(Settings, frozen=True):
+    """What acts: the actors, and how far real-valued actions stray from their means while a team learns."""
+
+    share_parameters: Annotated[bool, about("one actor network for all agents, who must then be alike")] = True
+    recurrent_actor: Annotated[bool, about("give actors a GRU: memory that is carried along when deployed")] = True
+    input_norm: Annotated[
+        Literal["layer", "running"],
+        about("normalise observations and state by LayerNorm, or by running mean and deviation"),
+    ] = "layer"
+    hidden: Annotated[Width, about("width of actors, and of critics that have no width of their own")] = 64
+    layers: Annotated[int, Meta(ge=0, le=16), about("hidden layers after the first, actors and critics")] = 1
+    std_low: Annotated[
+        Deviation, about("least standard deviation of real-valued actions, in units of half the action range")
+    ] = 0.05
+    std_high: Annotated[
+        Deviation, about("greatest standard deviation of real-valued actions, in units of half the action range")
+    ] = 1.0
+
+    def check(self) -> None:
+        """Raise AgentMixerError if settings do not fit each other."""
+        if self.std_low >= self.std_high:
+            raise AgentMixerError(f"std_low is {self.std_low}; it must be below std_high, {self.std_high}")
+
+
+class AgentMixerTeamSettings(TeamSettings, frozen=True):
+    """Beside the actors, the Policy Modifier (PM) and how its output and the actors' policies make the joint policy."""
+
+    joint: Annotated[
+        Literal["gap", "gumbel"],
+        about("joint policy over discrete actions: gap keeps the actors' modes by construction, gumbel is eq. 12"),
+    ] = "gap"
+    reach: Annotated[
+        float,
+        Meta(ge=1e-3, le=10.0),
+        about("joint=gap: PM multiplies distances from the mode by e to the power of this at most"),
+    ] = 3.0
+    tau: Annotated[float, Meta(ge=1e-3), about("temperature of joint=gumbel, at the start")] = 1.0
+    signal: Annotated[
+        int,
+        Meta(ge=0, le=64),
+        about(
+            "length of a random vector that PM sees beside the state, so that it can correlate agents; training only"
+        ),
+    ] = 0
+    signal_per: Annotated[Literal["step", "episode"], about("how long a signal lasts")] = "step"
+    pm: Annotated[
+        Literal["mixer", "hypernetwork", "attention", "none"],
+        about("kind of Policy Modifier; none leaves the actors' policies as they are, to see what PM is worth"),
+    ] = "mixer"
+    pm_width: Annotated[Width, about("width of PM's state and policy features")] = 32
+    pm_agent_hidden: Annotated[Width, about("hidden width of agent mixing")] = 16
+    pm_channel_hidden: Annotated[Width, about("hidden width of channel mixing")] = 64
+
+
+class RunSettings(Settings, frozen=True):
+    """How long a run is, how many environments it steps, and when it is judged and saved."""
+
+    total_steps: Annotated[int, Meta(ge=1, le=10**12), about("environment steps to train for")] = 1_000_000
+    num_envs: Annotated[int, Meta(ge=1, le=100_000), about("environments stepped together")] = 128
+    pipelined: Annotated[
+        bool,
+        about(
+            "decide for one half of the environments while the other is simulated (an odd number is not halved); pays "
+            "where JAX simulates and takes long"
+        ),
+    ] = False
+    rollout_length: Annotated[int, Meta(ge=1, le=10_000), about("steps of each environment between two updates")] = 16
+    eval_interval: Annotated[Interval, about("steps between decentralised greedy evaluations; 0 for none")] = 100_000
+    eval_episodes: Annotated[Episodes, about("episodes of each such evaluation")] = 128
+    final_episodes: Annotated[
+        Episodes, about("episodes of the two evaluations at the end, decentralised and joint")
+    ] = 200
+    checkpoint_interval: Annotated[Interval, about("steps between checkpoints; 0 for one at the end")] = 100_000
+
+    @property
+    def lanes(self) -> int:
+        """How many tasks share a run's environments: two if pipelined and if there are two halves."""
+        return 2 if self.pipelined and self.num_envs % 2 == 0 else 1
+
+
+class AlgorithmSettings(Settings, frozen=True):
+    """Base of what an algorithm's file adds: how a team learns."""
+
+    def check(self, team: Any, run: RunSettings) -> None:
+        """Raise AgentMixerError if settings do not fit each other, the team's or the run's."""
+
+
+class Config(msgspec.Struct, frozen=True):
+    """All that is set of a run. To a user it is one set of keys: no two parts have a key in common.
+
+    team is a `TeamSettings` and algorithm an `AlgorithmSettings`, of the algorithm's own classes."""
+
+    team: Any
+    algorithm: Any
+    run: RunSettings
+
+    @property
+    def parts(self) -> dict[str, Settings]:
+        """The three parts by their names, as config.toml has them."""
+        return {"team": self.team, "algorithm": self.algorithm, "run": self.run}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every setting by its key."""
+        return {key: value for part in self.parts.values() for key, value in part.as_dict().items()}
+
+    def replace(self, overrides: dict[str, Any]) -> Self:
+        """A copy with overrides applied and checked, whichever part they belong to; see `Settings.replace`."""
+        unknown(overrides, self.as_dict())
+        changed = {
+            name: part.replace({key: value for key, value in overrides.items() if key in part.names()})
+            for name, part in self.parts.items()
+        }
+        return msgspec.structs.replace(self, **changed)
+
+    def check(self) -> None:
+        """Raise AgentMixerError if settings do not fit each other. Called once all overrides are in."""
+        self.team.check()
+        self.algorithm.check(self.team, self.run)

@@ -1,0 +1,200 @@
+"""What acts: actors, Policy Modifier, joint policy, and what they remember. How a team learns is an algorithm's business."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from agentmixer.contract.spec import Box, TaskSpec
+from agentmixer.errors import AgentMixerError
+from agentmixer.train.deployed import DeployedActor
+from agentmixer.train.joint_policy import JointPolicy, drawn
+from agentmixer.train.networks import Actor
+from agentmixer.train.settings import TeamSettings
+
+
+class ActorStep(NamedTuple):
+    """What the actors make of one step. policy [N, B, A]: masked logits, or means; features [N, B, H]; memory [N, B, M]."""
+
+    policy: Tensor
+    features: Tensor
+    memory: Tensor
+
+
+class Team:
+    """The actors of K teams that act side by side and never meet (one team as a rule), with the Policy Modifier (PM) that
+    turns their policies into a joint policy while they learn. Execution needs the actors alone.
+
+    Every array leads with the team: where shapes say N, it is K * N, team after team, and E of a state is K * E.
+
+    Shapes: K teams, N agents, E environments, B rows (environments, or steps of them), A actions or action elements, H
+    hidden, M memory (H, or 0 without a GRU), Z signal. An action is [N, E] int64 or [N, E, A] float32, the latter in units
+    of half the action range; `to_task` puts it into the task's own terms.
+    """
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        actor: Actor,
+        pm: nn.Module,
+        joint_policy: JointPolicy,
+        generators: Sequence[torch.Generator],
+        signal: int = 0,
+        signal_per: str = "step",
+    ):
+        """generators: a source of randomness for each of the K teams. signal: length Z of the random vector that PM sees
+        beside the state. signal_per: `step` or `episode`, how long such a vector lasts."""
+        self.spec, self.actor, self.pm, self.joint_policy = spec, actor, pm, joint_policy
+        self.generators, self.count, self.device = list(generators), len(generators), generators[0].device.type
+        self.actions = most_actions(spec)
+        self.signal, self.signal_per = signal, signal_per
+        self._bounds = _bounds(spec, self.count, self.device)
+
+    # ---- what is remembered from step to step ----------------------------------------------------
+
+    def memory(self, num_envs: int) -> dict[str, Tensor]:
+        """Nothing remembered yet: the actors' memory [N, E, M] and the signal [E, Z]."""
+        return {
+            "signal": torch.zeros(self.count * num_envs, self.signal, device=self.device),
+            "actor": torch.zeros(self.actor.body.agents, num_envs, self.actor.body.memory, device=self.device),
+        }
+
+    def next_signal(self, signal: Tensor, episode_start: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The signal of the coming step, [E, Z]: standard normal, new at every step, or where an episode starts.
+
+        episode_start: [E], 1 where one does. noise: what `signal_noise` gave; drawn here unless given."""
+        if not self.signal:
+            return signal
+        noise = self.signal_noise(len(signal) // self.count) if noise is None else noise
+        return noise if self.signal_per == "step" else torch.where(episode_start.unsqueeze(1) > 0, noise, signal)
+
+    def signal_noise(self, num_envs: int) -> Tensor:
+        """Standard normal, [E, Z]."""
+        return drawn(torch.Tensor.normal_, (self.count * num_envs, self.signal), self.generators)
+
+    def action_noise(self, num_envs: int) -> Tensor:
+        """The random numbers that actions are sampled by, [N, E, A]."""
+        return self.joint_policy.noise((self.actor.body.agents, num_envs, self.actions), self.generators)
+
+    # ---- the policies of observations ------------------------------------------------------------
+
+    def step(self, obs: Tensor, mask: Tensor, memory: Tensor) -> ActorStep:
+        """The actors' policies of one step. obs [N, B, D], mask [N, B, A] bool, memory [N, B, M]."""
+        raw, features, memory = self.actor(obs, memory)
+        return ActorStep(self.joint_policy.policy(raw, mask), features, memory)
+
+    def unroll(self, obs: Tensor, mask: Tensor, memory: Tensor, episode_start: Tensor) -> ActorStep:
+        """The actors' policies along chunks of L steps, as rows B = L * E.
+
+        obs [N, L, E, D]; mask [N, B, A]; memory [N, E, M] at a chunk's first step; episode_start [K, L, E], 1 where
+        memory starts from zero. The memory that is returned is the one that was given."""
+        starts = episode_start.repeat_interleave(len(obs) // self.count, 0)
+        features = self.actor.body.unroll(obs, memory, starts).flatten(1, 2)
+        return ActorStep(self.joint_policy.policy(self.actor.output(features), mask), features, memory)
+
+    def score(self, actors: ActorStep, state: Tensor, signal: Tensor) -> Tensor:
+        """PM's output, [N, B, A], for state [B, S] and signal [B, Z]. What PM reads of the actors is detached."""
+        seen = torch.cat([state, signal], -1) if signal.shape[-1] else state
+        return self.pm(seen, self.joint_policy.features(actors.policy).detach(), actors.features.detach())
+
+    def joint(self, actors: ActorStep, state: Tensor, signal: Tensor, mask: Tensor) -> Any:
+        """The joint policy: the actors' policies as PM modifies them in state [B, S] under signal [B, Z]."""
+        return self.joint_policy.joint(actors.policy, self.score(actors, state, signal), mask)
+
+    # ---- acting ----------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def act_jointly(
+        self,
+        obs: Tensor,
+        state: Tensor,
+        signal: Tensor,
+        mask: Tensor,
+        memory: Tensor,
+        greedy: bool,
+        noise: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Actions of the joint policy, their log-probabilities [N, E], and the actors' next memory.
+
+        noise: what `action_noise` gave; drawn here unless given."""
+        kind = self.joint_policy
+        actors = self.step(obs, mask, memory)
+        joint = self.joint(actors, state, signal, mask)
+        if greedy:
+            action = kind.mode(joint)
+        else:
+            action = kind.sample(joint, self.action_noise(obs.shape[1]) if noise is None else noise)
+        return action, kind.log_prob(joint, action), actors.memory
+
+    @torch.no_grad()
+    def act_alone(self, obs: Tensor, mask: Tensor, memory: Tensor, greedy: bool) -> tuple[Tensor, Tensor]:
+        """Actions of the actors, each on its own, and their next memory."""
+        kind = self.joint_policy
+        actors = self.step(obs, mask, memory)
+        if greedy:
+            return kind.actor_mode(actors.policy), actors.memory
+        return kind.actor_sample(actors.policy, self.action_noise(obs.shape[1])), actors.memory
+
+    def to_task(self, action: Tensor) -> Tensor:
+        """Actions as the task takes them: [N, E] int32, or [N, E, A] float32 in its own units and bounds."""
+        if self._bounds is None:
+            return action.int()
+        low, high = self._bounds
+        return torch.clamp((low + high) / 2 + (high - low) / 2 * action, low, high)
+
+    def deployed(self, index: int) -> DeployedActor:
+        """Agent `index` alone, as it is exported: its actor, on the processor, with nothing of PM or the others."""
+        return DeployedActor(self.actor, self.spec, index).cpu()
+
+
+def make_actor(spec: TaskSpec, settings: TeamSettings, teams: int) -> Actor:
+    """The actors of `teams` teams, their weights drawn from torch's global generator.
+
+    Raises AgentMixerError if the agents are to share a network that they cannot share."""
+    if settings.share_parameters and (len(set(spec.action_spaces)) > 1 or len(set(spec.obs_sizes)) > 1):
+        raise AgentMixerError(
+            f"the agents of {spec.name} {spec.scenario} differ in observations or actions, so they cannot share "
+            "one network; add --set share_parameters=false"
+        )
+    return Actor(
+        spec.num_agents,
+        settings.share_parameters,
+        max(spec.obs_sizes),
+        most_actions(spec),
+        settings.hidden,
+        settings.layers,
+        settings.recurrent_actor,
+        settings.input_norm,
+        None if settings.share_parameters else spec.obs_sizes,
+        teams,
+    )
+
+
+@contextlib.contextmanager
+def weights_from(generator: torch.Generator) -> Iterator[None]:
+    """Draw the weights of new networks from the seed of `generator`, whatever was drawn before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator.initial_seed())
+        yield
+
+
+def most_actions(spec: TaskSpec) -> int:
+    """A: the largest number of actions, or of action elements, that an agent has."""
+    return max(space.n for space in spec.action_spaces)
+
+
+def _bounds(spec: TaskSpec, teams: int, device: str) -> tuple[Tensor, Tensor] | None:
+    """Lowest and highest action of every element, [K * N, 1, A], zero where an agent has none; None if discrete."""
+    if spec.discrete:
+        return None
+    bounds = torch.zeros(2, spec.num_agents, 1, most_actions(spec))
+    for i, space in enumerate(spec.action_spaces):
+        assert isinstance(space, Box)
+        bounds[0, i, 0, : space.n] = torch.tensor(space.low)
+        bounds[1, i, 0, : space.n] = torch.tensor(space.high)
+    low, high = bounds.repeat(1, teams, 1, 1).to(device)
+    return low, high
