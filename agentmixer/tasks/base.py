@@ -7,7 +7,7 @@ Arrays stay in the task's own library (anything that speaks dlpack); `to_torch` 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
@@ -162,11 +162,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def check_known(family: TaskFamily, task: str, scenario: str) -> None:
-    """Raise AgentMixerError naming the nearest scenario if `scenario` is not one that the family lists."""
-    known = [info.scenario for info in family.scenarios()]
-    if scenario not in known:
-        raise AgentMixerError(f"task '{task}' has no scenario '{scenario}'{nearest(scenario, known)}")
+def check_known(task: str, scenario: str, known: Iterable[str]) -> None:
+    """Raise AgentMixerError naming the nearest known scenario if `scenario` is not among them."""
+    names = list(known)
+    if scenario not in names:
+        raise AgentMixerError(f"task '{task}' has no scenario '{scenario}'{nearest(scenario, names)}")
 
 
 def to_torch(array: Array, device: str = "cpu") -> torch.Tensor:
