@@ -86,10 +86,10 @@ class Task(Protocol):
 
 
 class Probe(NamedTuple):
-    """A change of one environment's state that an agent must not see (`hidden`), or one that it must see: where
-    that one goes unnoticed, the hidden ones would too.
+    """A change of one environment's state that an agent must not see (`hidden`), or a change that the agent must see,
+    which shows that changes are noticed at all.
 
-    change(randomness, state, agent) -> state, the same one where there is nothing of that kind to change."""
+    change(randomness, state, agent) -> state, the same state where there is nothing of that kind to change."""
 
     name: str
     hidden: bool
@@ -97,8 +97,8 @@ class Probe(NamedTuple):
 
 
 class Probed(NamedTuple):
-    """What a probe did, numpy. changed [E] bool: the state became another one; moved [E] bool: so did a bit of
-    what the agent is given, its observation or its mask."""
+    """What a probe did, numpy. changed [E] bool: the state became another state; moved [E] bool: a bit of the agent's
+    observation or mask became another bit."""
 
     changed: np.ndarray
     moved: np.ndarray
@@ -106,7 +106,7 @@ class Probed(NamedTuple):
 
 @runtime_checkable
 class Probing(Protocol):
-    """What a task has beside `Task` if its rules hide something that can be changed, for `agentmixer locality`."""
+    """What a task offers beside `Task` if its rules hide something that can be changed, for `agentmixer locality`."""
 
     @property
     def probes(self) -> tuple[Probe, ...]: ...
@@ -129,15 +129,15 @@ class ScenarioInfo(NamedTuple):
 
 
 class TaskFamily(Protocol):
-    """What an entry point of the group `agentmixer.tasks` names: a module or object with these.
+    """What an entry point of the group `agentmixer.tasks` names: a module or object with these members.
 
-    Importing it must be cheap: `agentmixer tasks` imports every family. Simulators are imported by `make`.
+    Importing a family must be cheap: `agentmixer tasks` imports every family. Simulators are imported by `make`.
     """
 
     backends: tuple[str, ...]
     notes: str
-    #: Whether a scenario's name leads to code that is imported: what was not trained here is then built only if the user
-    #: repeats the name.
+    #: Whether a scenario names code to import. A task of a run or bundle from elsewhere is then built only if the user
+    #: repeats that name.
     names_code: bool
     #: Settings of the task, given with --env-arg; a frozen dataclass whose fields are `config.setting`s.
     Options: type[Config]

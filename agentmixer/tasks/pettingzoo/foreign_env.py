@@ -1,4 +1,4 @@
-"""Environments that others wrote: making one, reading an action mask in what it says, and telling what went wrong in it."""
+"""Environments that others wrote: making one, reading its action masks, and telling what went wrong in it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def build(scenario: str, options: Mapping[str, OptionValue]) -> Any:
 
 @contextlib.contextmanager
 def foreign(doing: str) -> Iterator[None]:
-    """Whatever code of others raises becomes an AgentMixerError that says during what, and what it was."""
+    """Turn any exception of foreign code into an AgentMixerError that says what was being done and what was raised."""
     try:
         yield
     except AgentMixerError as error:

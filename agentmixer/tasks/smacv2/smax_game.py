@@ -52,11 +52,11 @@ def game(scenario: str) -> Game:
 
 
 def _probes(env: HeuristicEnemySMAX, kinds: int) -> tuple[Probe, ...]:
-    """What a unit may not see: whoever is dead or not nearer than its sight range, and what the enemy has in mind."""
+    """What a unit may not see: units that are dead or beyond its sight range, and what the scripted enemy remembers."""
     sight, units = env.unit_type_sight_ranges, env.num_allies + env.num_enemies
 
     def near(game: Any, agent: jax.Array) -> jax.Array:
-        # With room to spare, so that rounding cannot put on one side who is seen on the other.
+        # The margin keeps a rounding error from calling a unit hidden that the simulator shows.
         distance = jnp.linalg.norm(game.unit_positions - game.unit_positions[agent], axis=-1)
         return distance < sight[game.unit_types[agent]] + 1e-3
 
