@@ -274,6 +274,21 @@ def test_failures_in_workers_are_told_and_closing_does_not_hang() -> None:
         task.reset(0)
 
 
+def test_a_task_that_was_interrupted_in_a_step_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some of its environments would be a step behind the others."""
+    task = serial("zoo_envs:counting", 1)
+    task.reset(0)
+
+    def interrupted(request: Any) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(task._chunk, "answer", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        task.step(torch.zeros(2, 1))
+    with pytest.raises(AgentMixerError, match="the task was interrupted"):
+        task.step(torch.zeros(2, 1))
+
+
 def test_ctrl_c_is_left_to_the_trainer(workers: ParallelEnvTask) -> None:
     """A terminal sends it to all processes; the workers must live to finish the update."""
     workers.reset(0)

@@ -44,8 +44,8 @@ def row_type(team: Team) -> np.dtype:
 class EnvCopy:
     """One environment, which resets itself. It reads its actions from its row and writes there what it shows."""
 
-    def __init__(self, env: Any, team: Team, index: int, row: Any):
-        """index: the environment's number in the whole task; row: of `row_type`, shared with whoever reads it."""
+    def __init__(self, env: Any, team: Team, index: int, row: dict[str, np.ndarray]):
+        """index: the environment's number in the whole task; row: views of its fields of `row_type`."""
         self.env, self.team, self.index, self.row = env, team, index, row
         self.sizes, self.action_sizes = team.obs_sizes, team.action_sizes
         #: Which elements of the padded observations are an agent's own.
@@ -54,7 +54,7 @@ class EnvCopy:
     def reset(self, seed: int, stream: int, number: int) -> None:
         """Start episode `number` of a stream."""
         self.seed, self.stream, self.number = seed, stream, number
-        self.row["reward"], self.row["terminated"], self.row["truncated"] = 0.0, False, False
+        self.row["reward"][...] = self.row["terminated"][...] = self.row["truncated"][...] = 0
         self._begin()
         self.row["final_obs"][:], self.row["final_state"][:] = self.row["obs"], self.row["state"]
 
@@ -68,10 +68,10 @@ class EnvCopy:
             observations, rewards, terminations, truncations, infos = self.env.step(chosen)
             terminated, truncated = self._after(acting, terminations, truncations)
             self._known(observations, rewards, self.env.agents)
-            row["reward"] = math.fsum(rewards.values()) / len(team.agents)
+            row["reward"][...] = math.fsum(rewards.values()) / len(team.agents)
             if not np.isfinite(row["reward"]):
                 raise AgentMixerError(f"a reward is not finite ({dict(rewards)})")
-            row["terminated"], row["truncated"] = terminated, truncated
+            row["terminated"][...], row["truncated"][...] = terminated, truncated
             ended = terminated or truncated
             # Those who saw the end are shown in the final observation.
             self._show(acting if ended else self.live, observations, infos, ended)

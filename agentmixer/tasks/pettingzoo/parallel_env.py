@@ -45,8 +45,8 @@ class Chunk:
         try:
             if not self.copies:
                 for index in self.numbers:
-                    env = build(self.scenario, self.options)
-                    self.copies.append(EnvCopy(env, self.team, index, self.rows[index]))
+                    row = {name: self.rows[name][index, ...] for name in row_type(self.team).names or ()}
+                    self.copies.append(EnvCopy(build(self.scenario, self.options), self.team, index, row))
             for copy in self.copies:
                 if request == "step":
                     copy.step()
@@ -67,9 +67,9 @@ class ParallelEnvTask:
     """E copies of a PettingZoo ParallelEnv. See `tasks.base.Task`.
 
     Reward, shared by the team: the mean over `possible_agents` of their rewards, which is the common reward where
-    all get the same; an agent that is gone counts as 0. An episode ends when no agent is left; it is terminated
-    if any of the agents that left last was, else truncated. An agent that is gone is not active, observes zeros
-    and may only take its fallback action.
+    all get the same; an agent that is gone counts as 0. An episode ends when no agent is left; the episode is
+    terminated if any of the agents that left last was terminated, else truncated. An agent that is gone is not
+    active, observes zeros and may only take its fallback action.
 
     Code of others cannot be put back into mid-episode: `restore` starts the next episode of every stream.
     """
@@ -142,8 +142,8 @@ class ParallelEnvTask:
 
     def _ask(self, request: Start | Literal["step"]) -> TaskStep:
         """Have all environments do something, and copy out what they show."""
-        # An interruption leaves some environments a step behind the others, which must not go unnoticed.
-        self._failed = "a step of this task was interrupted; make a new task"
+        # Holds until all have answered: after an interruption some environments are a step behind the others.
+        self._failed = "the task was interrupted while its environments were stepped or reset; make a new one"
         try:
             if self._pool is None:
                 answers = [self._chunk.answer(request)]
