@@ -22,7 +22,7 @@ from rich.console import Console
 from table import Row, show
 
 from agentmixer.tasks import make
-from agentmixer.tasks.mujoco_team import layout, reference
+from agentmixer.tasks.mamujoco.mamujoco_layout import layout, reference
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

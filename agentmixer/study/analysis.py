@@ -12,8 +12,9 @@ from torch import Tensor
 
 from agentmixer.errors import AgentMixerError
 from agentmixer.study.equilibrium import cce_gap, ce_gap, ne_gap, product, values
-from agentmixer.tasks import Task, matrix
+from agentmixer.tasks import Task
 from agentmixer.tasks.base import to_torch
+from agentmixer.tasks.matrix import payoffs
 from agentmixer.train import checkpoint
 from agentmixer.train.run import Run
 from agentmixer.train.team import ActorStep, Team
@@ -32,7 +33,7 @@ def analyze(run: Run) -> dict[str, Any]:
             f"{run.path} is a run of {run.task}, but equilibrium gaps are computed for matrix games only; "
             "name a run of task matrix (agentmixer runs lists them)"
         )
-    payoff, run = matrix.payoff(run.scenario), run.on_cpu()
+    payoff, run = payoffs.payoff(run.scenario), run.on_cpu()
     with contextlib.closing(run.make_task(1)) as task:
         algorithm, step = checkpoint.load_weights(run, task, checkpoint.latest(run))
         actors, modes = actor_distributions(algorithm.team, task)

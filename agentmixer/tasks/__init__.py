@@ -1,4 +1,4 @@
-"""Where agents act: one adapter a benchmark, all batched, one protocol (`tasks.base.Task`)."""
+"""Where agents act: one folder per task family, all batched, one protocol (`tasks.base.Task`)."""
 
 from agentmixer.tasks.base import ScenarioInfo, Task, TaskFamily, TaskStep
 from agentmixer.tasks.registry import check, family, make, names, names_code

@@ -7,7 +7,7 @@ Arrays stay in the task's own library (anything that speaks dlpack); `to_torch` 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from agentmixer.config import Settings
@@ -85,10 +85,10 @@ class Task(Protocol):
 
 
 class Probe(NamedTuple):
-    """A change of one environment's state that an agent must not see (`hidden`), or one that it must see: where
-    that one goes unnoticed, the hidden ones would too.
+    """A change of one environment's state that an agent must not see (`hidden`), or a change that the agent must see,
+    which shows that changes are noticed at all.
 
-    change(randomness, state, agent) -> state, the same one where there is nothing of that kind to change."""
+    change(randomness, state, agent) -> state, the same state where there is nothing of that kind to change."""
 
     name: str
     hidden: bool
@@ -96,8 +96,8 @@ class Probe(NamedTuple):
 
 
 class Probed(NamedTuple):
-    """What a probe did, numpy. changed [E] bool: the state became another one; moved [E] bool: so did a bit of
-    what the agent is given, its observation or its mask."""
+    """What a probe did, numpy. changed [E] bool: the state became another state; moved [E] bool: a bit of the agent's
+    observation or mask became another bit."""
 
     changed: np.ndarray
     moved: np.ndarray
@@ -105,7 +105,7 @@ class Probed(NamedTuple):
 
 @runtime_checkable
 class Probing(Protocol):
-    """What a task has beside `Task` if its rules hide something that can be changed, for `agentmixer locality`."""
+    """What a task offers beside `Task` if its rules hide something that can be changed, for `agentmixer locality`."""
 
     @property
     def probes(self) -> tuple[Probe, ...]: ...
@@ -128,15 +128,15 @@ class ScenarioInfo(NamedTuple):
 
 
 class TaskFamily(Protocol):
-    """What an entry point of the group `agentmixer.tasks` names: a module or object with these.
+    """What an entry point of the group `agentmixer.tasks` names: a module or object with these members.
 
-    Importing it must be cheap: `agentmixer tasks` imports every family. Simulators are imported by `make`.
+    Importing a family must be cheap: `agentmixer tasks` imports every family. Simulators are imported by `make`.
     """
 
     backends: tuple[str, ...]
     notes: str
-    #: Whether a scenario's name leads to code that is imported: what was not trained here is then built only if the user
-    #: repeats the name.
+    #: Whether a scenario names code to import. A task of a run or bundle from elsewhere is then built only if the user
+    #: repeats that name.
     names_code: bool
     #: Settings of the task, given with --env-arg: a `config.Settings`.
     Options: type[Any]
@@ -160,11 +160,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def check_known(family: TaskFamily, task: str, scenario: str) -> None:
-    """Raise AgentMixerError naming the nearest scenario if `scenario` is not one that the family lists."""
-    known = [info.scenario for info in family.scenarios()]
-    if scenario not in known:
-        raise AgentMixerError(f"task '{task}' has no scenario '{scenario}'{nearest(scenario, known)}")
+def check_known(task: str, scenario: str, known: Iterable[str]) -> None:
+    """Raise AgentMixerError naming the nearest known scenario if `scenario` is not among them."""
+    names = list(known)
+    if scenario not in names:
+        raise AgentMixerError(f"task '{task}' has no scenario '{scenario}'{nearest(scenario, names)}")
 
 
 def to_torch(array: Array, device: str = "cpu") -> torch.Tensor:

@@ -142,7 +142,8 @@ def _change(probe: Probe) -> Any:
 class JaxTask:
     """E environments of one game. See `tasks.base.Task`.
 
-    Games are compared by identity: whoever makes one keeps it (functools.cache), so that it compiles once.
+    Games are compared by identity: the function that makes a game keeps the game (functools.cache), so that each game
+    compiles once.
     Raises AgentMixerError if JAX has no such device.
     """
 

@@ -21,8 +21,8 @@ from scipy import optimize
 from agentmixer.errors import AgentMixerError
 from agentmixer.study.analysis import joint_distribution
 from agentmixer.study.equilibrium import Gap, cce_gap, ce_gap, ne_gap, product, values
-from agentmixer.tasks import matrix
 from agentmixer.tasks.base import to_torch
+from agentmixer.tasks.matrix import payoffs
 from agentmixer.train import checkpoint, trainer
 from agentmixer.train import run as runs
 from agentmixer.train.algorithms import AgentMixerPPO
@@ -34,7 +34,7 @@ DILEMMA = np.array([[[3, 0], [5, 1]], [[3, 5], [0, 1]]])
 PENNIES = np.array([[[1, -1], [-1, 1]], [[-1, 1], [1, -1]]])
 SHAPLEY = np.array([np.eye(3), np.roll(np.eye(3), 1, 1)])
 ROCK_PAPER_SCISSORS = np.array([[[0, -1, 1], [1, 0, -1], [-1, 1, 0]], [[0, 1, -1], [-1, 0, 1], [1, -1, 0]]])
-CLIMBING = matrix.payoff("climbing")
+CLIMBING = payoffs.payoff("climbing")
 
 
 def pure(*actions: int, of: int) -> list[np.ndarray]:
@@ -343,7 +343,7 @@ def test_the_joint_distribution_is_what_the_joint_policy_plays(run: Run) -> None
 def test_analyze_reports_what_the_definitions_give(
     run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    payoff = matrix.payoff(run.scenario)
+    payoff = payoffs.payoff(run.scenario)
     code, out, _ = analyze(monkeypatch, capsys, str(run.path), "--json")
     found = json.loads(out)
     assert code == 0

@@ -14,12 +14,15 @@ from agentmixer.contract.spec import Box
 from agentmixer.errors import AgentMixerError
 from agentmixer.tasks import make, mamujoco
 from agentmixer.tasks.base import TaskStep, to_torch
-from agentmixer.tasks.mujoco_team import ROBOTS, MujocoTeam, layout, reference
+from agentmixer.tasks.mamujoco.mamujoco_facts import REGROUPED, TEAMS, split
+from agentmixer.tasks.mamujoco.mamujoco_layout import layout, reference
+from agentmixer.tasks.mamujoco.mujoco_team import MujocoTeam
+from agentmixer.tasks.mamujoco.robots import ROBOTS
 
-CASES = [(name, "0") for name in mamujoco.TEAMS] + [
+CASES = [(name, "0") for name in TEAMS] + [
     (name, sees) for name in ("Ant-4x2", "Humanoid-9|8", "Reacher-2x1") for sees in ("1", "none")
 ]
-ROBOT_TASKS = {name.split("-")[0]: name for name in mamujoco.TEAMS}.values()
+ROBOT_TASKS = {name.split("-")[0]: name for name in TEAMS}.values()
 
 
 def random_actions(task: MujocoTeam, rng: np.random.Generator) -> np.ndarray:
@@ -71,7 +74,7 @@ def test_every_step_is_the_references(scenario: str, sees: str) -> None:
     task.close()
 
 
-@pytest.mark.parametrize("scenario", list(mamujoco.TEAMS))
+@pytest.mark.parametrize("scenario", list(TEAMS))
 def test_listed_sizes_and_bounds_are_the_references(scenario: str) -> None:
     theirs, info = reference(scenario), {row.scenario: row for row in mamujoco.scenarios()}[scenario]
     agents = theirs.possible_agents
@@ -81,7 +84,7 @@ def test_listed_sizes_and_bounds_are_the_references(scenario: str) -> None:
     assert info.state_size == spec.state_size == len(theirs.state())
     assert info.episode_limit == spec.episode_limit == theirs.single_agent_env.spec.max_episode_steps
     assert spec.control_period_s == theirs.single_agent_env.unwrapped.dt
-    assert mamujoco.TEAMS[scenario].actions == tuple(theirs.action_space(a).shape[0] for a in agents)
+    assert TEAMS[scenario].actions == tuple(theirs.action_space(a).shape[0] for a in agents)
     for agent, space, names in zip(agents, spec.action_spaces, spec.obs_names, strict=True):
         assert isinstance(space, Box)
         np.testing.assert_array_equal(np.array(space.low, np.float32), theirs.action_space(agent).low)
@@ -98,10 +101,10 @@ def test_published_sizes() -> None:
 
 
 def test_regrouped_joints_cover_the_robot_once() -> None:
-    for scenario in mamujoco.REGROUPED:
+    for scenario in REGROUPED:
         found = layout(scenario, "0")
         driven = set(zip(found.agent_of.tolist(), found.element_of.tolist(), strict=True))
-        assert len(driven) == found.model.nu == sum(mamujoco.TEAMS[scenario].actions)
+        assert len(driven) == found.model.nu == sum(TEAMS[scenario].actions)
 
 
 def test_names_say_which_quantity_an_element_is() -> None:
@@ -120,7 +123,7 @@ def test_names_say_which_quantity_an_element_is() -> None:
 def test_starts_are_drawn_as_the_references(scenario: str) -> None:
     """Given the same random numbers, both start in the same state."""
     single, found = reference(scenario).single_agent_env.unwrapped, layout(scenario, "0")
-    robot = ROBOTS[mamujoco.split(scenario)[0]]
+    robot = ROBOTS[split(scenario)[0]]
     single.np_random, rng = (np.random.Generator(np.random.PCG64(5)) for _ in range(2))
     for _ in range(20):
         single.reset_model()

@@ -16,7 +16,7 @@ import torch
 from agentmixer.contract.spec import Discrete
 from agentmixer.errors import AgentMixerError
 from agentmixer.tasks import make, matrix
-from agentmixer.tasks.matrix import payoff
+from agentmixer.tasks.matrix.payoffs import MAX_FILE, PAYOFFS, SUFFIXES, payoff
 
 
 def every_joint_action(shape: tuple[int, ...]) -> torch.Tensor:
@@ -69,7 +69,7 @@ def test_the_three_file_formats_mean_the_same(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("[[1.5, -2, 3], [0, 4, 1000]]")
     (tmp_path / "a.csv").write_text("1.5,-2,3\n0, 4, 1e3\n\n")
     np.save(tmp_path / "a.npy", cells)
-    for suffix in matrix.SUFFIXES:
+    for suffix in SUFFIXES:
         np.testing.assert_array_equal(payoff(str(tmp_path / f"a{suffix}")), cells)
 
 
@@ -129,7 +129,7 @@ def test_an_unknown_scenario_is_named(scenario: str, words: str) -> None:
 
 
 def test_listed_sizes_are_the_specifications() -> None:
-    assert [row.scenario for row in matrix.scenarios()] == list(matrix.PAYOFFS)
+    assert [row.scenario for row in matrix.scenarios()] == list(PAYOFFS)
     for row in matrix.scenarios():
         spec = make("matrix", row.scenario, 1).spec
         assert (row.agents, row.obs_sizes, row.state_size) == (spec.num_agents, spec.obs_sizes, spec.state_size)
@@ -144,7 +144,7 @@ def test_listing_the_small_tasks_does_not_load_a_simulator() -> None:
 def test_a_file_that_is_no_matrix_is_one_sentence(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(AgentMixerError, match="cannot be read as payoffs"):
-        matrix.payoff(str(tmp_path / name))
+        payoff(str(tmp_path / name))
 
 
 @pytest.mark.parametrize("content", [b"[[1, 2], [3, \xff]]", "1,2\n3,4\n".encode("utf-16")])
@@ -163,7 +163,7 @@ def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
         payoff(name)
 
 
-@pytest.mark.parametrize("suffix", matrix.SUFFIXES)
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_what_is_no_regular_file_is_named_and_not_waited_for(suffix: str, tmp_path: Path) -> None:
     fifo, device, folder = (tmp_path / f"{name}{suffix}" for name in ("fifo", "device", "folder"))
     os.mkfifo(fifo)
@@ -179,7 +179,7 @@ def test_a_file_may_be_a_link_but_not_too_large(tmp_path: Path) -> None:
     (tmp_path / "link.csv").symlink_to("a.csv")
     np.testing.assert_array_equal(payoff(str(tmp_path / "link.csv")), [[1, 2], [3, 4]])
     with (tmp_path / "large.npy").open("wb") as file:
-        file.truncate(matrix.MAX_FILE + 1)  # takes no room
+        file.truncate(MAX_FILE + 1)  # takes no room
     with pytest.raises(AgentMixerError, match="has more than 67,108,864 bytes"):
         payoff(str(tmp_path / "large.npy"))
 

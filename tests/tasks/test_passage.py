@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from agentmixer.errors import AgentMixerError
-from agentmixer.tasks import make, passage
+from agentmixer.tasks import make
 from agentmixer.tasks.base import TaskStep
-from agentmixer.tasks.passage import BIG, LONG, SHORT, SMALL, decentralised, payoff
+from agentmixer.tasks.passage import passage_payoffs
+from agentmixer.tasks.passage.passage_payoffs import BIG, LONG, SHORT, SMALL, decentralised, payoff
 
 ENVS = 4000
 
@@ -37,9 +38,9 @@ def test_payoffs_by_hand() -> None:
 def test_the_documented_returns() -> None:
     """Joint: (10 + 9 + 9 + 9) / 4. Decentralised: 10 minus agent 1's mean detour, (2 + 1) / 2. Distilled: the big
     ones both take the long passage, (10 + 9 + 9 - 10) / 4."""
-    assert passage.best_joint() == 9.25
-    assert passage.best_decentralised() == 8.5
-    assert passage.distilled() == 4.5
+    assert passage_payoffs.best_joint() == 9.25
+    assert passage_payoffs.best_decentralised() == 8.5
+    assert passage_payoffs.distilled() == 4.5
 
 
 def test_the_best_decentralised_policies_are_unique_and_the_runner_up_is_well_behind() -> None:
@@ -57,7 +58,7 @@ def test_the_teachers_mode_sends_big_agents_into_the_same_passage() -> None:
     assert table[SMALL, SMALL].argmax() == 0  # both short
     assert table[SMALL, BIG].argmax() == 1 and table[BIG, SMALL].argmax() == 2  # the big one goes round
     assert table[BIG, BIG, SHORT, LONG] == table[BIG, BIG, LONG, SHORT] == table[BIG, BIG].max()
-    assert decentralised((SHORT, LONG), (SHORT, LONG)) == passage.distilled()
+    assert decentralised((SHORT, LONG), (SHORT, LONG)) == passage_payoffs.distilled()
 
 
 def test_exact_gradient_ascent_of_independent_agents_finds_the_best() -> None:
@@ -98,7 +99,7 @@ def test_the_best_decentralised_return_is_what_its_policies_get() -> None:
     actions = torch.tensor([[SHORT], [LONG]], dtype=torch.int32).repeat(1, ENVS)
     rewards = np.asarray(task.step(actions).reward)
     assert set(rewards.tolist()) == {8.0, 9.0}
-    assert abs(rewards.mean() - passage.best_decentralised()) < 0.0238  # three standard errors
+    assert abs(rewards.mean() - passage_payoffs.best_decentralised()) < 0.0238  # three standard errors
 
 
 def test_an_unknown_scenario_is_refused() -> None:

@@ -19,21 +19,22 @@ from agentmixer.contract.spec import Box, Discrete
 from agentmixer.errors import AgentMixerError
 from agentmixer.tasks import check, make
 from agentmixer.tasks.base import TaskStep, to_torch
-from agentmixer.tasks.parallel_env import ParallelEnvTask, episode_seed
 from agentmixer.tasks.pettingzoo import Options
+from agentmixer.tasks.pettingzoo.env_copy import episode_seed
+from agentmixer.tasks.pettingzoo.parallel_env import ParallelEnvTask
 
 SPREAD = "mpe2.simple_spread_v3:parallel_env"
 ANT = "gymnasium_robotics.mamujoco_v1:parallel_env"
 
 
 def serial(scenario: str, num_envs: int = 2, /, **options: Any) -> ParallelEnvTask:
-    return ParallelEnvTask(scenario, num_envs, Options(**options), "serial")
+    return ParallelEnvTask(scenario, num_envs, options, "serial")
 
 
 @pytest.fixture(scope="module")
 def workers() -> Iterator[ParallelEnvTask]:
     """Five environments in two processes: three and two."""
-    task = ParallelEnvTask(SPREAD, 5, Options(max_cycles=6), workers=2)
+    task = ParallelEnvTask(SPREAD, 5, {"max_cycles": 6}, workers=2)
     yield task
     task.close()
 
@@ -261,11 +262,11 @@ def test_an_agent_that_appears_later_is_refused() -> None:
 
 
 def test_failures_in_workers_are_told_and_closing_does_not_hang() -> None:
-    task = ParallelEnvTask("zoo_envs:Broken", 4, Options(how="raise"), workers=2)
+    task = ParallelEnvTask("zoo_envs:Broken", 4, {"how": "raise"}, workers=2)
     walk(task, 0, 2)
     with pytest.raises(AgentMixerError, match=r"environment [02], step 3 .* ValueError: the gripper is stuck"):
         task.step(torch.zeros(2, 4))
-    processes = task._vector.processes  # type: ignore[union-attr]
+    processes = task._pool.processes
     task.close()
     task.close()
     assert [process.exitcode for process in processes] == [0, 0]
@@ -273,25 +274,40 @@ def test_failures_in_workers_are_told_and_closing_does_not_hang() -> None:
         task.reset(0)
 
 
+def test_a_task_that_was_interrupted_in_a_step_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some of its environments would be a step behind the others."""
+    task = serial("zoo_envs:counting", 1)
+    task.reset(0)
+
+    def interrupted(request: Any) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(task._chunk, "answer", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        task.step(torch.zeros(2, 1))
+    with pytest.raises(AgentMixerError, match="the task was interrupted"):
+        task.step(torch.zeros(2, 1))
+
+
 def test_ctrl_c_is_left_to_the_trainer(workers: ParallelEnvTask) -> None:
     """A terminal sends it to all processes; the workers must live to finish the update."""
     workers.reset(0)
-    for process in workers._vector.processes:  # type: ignore[union-attr]
+    for process in workers._pool.processes:
         os.kill(process.pid, signal.SIGINT)  # type: ignore[arg-type]
     assert len(walk(workers, 0, 3)) == 4
 
 
 def test_a_worker_that_dies_is_named() -> None:
-    task = ParallelEnvTask(SPREAD, 3, Options(), workers=2)
+    task = ParallelEnvTask(SPREAD, 3, {}, workers=2)
     task.reset(0)
-    os.kill(task._vector.processes[1].pid, signal.SIGKILL)  # type: ignore[union-attr, arg-type]
+    os.kill(task._pool.processes[1].pid, signal.SIGKILL)
     with pytest.raises(AgentMixerError, match="environments 2 to 2 was killed by SIGKILL; if the machine ran out of"):
         task.step(torch.zeros(3, 3))
     task.close()
 
 
 def test_a_worker_that_exits_is_named() -> None:
-    task = ParallelEnvTask("zoo_envs:Broken", 2, Options(how="exit"), workers=2)
+    task = ParallelEnvTask("zoo_envs:Broken", 2, {"how": "exit"}, workers=2)
     walk(task, 0, 2)
     with pytest.raises(AgentMixerError, match="ended with exit status 7"):
         task.step(torch.zeros(2, 2))
@@ -306,7 +322,7 @@ def test_options_are_read_as_what_they_look_like_and_survive_a_round_trip() -> N
     task = make("pettingzoo", "zoo_envs:counting", 1, "serial", options)
     assert task.spec.options == options and task.spec.backend == "serial" and task.spec.episode_limit == 7
     task.reset(0)
-    assert task._chunk.copies[0].env.metadata["got"] == (7, None, 0.1, True)  # type: ignore[attr-defined]
+    assert task._chunk.copies[0].env.metadata["got"] == (7, None, 0.1, True)
 
 
 def test_text_that_is_no_number_stays_text() -> None:
@@ -320,7 +336,7 @@ def test_a_file_in_the_current_directory_is_found(tmp_path: Path, monkeypatch: p
     (tmp_path / "my_own_env.py").write_text("import zoo_envs\n\ndef parallel_env():\n    return zoo_envs.Counting()\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path[:])
-    task = ParallelEnvTask("my_own_env", 2, Options(), workers=2)
+    task = ParallelEnvTask("my_own_env", 2, {}, workers=2)
     assert task.spec.scenario == "my_own_env"
     assert task.reset(0).active.all()
     task.close()
@@ -372,5 +388,5 @@ def test_listing_the_family_imports_no_library_of_environments() -> None:
 
 
 def test_importing_an_environment_prints_nothing() -> None:
-    code = f"from agentmixer.tasks import pettingzoo as p; p.factory('{SPREAD}')"
+    code = f"from agentmixer.tasks.pettingzoo.factory import factory; factory('{SPREAD}')"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b""

@@ -13,8 +13,16 @@ import torch
 from agentmixer.errors import AgentMixerError
 from agentmixer.tasks import Task, make, predator_prey
 from agentmixer.tasks.base import TaskStep
-from agentmixer.tasks.predator_prey import MOVES, PREY_TRIES, Size
-from agentmixer.tasks.predator_prey_game import State, capture, draw_tries, look, move_predators, move_preys, start
+from agentmixer.tasks.predator_prey.predator_prey_facts import MOVES, PREY_TRIES, Size, obs_names
+from agentmixer.tasks.predator_prey.predator_prey_game import (
+    State,
+    capture,
+    draw_tries,
+    look,
+    move_predators,
+    move_preys,
+    start,
+)
 
 ENVS = 64
 DOWN, LEFT, UP, RIGHT, STAY = range(5)
@@ -130,12 +138,12 @@ def test_a_prey_shut_in_stays() -> None:
 def test_what_a_predator_sees() -> None:
     """Prey at (2, 3) is one column to the right of (2, 2) and two rows, three columns from (0, 0); (4, 4) is caught."""
     view = look(state([(2, 2), (0, 0), (4, 4)], [(2, 3), (4, 4)], [True, False], time=32), 5)
-    obs = dict(zip(predator_prey.obs_names(), np.asarray(view.obs)[0], strict=True))
+    obs = dict(zip(obs_names(), np.asarray(view.obs)[0], strict=True))
     assert (obs.pop("own.row"), obs.pop("own.col"), obs.pop("time")) == (0.5, 0.5, 0.25)
     assert {name for name, value in obs.items() if value} == {"prey.row+0.col+1"}
     assert obs["prey.row+0.col+1"] == 1.0
     assert np.asarray(view.obs)[1, 2:27].sum() == 0  # out of sight
-    names = predator_prey.obs_names()
+    names = obs_names()
     assert np.asarray(view.obs)[2, names.index("prey.row-2.col-1")] == 1.0
     want = [0.5, 0.5, 0, 0, 1, 1, 0.5, 0.75, 0, 0, 1, 0, 0.25]
     np.testing.assert_array_equal(view.state, np.array(want, np.float32))

@@ -14,14 +14,22 @@ from agentmixer.contract.spec import Discrete
 from agentmixer.errors import AgentMixerError
 from agentmixer.tasks import make, smacv2
 from agentmixer.tasks.base import TaskStep, to_torch
-from agentmixer.tasks.smax import UNITS, MirroredTeams, SmaxTask, _game
+from agentmixer.tasks.jax_task import JaxTask
+from agentmixer.tasks.smacv2.smacv2_facts import EPISODE_LIMIT, MOVES, TEAMS
+from agentmixer.tasks.smacv2.smax import UNITS, MirroredTeams, environment
 
 ENVS = 8
 
 
+def protoss(num_envs: int = ENVS) -> JaxTask:
+    task = make("smacv2", "protoss_5v5", num_envs)
+    assert isinstance(task, JaxTask)
+    return task
+
+
 @pytest.fixture(scope="module")
-def task() -> SmaxTask:
-    return SmaxTask("protoss_5v5", ENVS)
+def task() -> JaxTask:
+    return protoss()
 
 
 def legal_actions(step: TaskStep, generator: np.random.Generator) -> torch.Tensor:
@@ -29,7 +37,7 @@ def legal_actions(step: TaskStep, generator: np.random.Generator) -> torch.Tenso
     return torch.from_numpy(noise.argmax(-1).astype(np.int32))
 
 
-def walk(task: SmaxTask, seed: int, steps: int, episodes: np.ndarray | None = None) -> list[TaskStep]:
+def walk(task: JaxTask, seed: int, steps: int, episodes: np.ndarray | None = None) -> list[TaskStep]:
     generator = np.random.default_rng(0)
     seen = [task.reset(seed, episodes)]
     for _ in range(steps):
@@ -47,7 +55,7 @@ def test_published_sizes_of_the_stand_in() -> None:
 
 @pytest.mark.parametrize("scenario", [row.scenario for row in smacv2.scenarios()])
 def test_listed_sizes_are_the_simulators(scenario: str) -> None:
-    game, info = _game(scenario), {row.scenario: row for row in smacv2.scenarios()}[scenario]
+    game, info = environment(scenario), {row.scenario: row for row in smacv2.scenarios()}[scenario]
     assert (game.obs_size,) * game.num_agents == info.obs_sizes
     assert game.num_agents == info.agents
     # SMAX's own state_size attribute counts a team and a type number a unit, as ours does.
@@ -55,7 +63,7 @@ def test_listed_sizes_are_the_simulators(scenario: str) -> None:
     assert int(info.actions.split()[0]) == game.num_ally_actions
 
 
-def test_arrays_are_what_the_specification_says(task: SmaxTask) -> None:
+def test_arrays_are_what_the_specification_says(task: JaxTask) -> None:
     spec, step = task.spec, task.reset(0)
     space = spec.action_spaces[0]
     assert isinstance(space, Discrete)
@@ -65,13 +73,13 @@ def test_arrays_are_what_the_specification_says(task: SmaxTask) -> None:
     assert (step.obs.dtype, step.state.dtype, step.action_mask.dtype) == (np.float32, np.float32, np.bool_)
 
 
-def test_torch_reads_the_simulators_memory_without_a_copy(task: SmaxTask) -> None:
+def test_torch_reads_the_simulators_memory_without_a_copy(task: JaxTask) -> None:
     step = task.reset(0)
     assert to_torch(step.obs).data_ptr() == step.obs.unsafe_buffer_pointer()
 
 
 def test_the_enemy_copies_the_composition_and_weights_are_smacv2s() -> None:
-    weights = tuple(smacv2.TEAMS["protoss"].values())
+    weights = tuple(TEAMS["protoss"].values())
     teams = jax.vmap(MirroredTeams(5, 6, weights).generate)(jax.random.split(jax.random.PRNGKey(0), 4000))
     assert (teams[:, :5] == teams[:, 5:10]).all()
     share = np.bincount(np.asarray(teams[:, :5]).ravel(), minlength=3) / 20_000
@@ -84,14 +92,14 @@ def test_the_colossus_has_its_real_figures() -> None:
 
 
 def test_units_in_play_have_the_tables_health() -> None:
-    game = _game("protoss_5v5")
+    game = environment("protoss_5v5")
     _, state = game.reset(jax.random.PRNGKey(4))
-    health = np.array([UNITS[name].health for name in smacv2.TEAMS["protoss"]])
+    health = np.array([UNITS[name].health for name in TEAMS["protoss"]])
     np.testing.assert_array_equal(state.state.unit_health, health[np.asarray(state.state.unit_types)])
 
 
 def test_starts_are_surrounded_or_reflected_half_of_the_time() -> None:
-    game = _game("protoss_5v5")
+    game = environment("protoss_5v5")
     _, states = jax.vmap(game.reset)(jax.random.split(jax.random.PRNGKey(1), 1000))
     where = np.asarray(states.state.unit_positions)
     ours, theirs = where[:, :5], where[:, 5:]
@@ -101,28 +109,28 @@ def test_starts_are_surrounded_or_reflected_half_of_the_time() -> None:
     assert (reflected | centred).mean() > 0.98
 
 
-def test_the_same_seed_is_the_same_episode_bit_for_bit(task: SmaxTask) -> None:
-    first, second, other = walk(task, 7, 120), walk(SmaxTask("protoss_5v5", ENVS), 7, 120), walk(task, 8, 5)
+def test_the_same_seed_is_the_same_episode_bit_for_bit(task: JaxTask) -> None:
+    first, second, other = walk(task, 7, 120), walk(protoss(), 7, 120), walk(task, 8, 5)
     for a, b in zip(first, second, strict=True):
         for x, y in zip(a, b, strict=True):
             np.testing.assert_array_equal(x, y)
     assert not np.array_equal(first[0].obs, other[0].obs)
 
 
-def test_an_episode_does_not_depend_on_its_neighbours(task: SmaxTask) -> None:
+def test_an_episode_does_not_depend_on_its_neighbours(task: JaxTask) -> None:
     """Episode 5 starts alike wherever it runs, which is what pairs two policies' episodes."""
-    alone = SmaxTask("protoss_5v5", 1).reset(3, np.array([5]))
+    alone = protoss(1).reset(3, np.array([5]))
     among = task.reset(3)
     np.testing.assert_array_equal(alone.obs[:, 0], among.obs[:, 5])
 
 
-def test_a_snapshot_continues_exactly(task: SmaxTask) -> None:
+def test_a_snapshot_continues_exactly(task: JaxTask) -> None:
     walk(task, 2, 10)
     kept = task.snapshot()
     generator = np.random.default_rng(1)
     actions = [torch.from_numpy(generator.integers(0, 5, (5, ENVS)).astype(np.int32)) for _ in range(60)]
     want = [task.step(a) for a in actions]
-    fresh = SmaxTask("protoss_5v5", ENVS)
+    fresh = protoss()
     fresh.restore(kept)
     for a, w in zip(actions, want, strict=True):
         for x, y in zip(fresh.step(a), w, strict=True):
@@ -131,7 +139,7 @@ def test_a_snapshot_continues_exactly(task: SmaxTask) -> None:
 
 def test_the_limit_truncates_when_nobody_can_win() -> None:
     """Without weapons the battle lasts until the limit, which is a truncation and no win."""
-    task = SmaxTask("protoss_5v5", 2)
+    task = protoss(2)
     step = task.reset(0)
     running = task._running
     assert running is not None
@@ -139,15 +147,15 @@ def test_the_limit_truncates_when_nobody_can_win() -> None:
     # Nobody's weapon is ever ready.
     endless = jax.numpy.full_like(game.state.unit_weapon_cooldowns, 1e6)
     task._running = running._replace(game=game.replace(state=game.state.replace(unit_weapon_cooldowns=endless)))
-    for t in range(1, smacv2.EPISODE_LIMIT + 1):
+    for t in range(1, EPISODE_LIMIT + 1):
         step = task.step(torch.full((5, 2), 4, dtype=torch.int32))
-        assert np.asarray(step.truncated).all() == (t == smacv2.EPISODE_LIMIT)
+        assert np.asarray(step.truncated).all() == (t == EPISODE_LIMIT)
         assert not np.asarray(step.terminated).any()
     assert not np.asarray(step.won).any()
     assert not np.array_equal(step.obs, step.final_obs)
 
 
-def test_wins_and_losses_are_terminations_with_their_reward(task: SmaxTask) -> None:
+def test_wins_and_losses_are_terminations_with_their_reward(task: JaxTask) -> None:
     ends = {"won": 0, "lost": 0}
     for step in walk(task, 21, 400)[1:]:
         terminated, won, reward = (np.asarray(a) for a in (step.terminated, step.won, step.reward))
@@ -159,12 +167,12 @@ def test_wins_and_losses_are_terminations_with_their_reward(task: SmaxTask) -> N
     assert ends["lost"] > 10  # nobody wins by acting at random
 
 
-def test_dead_agents_may_only_stop_and_are_marked(task: SmaxTask) -> None:
+def test_dead_agents_may_only_stop_and_are_marked(task: JaxTask) -> None:
     dead = 0
     for step in walk(task, 5, 60):
         active, mask = np.asarray(step.active), np.asarray(step.action_mask)
         assert mask.any(-1).all()
-        only_stop = np.eye(mask.shape[-1], dtype=bool)[smacv2.MOVES.index("stop")]
+        only_stop = np.eye(mask.shape[-1], dtype=bool)[MOVES.index("stop")]
         assert (mask[~active] == only_stop).all()
         assert mask[active][:, :5].all()
         dead += (~active).sum()
@@ -187,5 +195,5 @@ def test_what_does_not_exist_is_named_with_the_nearest(arguments: tuple[object, 
 
 
 def test_importing_the_simulator_leaves_standard_output_alone() -> None:
-    code = "import io, sys; sys.stdout = mine = io.StringIO(); import agentmixer.tasks.smax; assert sys.stdout is mine and mine.getvalue() == ''"
+    code = "import io, sys; sys.stdout = mine = io.StringIO(); import agentmixer.tasks.smacv2.smax_game; assert sys.stdout is mine and mine.getvalue() == ''"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == ""

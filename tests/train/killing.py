@@ -25,7 +25,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from agentmixer import files, tasks
-from agentmixer.tasks import mujoco_team
+from agentmixer.tasks.mamujoco import mujoco_team
 from agentmixer.train import checkpoint, records, trainer
 from agentmixer.train import run as runs
 from agentmixer.train.algorithms import AgentMixerPPO

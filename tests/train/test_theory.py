@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from agentmixer.tasks import passage
+from agentmixer.tasks.passage import passage_payoffs
 from agentmixer.train.networks import Actor
 from agentmixer.train.stack import StackedLinear
 
@@ -71,7 +71,7 @@ def passage_game() -> Game:
     """agentmixer.tasks.passage, its four states [size_0, size_1] in a row."""
     sizes = np.array(list(itertools.product((0, 1), repeat=2))).T
     see = np.stack([1 - sizes, sizes], -1).astype(float)
-    return Game(np.ones(4) / 4, see, np.full((4, 2, 2, 4), 0.25), passage.payoff().reshape(4, 2, 2), 1)
+    return Game(np.ones(4) / 4, see, np.full((4, 2, 2, 4), 0.25), passage_payoffs.payoff().reshape(4, 2, 2), 1)
 
 
 def occupancy(game: Game, behaviour: Callable[[int, History, History], np.ndarray]) -> Occupancy:
@@ -317,26 +317,26 @@ def test_the_passages_optimum_is_not_identifiable_and_copying_it_jams() -> None:
     big: they part with 2 * 3/4 * 1/4 and get 9, else jammed."""
     game = passage_game()
     joint, best = optimal(game)
-    assert best == passage.best_joint()
+    assert best == passage_payoffs.best_joint()
     policies = iterate(game, joint, random_policies(game, 0))
     for policy in policies:
         np.testing.assert_allclose(np.stack([policy[0,], policy[1,]]), [[1.0, 0.0], [0.25, 0.75]], atol=1e-12)
     assert divergence(occupancy(game, acting(policies)), joint, policies) == pytest.approx(
         (2 * math.log(4 / 3) + math.log(8 / 3)) / 4
     )
-    jammed = passage.JAMMED
+    jammed = passage_payoffs.JAMMED
     sampled = (10 + 2 * (3 / 4 * 9 + 1 / 4 * jammed[1]) + (3 / 8 * 9 + 5 / 8 * jammed[2])) / 4
     assert value(game, acting(policies)) == pytest.approx(sampled)
     modes = tuple({h: np.eye(2)[p.argmax()] for h, p in policy.items()} for policy in policies)
-    assert value(game, acting((modes[0], modes[1]))) == pytest.approx(passage.distilled())
-    assert passage.distilled() < sampled < passage.best_decentralised() < passage.best_joint()
+    assert value(game, acting((modes[0], modes[1]))) == pytest.approx(passage_payoffs.distilled())
+    assert passage_payoffs.distilled() < sampled < passage_payoffs.best_decentralised() < passage_payoffs.best_joint()
 
 
 def test_the_passages_best_decentralised_policies_are_an_identifiable_pair_with_another_teacher() -> None:
     """What a teacher would have to do for copying to be right: send agent 0 the short way, agent 1 the long way."""
     game = passage_game()
     joint = np.zeros((1, 4, 2, 2))
-    joint[..., passage.SHORT, passage.LONG] = 1
+    joint[..., passage_payoffs.SHORT, passage_payoffs.LONG] = 1
     policies = iterate(game, joint, random_policies(game, 0))
     assert divergence(occupancy(game, acting(policies)), joint, policies) == 0
-    assert value(game, acting(policies)) == pytest.approx(passage.best_decentralised())
+    assert value(game, acting(policies)) == pytest.approx(passage_payoffs.best_decentralised())

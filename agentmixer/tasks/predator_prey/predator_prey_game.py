@@ -1,7 +1,7 @@
 """The rules of predator and prey as pure functions for `jax_task`.
 
-A step: predators move, prey are caught, the remaining prey move. Nobody enters a taken cell or leaves the grid:
-who would, stays. Movers go one after another, in order of their number. P predators, M prey.
+A step: predators move, prey are caught, the remaining prey move. Movers go one after another, in order of their number;
+a move onto a taken cell or off the grid leaves the mover where it is. P predators, M prey.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from agentmixer.tasks.base import Probe
 from agentmixer.tasks.jax_task import Game, Outcome, View
-from agentmixer.tasks.predator_prey import (
+from agentmixer.tasks.predator_prey.predator_prey_facts import (
     CAPTORS,
     CAPTURE_REWARD,
     EPISODE_LIMIT,

@@ -1,6 +1,6 @@
-"""Cooperative matrix games: one decision each, one shared payoff. The classical ones, or any from a file.
+"""The payoffs of cooperative matrix games: the classical ones by name, any other from a file.
 
-This file knows payoffs only and imports no simulator.
+This file imports no simulator.
 """
 
 from __future__ import annotations
@@ -9,16 +9,14 @@ import csv
 import io
 import json
 import os
-import sys
 import tokenize
 from pathlib import Path
 
 import numpy as np
 
-from agentmixer.contract.spec import Discrete, TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.files import read_regular
-from agentmixer.tasks.base import NoOptions, ScenarioInfo, Task, check_known
+from agentmixer.tasks.base import check_known
 
 
 def _penalty(k: float) -> list[list[float]]:
@@ -40,15 +38,6 @@ MAX_CELLS = 1_000_000
 #: Largest file that is read, bytes.
 MAX_FILE = 2**26
 
-Options = NoOptions
-backends = ("jax",)
-names_code = False
-notes = (
-    "One step an episode; every agent sees the constant 1. Won means that the team got the matrix's maximum. Any "
-    "other payoff: give as scenario the path of a .json file (nested lists, one level an agent), a .npy file or a "
-    ".csv file (two agents)."
-)
-
 
 def payoff(scenario: str) -> np.ndarray:
     """The payoff of every joint action, float64 [A_0, ..., A_(N-1)]; axis i is agent i's action.
@@ -63,7 +52,7 @@ def payoff(scenario: str) -> np.ndarray:
             raise AgentMixerError(
                 f"'{scenario}' is neither a matrix game known by name nor a .json, .npy or .csv file of payoffs"
             )
-        check_known(sys.modules[__name__], "matrix", scenario)
+        check_known("matrix", scenario, PAYOFFS)
         return np.array(PAYOFFS[scenario], np.float64)
     try:
         cells = _read(scenario)
@@ -110,51 +99,3 @@ def _is_text(name: str) -> bool:
     except UnicodeEncodeError:  # bytes of a path that are no letters
         return False
     return True
-
-
-def scenarios() -> list[ScenarioInfo]:
-    """The games known by name."""
-    return [
-        ScenarioInfo(
-            scenario=name,
-            agents=2,
-            obs_sizes=(1, 1),
-            state_size=1,
-            actions="3 discrete",
-            episode_limit=1,
-            source="Son et al. (2019)" if name == "nonmonotonic" else "Claus and Boutilier (1998)",
-        )
-        for name in PAYOFFS
-    ]
-
-
-def check(scenario: str, backend: str, options: NoOptions) -> None:
-    """Raise AgentMixerError if `payoff` would."""
-    payoff(scenario)
-
-
-def make(scenario: str, num_envs: int, backend: str, options: NoOptions, device: str = "cpu") -> Task:
-    """Build the task. It runs on the processor, whatever `device` the learner is on.
-
-    The specification names a file of payoffs without its folder, for other names are made from it."""
-    from agentmixer.tasks import matrix_game
-    from agentmixer.tasks.jax_task import JaxTask
-
-    cells = payoff(scenario)
-    spec = TaskSpec(
-        name="matrix",
-        scenario=Path(scenario).name,
-        backend=backend,
-        options={},
-        agents=tuple(f"agent_{i}" for i in range(cells.ndim)),
-        obs_names=(("constant",),) * cells.ndim,
-        state_size=1,
-        action_spaces=tuple(Discrete(n) for n in cells.shape),
-        has_action_mask=False,
-        reports_wins=True,
-        episode_limit=1,
-        control_period_s=1.0,
-        fallback_actions=(0,) * cells.ndim,
-        shared="reward",
-    )
-    return JaxTask(spec, matrix_game.game(cells), num_envs)

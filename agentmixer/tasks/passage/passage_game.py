@@ -7,9 +7,9 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from agentmixer.tasks import passage
 from agentmixer.tasks.base import Probe
 from agentmixer.tasks.jax_task import Game, Outcome, View
+from agentmixer.tasks.passage.passage_payoffs import payoff
 
 
 def _probes() -> tuple[Probe, ...]:
@@ -25,7 +25,7 @@ def _probes() -> tuple[Probe, ...]:
 @functools.cache
 def game() -> Game:
     """The game, made once a process."""
-    table = jnp.asarray(passage.payoff(), jnp.float32)
+    table = jnp.asarray(payoff(), jnp.float32)
 
     def reset(key: jax.Array) -> jax.Array:
         return jax.random.bernoulli(key, 0.5, (2,)).astype(jnp.int32)

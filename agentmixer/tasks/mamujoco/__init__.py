@@ -1,20 +1,20 @@
 """Multi-Agent MuJoCo (de Witt et al. 2020): one robot, its joints divided among a team.
 
 The tasks are those of Gymnasium-Robotics' mamujoco_v1, named `<robot>-<factorisation>`, and five usual
-factorisations that it leaves out. This file knows names and sizes only and imports no simulator.
+factorisations that it leaves out.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import sys
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
 from agentmixer.config import Settings
 from agentmixer.errors import AgentMixerError
 from agentmixer.tasks.base import ScenarioInfo, Task, check_known
+from agentmixer.tasks.mamujoco.mamujoco_facts import REGROUPED, TEAMS
 
 
 class Options(Settings, frozen=True):
@@ -27,53 +27,6 @@ class Options(Settings, frozen=True):
         ),
     ] = "0"
 
-
-class Sizes(NamedTuple):
-    """A team under agent_obsk=0: observation and action length of each agent, state length, step limit."""
-
-    obs: tuple[int, ...]
-    actions: tuple[int, ...]
-    state: int
-    limit: int = 1000
-
-
-TEAMS: dict[str, Sizes] = {
-    "Ant-2x4": Sizes((61,) * 2, (4,) * 2, 105),
-    "Ant-2x4d": Sizes((61,) * 2, (4,) * 2, 105),
-    "Ant-4x2": Sizes((39,) * 4, (2,) * 4, 105),
-    "Ant-8x1": Sizes((25, 31) * 4, (1,) * 8, 105),
-    "HalfCheetah-2x3": Sizes((11,) * 2, (3,) * 2, 17),
-    "HalfCheetah-3x2": Sizes((9,) * 3, (2,) * 3, 17),
-    "HalfCheetah-6x1": Sizes((7,) * 6, (1,) * 6, 17),
-    "Hopper-3x1": Sizes((7,) * 3, (1,) * 3, 11),
-    "Humanoid-9|8": Sizes((236, 167), (9, 8), 348),
-    "Humanoid-17x1": Sizes((80,) * 5 + (36, 80, 80, 36) + (58,) * 8, (1,) * 17, 348),
-    "HumanoidStandup-9|8": Sizes((236, 167), (9, 8), 348),
-    "ManySegmentAnt-2x3": Sizes((161,) * 2, (12,) * 2, 311),
-    "ManySegmentAnt-3x1": Sizes((61,) * 3, (4,) * 3, 161),
-    "ManySegmentSwimmer-5x4": Sizes((8,) * 5, (4,) * 5, 44),
-    "ManySegmentSwimmer-6x1": Sizes((2,) * 6, (1,) * 6, 16),
-    "ManySegmentSwimmer-10x2": Sizes((4,) * 10, (2,) * 10, 44),
-    "Pusher-3p": Sizes((15, 11, 15), (3, 1, 3), 23, limit=100),
-    "Reacher-2x1": Sizes((5, 8), (1, 1), 10, limit=50),
-    "Swimmer-2x1": Sizes((5, 5), (1, 1), 8),
-    "Walker2d-2x3": Sizes((11,) * 2, (3,) * 2, 17),
-    "Walker2d-3x2": Sizes((9,) * 3, (2,) * 3, 17),
-    "Walker2d-6x1": Sizes((7,) * 6, (1,) * 6, 17),
-}
-
-#: Factorisations that mamujoco_v1 does not list: a factorisation that it does list, whose joints these
-#: are, and what each agent moves. One joint an agent follows the order of that listed factorisation.
-REGROUPED: dict[str, tuple[str, tuple[tuple[str, ...], ...] | None]] = {
-    "Ant-8x1": ("4x2", None),
-    "HalfCheetah-3x2": ("6x1", (("bfoot", "bshin"), ("bthigh", "ffoot"), ("fshin", "fthigh"))),
-    "Humanoid-17x1": ("9|8", None),
-    "Walker2d-3x2": (
-        "2x3",
-        (("foot_joint", "leg_joint"), ("thigh_joint", "foot_left_joint"), ("leg_left_joint", "thigh_left_joint")),
-    ),
-    "Walker2d-6x1": ("2x3", None),
-}
 
 backends = ("mujoco",)
 names_code = False
@@ -90,12 +43,6 @@ notes = (
     "them in no particular order; here the shoulder's pan comes before its lift. An episode that reaches its "
     "step limit as it terminates counts as terminated only."
 )
-
-
-def split(scenario: str) -> tuple[str, str]:
-    """'Ant-4x2' -> ('Ant', '4x2')."""
-    robot, _, factorisation = scenario.partition("-")
-    return robot, factorisation
 
 
 def scenarios() -> list[ScenarioInfo]:
@@ -116,7 +63,7 @@ def scenarios() -> list[ScenarioInfo]:
 
 def check(scenario: str, backend: str, options: Options) -> None:
     """Raise AgentMixerError for an unknown scenario, and where MuJoCo or Gymnasium-Robotics is missing."""
-    check_known(sys.modules[__name__], "mamujoco", scenario)
+    check_known("mamujoco", scenario, TEAMS)
     for package in ("mujoco", "gymnasium_robotics"):
         if importlib.util.find_spec(package) is None:
             raise AgentMixerError(f"task 'mamujoco' needs the package {package}; pip install 'agentmixer[train]'")
@@ -124,6 +71,6 @@ def check(scenario: str, backend: str, options: Options) -> None:
 
 def make(scenario: str, num_envs: int, backend: str, options: Options, device: str = "cpu") -> Task:
     """Build the task. MuJoCo runs on the processor, whatever the device."""
-    from agentmixer.tasks.mujoco_team import MujocoTeam
+    from agentmixer.tasks.mamujoco.mujoco_team import MujocoTeam
 
     return MujocoTeam(scenario, num_envs, options.agent_obsk)

@@ -1,13 +1,11 @@
 """Predator and prey on a grid: two predators must stand beside a prey at the same time to catch it.
 
-After the task of DICG (Li et al. 2021). This file knows names, sizes and rules' constants only and imports no
-simulator; the rules stand in `predator_prey_game`.
+After the task of DICG (Li et al. 2021).
 """
 
 from __future__ import annotations
 
-import sys
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 from msgspec import Meta
 
@@ -15,28 +13,15 @@ from agentmixer.config import Settings
 from agentmixer.contract.spec import Discrete, TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.tasks.base import ScenarioInfo, Task, check_known
-
-
-class Size(NamedTuple):
-    """How large a scenario is. `grid` is the number of rows and of columns."""
-
-    grid: int
-    predators: int
-    preys: int
-
-
-SIZES = {"5x5": Size(5, 2, 1), "7x7": Size(7, 4, 2)}
-#: Action -> (rows, columns) moved; row 0 is at the top.
-MOVES = {"down": (1, 0), "left": (0, -1), "up": (-1, 0), "right": (0, 1), "stay": (0, 0)}
-#: How a prey draws its move, in the order of MOVES, and how often it may draw again.
-PREY_MOVES = (0.175, 0.175, 0.175, 0.175, 0.3)
-PREY_TRIES = 5
-#: A predator sees prey at most this many rows and columns away.
-SIGHT = 2
-EPISODE_LIMIT = 128
-STEP_REWARD = -0.01
-CAPTURE_REWARD = 10.0
-CAPTORS = 2
+from agentmixer.tasks.predator_prey.predator_prey_facts import (
+    CAPTORS,
+    EPISODE_LIMIT,
+    MOVES,
+    SIZES,
+    Size,
+    obs_names,
+    state_size,
+)
 
 
 class Options(Settings, frozen=True):
@@ -66,18 +51,6 @@ def size(scenario: str, options: Options) -> Size:
     return Size(options.grid or own.grid, options.predators or own.predators, options.preys or own.preys)
 
 
-def obs_names() -> tuple[str, ...]:
-    """Element names of an agent's observation, 28 of them, whatever the size."""
-    around = range(-SIGHT, SIGHT + 1)
-    view = tuple(f"prey.row{row:+d}.col{col:+d}" for row in around for col in around)
-    return ("own.row", "own.col", *view, "time")
-
-
-def state_size(of: Size) -> int:
-    """Row and column of every predator; row, column and a flag of every prey; the time."""
-    return 2 * of.predators + 3 * of.preys + 1
-
-
 def scenarios() -> list[ScenarioInfo]:
     """The scenarios with their own sizes."""
     return [
@@ -96,7 +69,7 @@ def scenarios() -> list[ScenarioInfo]:
 
 def check(scenario: str, backend: str, options: Options) -> None:
     """Raise AgentMixerError for an unknown scenario and for options that make no game."""
-    check_known(sys.modules[__name__], "predator_prey", scenario)
+    check_known("predator_prey", scenario, SIZES)
     grid, predators, preys = size(scenario, options)
     if grid < 3:
         raise AgentMixerError(f"option grid is {grid}; it must be at least 3, or 0 for the scenario's own")
@@ -111,8 +84,8 @@ def check(scenario: str, backend: str, options: Options) -> None:
 
 def make(scenario: str, num_envs: int, backend: str, options: Options, device: str = "cpu") -> Task:
     """Build the task. It runs on the processor, whatever `device` the learner is on."""
-    from agentmixer.tasks import predator_prey_game
     from agentmixer.tasks.jax_task import JaxTask
+    from agentmixer.tasks.predator_prey.predator_prey_game import game
 
     of = size(scenario, options)
     spec = TaskSpec(
@@ -131,4 +104,4 @@ def make(scenario: str, num_envs: int, backend: str, options: Options, device: s
         fallback_actions=(list(MOVES).index("stay"),) * of.predators,
         shared="reward",
     )
-    return JaxTask(spec, predator_prey_game.game(of, options.penalty), num_envs)
+    return JaxTask(spec, game(of, options.penalty), num_envs)

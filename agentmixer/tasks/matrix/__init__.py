@@ -1,0 +1,66 @@
+"""Cooperative matrix games: one decision each, one shared payoff."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from agentmixer.contract.spec import Discrete, TaskSpec
+from agentmixer.tasks.base import NoOptions, ScenarioInfo, Task
+from agentmixer.tasks.matrix.payoffs import PAYOFFS, payoff
+
+Options = NoOptions
+backends = ("jax",)
+names_code = False
+notes = (
+    "One step an episode; every agent sees the constant 1. Won means that the team got the matrix's maximum. Any "
+    "other payoff: give as scenario the path of a .json file (nested lists, one level an agent), a .npy file or a "
+    ".csv file (two agents)."
+)
+
+
+def scenarios() -> list[ScenarioInfo]:
+    """The games known by name."""
+    return [
+        ScenarioInfo(
+            scenario=name,
+            agents=2,
+            obs_sizes=(1, 1),
+            state_size=1,
+            actions="3 discrete",
+            episode_limit=1,
+            source="Son et al. (2019)" if name == "nonmonotonic" else "Claus and Boutilier (1998)",
+        )
+        for name in PAYOFFS
+    ]
+
+
+def check(scenario: str, backend: str, options: NoOptions) -> None:
+    """Raise AgentMixerError if `payoff` would."""
+    payoff(scenario)
+
+
+def make(scenario: str, num_envs: int, backend: str, options: NoOptions, device: str = "cpu") -> Task:
+    """Build the task. It runs on the processor, whatever `device` the learner is on.
+
+    The specification names a file of payoffs without its folder, for other names are made from it."""
+    from agentmixer.tasks.jax_task import JaxTask
+    from agentmixer.tasks.matrix.matrix_game import game
+
+    cells = payoff(scenario)
+    spec = TaskSpec(
+        name="matrix",
+        scenario=Path(scenario).name,
+        backend=backend,
+        options={},
+        agents=tuple(f"agent_{i}" for i in range(cells.ndim)),
+        obs_names=(("constant",),) * cells.ndim,
+        state_size=1,
+        action_spaces=tuple(Discrete(n) for n in cells.shape),
+        has_action_mask=False,
+        reports_wins=True,
+        episode_limit=1,
+        control_period_s=1.0,
+        fallback_actions=(0,) * cells.ndim,
+        shared="reward",
+    )
+    return JaxTask(spec, game(cells), num_envs)

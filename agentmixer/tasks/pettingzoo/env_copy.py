@@ -1,0 +1,178 @@
+"""One copy of a PettingZoo environment, packed into one row of flat arrays and reset by itself."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.spaces.utils import flatten
+
+from agentmixer.errors import AgentMixerError
+from agentmixer.tasks.pettingzoo.foreign_env import foreign, mask_of
+from agentmixer.tasks.pettingzoo.team_description import Team
+
+
+def episode_seed(seed: int, stream: int, number: int) -> int:
+    """The seed of the `number`-th episode of a stream, 31 bits. Depends on nothing else."""
+    return int(np.random.SeedSequence([seed, stream, number]).generate_state(1)[0]) >> 1
+
+
+def row_type(team: Team) -> np.dtype:
+    """One environment's row: `TaskStep`'s fields without `won`, agents inside, and the actions that it is given."""
+    agents, obs, state, actions = len(team.agents), max(team.obs_sizes), team.state_size, max(team.action_sizes)
+    return np.dtype(
+        [
+            ("obs", np.float32, (agents, obs)),
+            ("state", np.float32, (state,)),
+            ("reward", np.float32),
+            ("final_obs", np.float32, (agents, obs)),
+            ("final_state", np.float32, (state,)),
+            ("actions", np.int32, (agents,)) if team.discrete else ("actions", np.float32, (agents, actions)),
+            ("action_mask", np.bool_, (agents, actions)),
+            ("active", np.bool_, (agents,)),
+            ("terminated", np.bool_),
+            ("truncated", np.bool_),
+        ],
+        align=True,
+    )
+
+
+class EnvCopy:
+    """One environment, which resets itself. It reads its actions from its row and writes there what it shows."""
+
+    def __init__(self, env: Any, team: Team, index: int, row: dict[str, np.ndarray]):
+        """index: the environment's number in the whole task; row: views of its fields of `row_type`."""
+        self.env, self.team, self.index, self.row = env, team, index, row
+        self.sizes, self.action_sizes = team.obs_sizes, team.action_sizes
+        #: Which elements of the padded observations are an agent's own.
+        self.own = np.arange(max(self.sizes)) < np.array(self.sizes)[:, None]
+
+    def reset(self, seed: int, stream: int, number: int) -> None:
+        """Start episode `number` of a stream."""
+        self.seed, self.stream, self.number = seed, stream, number
+        self.row["reward"][...] = self.row["terminated"][...] = self.row["truncated"][...] = 0
+        self._begin()
+        self.row["final_obs"][:], self.row["final_state"][:] = self.row["obs"], self.row["state"]
+
+    def step(self) -> None:
+        """Advance by one step; an episode that ends is followed by the next one's start."""
+        team, row = self.team, self.row
+        self.steps += 1
+        with self._watched():
+            acting = self.live
+            chosen = {agent: self._action(i, row["actions"][i]) for i, agent in enumerate(team.agents) if acting[i]}
+            observations, rewards, terminations, truncations, infos = self.env.step(chosen)
+            terminated, truncated = self._after(acting, terminations, truncations)
+            self._known(observations, rewards, self.env.agents)
+            row["reward"][...] = math.fsum(rewards.values()) / len(team.agents)
+            if not np.isfinite(row["reward"]):
+                raise AgentMixerError(f"a reward is not finite ({dict(rewards)})")
+            row["terminated"][...], row["truncated"][...] = terminated, truncated
+            ended = terminated or truncated
+            # Those who saw the end are shown in the final observation.
+            self._show(acting if ended else self.live, observations, infos, ended)
+        row["final_obs"][:], row["final_state"][:] = row["obs"], row["state"]
+        if ended:
+            self.number += 1
+            self._begin()
+
+    def _begin(self) -> None:
+        self.steps = 0
+        with self._watched():
+            observations, infos = self.env.reset(seed=episode_seed(self.seed, self.stream, self.number))
+            self._known(observations, self.env.agents)
+            self.live = [agent in self.env.agents for agent in self.team.agents]
+            if not any(self.live):
+                raise AgentMixerError("no agent is there after reset")
+            self._show(self.live, observations, infos, False)
+
+    def _watched(self) -> contextlib.AbstractContextManager[None]:
+        start = f"the episode that reset(seed={episode_seed(self.seed, self.stream, self.number)}) starts"
+        return foreign(f"environment {self.index}, step {self.steps} of {start},")
+
+    def _known(self, *named: Iterable[Any]) -> None:
+        for names in named:
+            for agent in names:
+                if agent not in self.team.agents:
+                    raise AgentMixerError(f"agent '{agent}' is not one of possible_agents; name all agents there")
+
+    def _action(self, i: int, action: np.ndarray) -> Any:
+        space = self.team.action_spaces[i]
+        if isinstance(space, spaces.Discrete):
+            return np.int64(action + space.start)
+        assert isinstance(space, spaces.Box)
+        # Bounds that float32 cannot hold exactly would be overstepped by a rounding error.
+        return np.minimum(np.maximum(action[: space.shape[0]].astype(space.dtype), space.low), space.high)
+
+    def _after(self, acting: list[bool], terminations: Mapping[Any, Any], truncations: Mapping[Any, Any]) -> Any:
+        """Who lives on, and whether the episode was terminated or truncated."""
+        remaining = set(self.env.agents)
+        self.live, terminated = [], False
+        for agent, acted in zip(self.team.agents, acting, strict=True):
+            ended, cut = bool(terminations.get(agent, False)), bool(truncations.get(agent, False))
+            here = agent in remaining and not ended and not cut
+            if here and not acted:
+                raise AgentMixerError(f"agent '{agent}' appeared in mid-episode; agents may leave but not come")
+            self.live.append(here)
+            # An agent that left without a word was terminated.
+            terminated |= acted and not here and (ended or not cut)
+        over = not any(self.live)
+        return over and terminated, over and not terminated
+
+    def _show(self, who: list[bool], observations: Mapping[Any, Any], infos: Mapping[Any, Any], may_lack: bool) -> None:
+        """Write obs, state, action_mask and active. At an episode's end an agent may lack its observation."""
+        team, row = self.team, self.row
+        row["obs"][:], row["action_mask"][:], row["active"][:] = 0.0, False, who
+        for i, (agent, shown) in enumerate(zip(team.agents, who, strict=True)):
+            if shown and agent in observations:
+                row["obs"][i, : self.sizes[i]] = self._observation(i, observations[agent])
+            elif shown and not may_lack:
+                raise AgentMixerError(f"agent '{agent}' was given no observation")
+            row["action_mask"][i, : self.action_sizes[i]] = self._legal(i, shown, observations, infos)
+        if not np.isfinite(row["obs"]).all():
+            agent = team.agents[int(np.argmin(np.isfinite(row["obs"]).all(1)))]
+            raise AgentMixerError(f"the observation of agent '{agent}' has a value that is not finite")
+        row["state"][:] = self._state() if team.has_state else row["obs"][self.own]
+
+    def _observation(self, i: int, value: Any) -> np.ndarray:
+        agent, space = self.team.agents[i], self.team.observation_spaces[i]
+        if isinstance(value, Mapping):
+            value = value["observation"]
+        if isinstance(space, spaces.Box):
+            row = np.asarray(value)
+            if row.shape != space.shape:
+                raise AgentMixerError(
+                    f"the observation of agent '{agent}' has shape {row.shape}, its space says {space.shape}"
+                )
+            return row.ravel()
+        if not space.contains(value):
+            raise AgentMixerError(f"the observation of agent '{agent}' is {value}, which is not in its space {space}")
+        return np.asarray(flatten(space, value))
+
+    def _legal(self, i: int, shown: bool, observations: Mapping[Any, Any], infos: Mapping[Any, Any]) -> Any:
+        """The mask's row of one agent."""
+        team, agent, size = self.team, self.team.agents[i], self.action_sizes[i]
+        if not team.discrete:
+            return True
+        if not shown:
+            return np.arange(size) == team.fallback_actions[i]
+        mask = mask_of(agent, observations, infos)
+        if mask is None:
+            return True
+        if not team.has_action_mask:
+            raise AgentMixerError(f"agent '{agent}' has an action mask, but no agent had one after the first reset")
+        if mask.shape != (size,) or not mask.any():
+            raise AgentMixerError(f"the action mask of agent '{agent}' must have {size} elements and allow one action")
+        return mask
+
+    def _state(self) -> np.ndarray:
+        state = np.asarray(self.env.state(), np.float32).ravel()
+        if state.shape != (self.team.state_size,):
+            raise AgentMixerError(f"the state has {state.size} elements, after the first reset {self.team.state_size}")
+        if not np.isfinite(state).all():
+            raise AgentMixerError("the state has a value that is not finite")
+        return state

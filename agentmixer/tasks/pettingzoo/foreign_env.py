@@ -1,0 +1,49 @@
+"""Environments that others wrote: making one, reading its action masks, and telling what went wrong in it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pettingzoo
+
+from agentmixer.contract.spec import OptionValue
+from agentmixer.errors import AgentMixerError
+from agentmixer.tasks.pettingzoo.factory import arguments, factory
+
+
+def build(scenario: str, options: Mapping[str, OptionValue]) -> Any:
+    """One environment. Raises AgentMixerError if the factory fails or gives something else."""
+    make_env = factory(scenario)
+    with foreign(f"making {scenario}"):
+        env = make_env(**arguments(options))
+    if not isinstance(env, pettingzoo.ParallelEnv):
+        raise AgentMixerError(
+            f"{scenario} gives a {type(env).__name__}, not a PettingZoo ParallelEnv; turn an AECEnv into one with "
+            "pettingzoo.utils.aec_to_parallel"
+        )
+    if not getattr(env, "possible_agents", None):
+        raise AgentMixerError(f"the environment of {scenario} names no possible_agents; set that attribute")
+    return env
+
+
+@contextlib.contextmanager
+def foreign(doing: str) -> Iterator[None]:
+    """Turn any exception of foreign code into an AgentMixerError that says what was being done and what was raised."""
+    try:
+        yield
+    except AgentMixerError as error:
+        raise AgentMixerError(f"{doing} failed: {error}") from error
+    except Exception as error:
+        words = " ".join(str(error).split())
+        raise AgentMixerError(f"{doing} failed with {type(error).__name__}: {words}") from error
+
+
+def mask_of(agent: Any, observations: Mapping[Any, Any], infos: Mapping[Any, Any]) -> np.ndarray | None:
+    """The agent's action mask, where the environment gives one: as info, or beside the observation."""
+    for source in (infos.get(agent), observations.get(agent)):
+        if isinstance(source, Mapping) and source.get("action_mask") is not None:
+            return np.asarray(source["action_mask"]).astype(bool)
+    return None

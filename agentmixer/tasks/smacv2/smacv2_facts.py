@@ -1,0 +1,49 @@
+"""Teams, names and sizes of the SMACv2 scenarios as SMAX plays them. This file imports no simulator."""
+
+from __future__ import annotations
+
+#: Race -> unit types that SMAX can express, with their SMACv2 weights. The medivac (heals) and the
+#: baneling (explodes) cannot be expressed; their weight of .1 is shared by the other two.
+TEAMS: dict[str, dict[str, float]] = {
+    "protoss": {"stalker": 0.45, "zealot": 0.45, "colossus": 0.10},
+    "terran": {"marine": 0.50, "marauder": 0.50},
+    "zerg": {"zergling": 0.50, "hydralisk": 0.50},
+}
+SIZES: dict[str, tuple[int, int]] = {
+    "5v5": (5, 5),
+    "10v10": (10, 10),
+    "10v11": (10, 11),
+    "20v20": (20, 20),
+    "20v23": (20, 23),
+}
+
+MOVES = ("north", "east", "south", "west", "stop")
+UNIT_FEATURES = ("health", "dx", "dy", "last_move_x", "last_move_y", "last_target", "cooldown")
+OWN_FEATURES = ("health", "x", "y", "cooldown")
+EPISODE_LIMIT = 100
+#: 8 world steps of 1/16 s each.
+CONTROL_PERIOD_S = 0.5
+
+
+def split(scenario: str) -> tuple[str, int, int]:
+    """'protoss_5v5' -> ('protoss', 5, 5)."""
+    race, size = scenario.split("_")
+    return race, *SIZES[size]
+
+
+def obs_names(scenario: str) -> tuple[tuple[str, ...], ...]:
+    """Element names of each agent's observation under SMAX: other allies, enemies, itself."""
+    race, allies, enemies = split(scenario)
+    kinds = tuple(f"is_{unit}" for unit in TEAMS[race])
+    rows = []
+    for i in range(allies):
+        others = [f"ally_{j}" for j in range(allies) if j != i] + [f"enemy_{j}" for j in range(enemies)]
+        names = [f"{other}.{feature}" for other in others for feature in UNIT_FEATURES + kinds]
+        rows.append(tuple(names + [f"own.{feature}" for feature in OWN_FEATURES + kinds]))
+    return tuple(rows)
+
+
+def state_size(scenario: str) -> int:
+    """Length of SMAX's global state: own features, team and type of every unit."""
+    race, allies, enemies = split(scenario)
+    return (len(OWN_FEATURES) + len(TEAMS[race]) + 2) * (allies + enemies)

@@ -1,0 +1,99 @@
+"""JaxMARL's SMAX with the units and teams of SMACv2's scenarios."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import sys
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from agentmixer.tasks.smacv2.smacv2_facts import EPISODE_LIMIT, TEAMS, split
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """JaxMARL announces optional simulators when imported, and points sys.stdout back at sys.__stdout__."""
+    out, err, real_out, real_err = sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__
+    sys.stdout = sys.__stdout__ = io.StringIO()  # type: ignore
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = out, err
+        sys.__stdout__, sys.__stderr__ = real_out, real_err  # type: ignore[misc]
+
+
+with _silence():
+    from jaxmarl.environments.smax import HeuristicEnemySMAX
+    from jaxmarl.environments.smax.distributions import Distribution
+    from jaxmarl.environments.smax.smax_env import Scenario
+
+
+class Unit(NamedTuple):
+    """SMAX's parameters of a unit: distances in map units, times in seconds."""
+
+    velocity: float
+    attack: float
+    attack_range: float
+    sight_range: float
+    radius: float
+    health: float
+    cooldown: float
+
+
+#: The first six rows are SMAX's own values. The colossus (not in SMAX) has the real unit's speed, range,
+#: sight, radius, weapon cooldown, health (200 + 150 shield) and damage (two beams of 10), on one target.
+UNITS: dict[str, Unit] = {
+    "marine": Unit(3.15, 9.0, 5.0, 9.0, 0.375, 45.0, 0.61),
+    "marauder": Unit(2.25, 10.0, 6.0, 10.0, 0.5625, 125.0, 1.07),
+    "stalker": Unit(4.13, 13.0, 6.0, 10.0, 0.625, 160.0, 1.87),
+    "zealot": Unit(3.15, 8.0, 2.0, 9.0, 0.5, 150.0, 0.86),
+    "zergling": Unit(4.13, 5.0, 2.0, 8.0, 0.375, 35.0, 0.5),
+    "hydralisk": Unit(3.15, 12.0, 5.0, 9.0, 0.625, 80.0, 0.59),
+    "colossus": Unit(3.15, 20.0, 7.0, 10.0, 1.0, 350.0, 1.07),
+}
+MAP_SIZE = 32
+
+
+class MirroredTeams(Distribution):
+    """Weighted unit types; the enemy copies the allies' composition, extra enemies are drawn likewise."""
+
+    def __init__(self, allies: int, enemies: int, weights: tuple[float, ...]):
+        super().__init__(allies, enemies, MAP_SIZE, MAP_SIZE)
+        self.log_weights = jnp.log(jnp.array(weights))
+
+    @functools.partial(jax.jit, static_argnums=(0,))
+    def generate(self, key: jax.Array) -> jax.Array:
+        drawn = jax.random.categorical(key, self.log_weights, shape=(self.n_enemies,)).astype(jnp.uint8)
+        return jnp.concatenate([drawn[: self.n_allies], drawn])
+
+
+@functools.cache
+def environment(scenario: str) -> HeuristicEnemySMAX:
+    """The JaxMARL environment with this race's unit table and team distribution."""
+    race, allies, enemies = split(scenario)
+    names = list(TEAMS[race])
+    column = {field: jnp.array([getattr(UNITS[name], field) for name in names]) for field in Unit._fields}
+    env = HeuristicEnemySMAX(
+        scenario=Scenario(jnp.zeros((allies + enemies,), jnp.uint8), allies, enemies, True, True),
+        map_width=MAP_SIZE,
+        map_height=MAP_SIZE,
+        max_steps=EPISODE_LIMIT,
+        unit_type_names=names,
+        unit_type_shorthands=[name[0] for name in names],
+        unit_type_velocities=column["velocity"],
+        unit_type_attacks=column["attack"],
+        unit_type_attack_ranges=column["attack_range"],
+        unit_type_sight_ranges=column["sight_range"],
+        unit_type_radiuses=column["radius"],
+        unit_type_health=column["health"],
+        unit_type_weapon_cooldowns=column["cooldown"],
+    )
+    env._env.unit_type_generator = MirroredTeams(  # type: ignore[assignment]
+        allies, enemies, tuple(TEAMS[race].values())
+    )
+    return env
