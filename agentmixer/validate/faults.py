@@ -22,7 +22,8 @@ from agentmixer.runtime.golden import is_close
 from agentmixer.tasks import Task
 from agentmixer.train.run import Run
 from agentmixer.validate.arms import DeployedArm, play
-from agentmixer.validate.deploy_sim import check_task, quantiles, source_run
+from agentmixer.validate.deploy_sim import quantiles
+from agentmixer.validate.source_run import check_task, source_run
 
 #: A step with faults may take this much longer than the deadline.
 STEP_SLACK = 0.1

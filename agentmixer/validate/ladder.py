@@ -27,13 +27,14 @@ import torch
 from agentmixer import __version__
 from agentmixer.contract.manifest import AgentManifest, Tolerances
 from agentmixer.export.exporter import record
-from agentmixer.runtime.agent import Agent, make_session
+from agentmixer.runtime.agent import Agent
 from agentmixer.runtime.bundle import AgentFiles, Bundle
 from agentmixer.runtime.golden import Golden, StepFunction, is_close, replay
 from agentmixer.train import checkpoint
 from agentmixer.train.algorithms import Algorithm
 from agentmixer.train.run import Run
-from agentmixer.validate.deploy_sim import check_task, source_run
+from agentmixer.validate.graph_step import graph_step
+from agentmixer.validate.source_run import check_task, source_run
 
 #: Steps recorded; the last sixteenth of a recording is noise, so that 1,020 are played.
 RECORDED = 1_088
@@ -107,7 +108,7 @@ class _Trace(NamedTuple):
 def climb(bundle: Bundle, run: Run | None = None, progress: Callable[[str], None] = lambda _: None) -> Ladder:
     """Hold every agent's graph against the actor it was exported from, rung by rung.
 
-    run: as `deploy_sim.source_run` gives it. Calls `progress` with each agent's name. Raises AgentMixerError if the
+    run: as `source_run.source_run` gives it. Calls `progress` with each agent's name. Raises AgentMixerError if the
     run is gone or is not the bundle's, or a graph does not fit its manifest."""
     run = run or source_run(bundle)
     with contextlib.closing(run.make_task(1)) as task:
@@ -129,7 +130,7 @@ def climb_agent(algorithm: Algorithm, files: AgentFiles, played: Golden, toleran
     Raises AgentMixerError if the graph does not fit its manifest."""
     Agent(files)  # refuses a graph that does not fit its manifest
     manifest, generator = files.manifest, np.random.default_rng(SEED)
-    step = _step(files)
+    step = graph_step(files.model)
     nothing = np.zeros_like(played.state_out)
     before = np.where(played.reset[:, None], nothing, np.roll(played.state_out, 1, 0))
     labels = _labels(played.reset)
@@ -144,19 +145,6 @@ def climb_agent(algorithm: Algorithm, files: AgentFiles, played: Golden, toleran
     for rung, trace in traces.items():
         yield _judge(rung, manifest, step, trace, played, tolerances)
     yield _batches(manifest, step, played, before, labels, tolerances)
-
-
-def _step(files: AgentFiles) -> StepFunction:
-    """The graph in ONNX Runtime, any batch."""
-    session, manifest = make_session(files.model), files.manifest
-    outputs = [tensor.name for tensor in manifest.outputs]
-
-    def step(obs: np.ndarray, mask: np.ndarray, state: np.ndarray) -> list[np.ndarray]:
-        given = {"obs": obs, "action_mask": mask, "state_in": state}
-        out = list(session.run(outputs, {tensor.name: given[tensor.name] for tensor in manifest.inputs}))
-        return out if manifest.memory else [*out, state]
-
-    return step
 
 
 @torch.no_grad()

@@ -15,7 +15,8 @@ from agentmixer_cli.opening import BundleArgument, RunOption, TaskCodeOption, Tr
 from agentmixer_cli.terminal import Terminal
 
 if TYPE_CHECKING:
-    from agentmixer.validate.locality import Finding, Locality
+    from agentmixer.validate.bit_tally import Finding
+    from agentmixer.validate.locality import Locality
     from agentmixer.validate.reports import ReportFile
 
 

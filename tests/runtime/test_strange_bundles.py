@@ -21,8 +21,8 @@ from agentmixer.errors import AgentMixerError
 from agentmixer.runtime import verify as verifying
 from agentmixer.runtime.bundle import read_bundle
 from agentmixer.runtime.verify import verify
-from agentmixer.validate.deploy_sim import source_run
 from agentmixer.validate.reports import ReportFile
+from agentmixer.validate.source_run import source_run
 
 #: What the process that decodes may grow by (2^20 bytes), and how long it may compute (s).
 GROWTH_MB, CPU_S = 100.0, 2.0

@@ -21,10 +21,10 @@ from agentmixer.runtime.bundle import read_bundle
 from agentmixer.runtime.sandbox import probe
 from agentmixer.tasks.base import TaskStep
 from agentmixer.train.run import Run
-from agentmixer.validate import deploy_sim as rehearsal
 from agentmixer.validate.arms import ActorsArm, Played
 from agentmixer.validate.deploy_sim import Verdict, compare, deploy_sim, quantiles
 from agentmixer.validate.reports import ReportFile
+from agentmixer.validate.source_run import source_run
 
 
 @pytest.fixture(scope="module")
@@ -203,21 +203,21 @@ def test_quantiles_by_hand() -> None:
 
 def test_the_run_it_came_from_must_be_there_unchanged(exported: Exported, trained: Run, tmp_path: Path) -> None:
     bundle = read_bundle(exported.path)
-    assert rehearsal.source_run(bundle).path == trained.path
+    assert source_run(bundle).path == trained.path
     with pytest.raises(AgentMixerError, match="--run DIR"):
-        rehearsal.source_run(bundle, tmp_path / "gone")
+        source_run(bundle, tmp_path / "gone")
     moved = Path(shutil.copytree(trained.path, tmp_path / "moved"))
-    assert rehearsal.source_run(bundle, moved).path == moved
+    assert source_run(bundle, moved).path == moved
     file = moved / "checkpoints" / bundle.team.source.checkpoint
     file.write_bytes(file.read_bytes() + b" ")
     with pytest.raises(AgentMixerError, match="is not the checkpoint"):
-        rehearsal.source_run(bundle, moved)
+        source_run(bundle, moved)
     file.unlink()
     with pytest.raises(AgentMixerError, match="no longer has"):
-        rehearsal.source_run(bundle, moved)
+        source_run(bundle, moved)
     (moved / "config.toml").write_text((moved / "config.toml").read_text() + "\n")
     with pytest.raises(AgentMixerError, match=r"its config.toml differs"):
-        rehearsal.source_run(bundle, moved)
+        source_run(bundle, moved)
 
 
 def test_wilson_interval_against_published_figures() -> None:

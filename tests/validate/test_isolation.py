@@ -14,8 +14,10 @@ from agentmixer.export.exporter import Exported
 from agentmixer.runtime.bundle import Bundle, read_bundle
 from agentmixer.runtime.sandbox import probe
 from agentmixer.validate import isolation
-from agentmixer.validate.attacks import ATTACKS
-from agentmixer.validate.isolation import AIMS, Outcome, SelfTest, Stage, self_test
+from agentmixer.validate.attack_aims import AIMS
+from agentmixer.validate.attack_stage import Stage
+from agentmixer.validate.attacker import ATTACKS
+from agentmixer.validate.isolation import Outcome, SelfTest, attempt, self_test
 
 OFFERED = probe()
 pytestmark = pytest.mark.skipif(
@@ -117,7 +119,7 @@ def test_a_team_of_one_is_refused(bundle: Bundle) -> None:
 
 def test_nothing_is_left_behind(bundle: Bundle) -> None:
     with Stage(bundle, protected=False) as stage:
-        stage.attempt("write_home")
+        attempt(stage, "write_home")
         places = [stage.scratch, stage.home, stage.shared, stage.attacker.directory]
         processes = [stage.attacker.process, *(victim.process for victim in stage.victims)]
         assert all(place.exists() for place in places)
@@ -128,7 +130,7 @@ def test_nothing_is_left_behind(bundle: Bundle) -> None:
 
 def test_the_attacker_is_not_part_of_what_a_device_runs() -> None:
     runtime = Path(isolation.__file__).parents[1] / "runtime"
-    assert not [file for file in runtime.glob("*.py") if "attacks" in file.read_text()]
+    assert not [file for file in runtime.glob("*.py") if "attack" in file.read_text()]
 
 
 def command(code: str, bundle: Bundle, *options: str) -> subprocess.CompletedProcess[str]:
@@ -143,7 +145,7 @@ def test_the_command_prints_the_verdict_and_exits_with_it(bundle: Bundle) -> Non
     assert json.loads(passed.stdout)["passed"] is True
     failed = command(
         """
-from agentmixer.validate.isolation import Stage
+from agentmixer.validate.attack_stage import Stage
 real = Stage.__init__
 Stage.__init__ = lambda self, bundle, protected: real(self, bundle, False)
 """,

@@ -33,8 +33,8 @@ from agentmixer.train import trainer
 from agentmixer.train.algorithms import AgentMixerPPO, Algorithm
 from agentmixer.train.deployed import DeployedActor
 from agentmixer.validate import ladder
-from agentmixer.validate.deploy_sim import source_run
 from agentmixer.validate.ladder import Rung, climb_agent, unusual
+from agentmixer.validate.source_run import source_run
 
 SOURCE = Source("0", "agentmixer_ppo", "default", 0, 0, "run", "0", "checkpoint", "0")
 STEPS, INDEX = 1020, 1

@@ -27,7 +27,13 @@ from agentmixer.train import checkpoint, trainer
 from agentmixer.train import run as runs
 from agentmixer.train.run import Run
 from agentmixer.validate import locality as check
-from agentmixer.validate.locality import Finding, Locality, Moment, Tally
+from agentmixer.validate.arms import ActorsArm
+from agentmixer.validate.bit_tally import Finding, Tally
+from agentmixer.validate.locality import Locality
+from agentmixer.validate.moments import Moment, record
+from agentmixer.validate.task_locality import PROBED_ENVS, environmental
+from agentmixer.validate.team_locality import one_process, running_team
+from agentmixer.validate.training_locality import training
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +53,7 @@ def hopper(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 @pytest.fixture(scope="module")
 def moments(exported: Exported, trained: Run) -> list[Moment]:
     task = trained.make_task(1)
-    return check.record(read_bundle(exported.path), task, 40)
+    return record(read_bundle(exported.path), task, 40)
 
 
 def grouped(found: Locality) -> dict[tuple[str, str], list[Finding]]:
@@ -116,7 +122,7 @@ def test_agents_that_share_a_number_are_found_out(
     exported: Exported, moments: list[Moment], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _Gossip(monkeypatch)
-    findings = check.one_process(read_bundle(exported.path), moments, 1)
+    findings = one_process(read_bundle(exported.path), moments, 1)
     assert not any(f.passed for f in findings if f.change.startswith("others' observations"))
 
 
@@ -133,7 +139,7 @@ def test_a_link_that_listens_to_the_others_is_found_out(
         return send(agent, leaked if theirs and agent.index == 1 else data)
 
     monkeypatch.setattr(AgentProcess, "send", leaky)
-    findings = {f.change: f for f in check.running_team(read_bundle(exported.path), moments, 1)}
+    findings = {f.change: f for f in running_team(read_bundle(exported.path), moments, 1)}
     assert not findings["others' observations: NaN"].passed
     assert not findings["nothing: the same again"].passed
 
@@ -143,16 +149,16 @@ def test_an_actor_that_reads_the_global_state_is_found_out(
 ) -> None:
     task = trained.make_task(1)
     algorithm, _ = checkpoint.load_weights(trained, task, checkpoint.latest(trained))
-    assert all(finding.passed for finding in check.training(algorithm, moments))
-    act = check.ActorsArm.act
+    assert all(finding.passed for finding in training(algorithm, moments))
+    act = ActorsArm.act
 
-    def leaky(arm: check.ActorsArm, step: TaskStep) -> np.ndarray:
+    def leaky(arm: ActorsArm, step: TaskStep) -> np.ndarray:
         action = act(arm, step)
         arm.memory["actor"] = arm.memory["actor"] + 1e-3 * float(np.asarray(step.state).sum())
         return action
 
-    monkeypatch.setattr(check.ActorsArm, "act", leaky)
-    failed = {finding.change for finding in check.training(algorithm, moments) if not finding.passed}
+    monkeypatch.setattr(ActorsArm, "act", leaky)
+    failed = {finding.change for finding in training(algorithm, moments) if not finding.passed}
     assert failed == {"global state: noise", "global state: zeros", "global state: NaN"}
 
 
@@ -167,7 +173,7 @@ def test_an_actor_that_reads_the_policy_modifier_is_found_out(
     monkeypatch.setattr(
         algorithm.joint_policy, "policy", lambda raw, mask: policy(raw + 10 * weight.flatten()[: raw.shape[-1]], mask)
     )
-    failed = {finding.change for finding in check.training(algorithm, moments) if not finding.passed}
+    failed = {finding.change for finding in training(algorithm, moments) if not finding.passed}
     assert failed
     assert all(change.startswith("Policy Modifier") for change in failed)
     assert torch.equal(weight, before)
@@ -175,7 +181,7 @@ def test_an_actor_that_reads_the_policy_modifier_is_found_out(
 
 @pytest.mark.parametrize(("task", "scenario"), [("predator_prey", "7x7"), ("passage", "two_agents")])
 def test_what_a_task_hides_does_not_show(task: str, scenario: str) -> None:
-    _, findings = check.environmental(make(task, scenario, check.PROBED_ENVS))
+    _, findings = environmental(make(task, scenario, PROBED_ENVS))
     assert {finding.control for finding in findings} == {True, False}
     for finding in findings:
         assert finding.passed, finding
@@ -183,28 +189,28 @@ def test_what_a_task_hides_does_not_show(task: str, scenario: str) -> None:
 
 
 def test_a_probe_leaves_the_episodes_alone() -> None:
-    task, beside = (make("predator_prey", "7x7", check.PROBED_ENVS) for _ in range(2))
+    task, beside = (make("predator_prey", "7x7", PROBED_ENVS) for _ in range(2))
     task.reset(5)
     beside.reset(5)
     assert isinstance(task, Probing)
     for probe in task.probes:
-        assert task.probe(probe, 2, 7).changed.shape == (check.PROBED_ENVS,)
-    action = torch.full((4, check.PROBED_ENVS), 4, dtype=torch.int32)
+        assert task.probe(probe, 2, 7).changed.shape == (PROBED_ENVS,)
+    action = torch.full((4, PROBED_ENVS), 4, dtype=torch.int32)
     for ours, theirs in zip(task.step(action), beside.step(action), strict=True):
         assert np.array_equal(np.asarray(ours), np.asarray(theirs))
 
 
 def test_a_task_that_shows_what_it_claims_to_hide_fails() -> None:
-    task = make("passage", "two_agents", check.PROBED_ENVS)
+    task = make("passage", "two_agents", PROBED_ENVS)
     partner, own = task.probes  # type: ignore[attr-defined]
     task._game = task._game._replace(probes=(Probe("its own size", True, own.change), partner._replace(hidden=False)))  # type: ignore[attr-defined]
-    _, findings = check.environmental(task)
+    _, findings = environmental(task)
     assert len(findings) == 4
     assert not any(finding.passed for finding in findings)
 
 
 def test_a_task_without_hidden_state_says_so() -> None:
-    said, findings = check.environmental(make("matrix", "climbing", check.PROBED_ENVS))
+    said, findings = environmental(make("matrix", "climbing", PROBED_ENVS))
     assert (said, findings) == ("nothing to change: matrix climbing declares no hidden state", [])
 
 

@@ -22,7 +22,11 @@ from agentmixer.runtime.golden import Golden
 from agentmixer.train import run as runs
 from agentmixer.train import trainer
 from agentmixer.validate import mutations as check
-from agentmixer.validate.mutations import MUTATIONS, Context, Draft, Mutations, Outcome, mutate
+from agentmixer.validate.bundle_checks import CHECKS, Context, Outcome, prepare
+from agentmixer.validate.draft import Draft
+from agentmixer.validate.mutations import Mutations, mutate
+from agentmixer.validate.wrong_bundles import MUTATIONS
+from agentmixer.validate.wrong_teams import tampered
 
 BY_NAME = {mutation.name: mutation for mutation in MUTATIONS}
 
@@ -55,7 +59,7 @@ TAMPERED = {
 
 @pytest.fixture(scope="module")
 def context(exported: Exported) -> Context:
-    return check.prepare(read_bundle(exported.path))
+    return prepare(read_bundle(exported.path))
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +69,7 @@ def boxes(tmp_path_factory: pytest.TempPathFactory) -> Context:
     path = tmp_path_factory.mktemp("spread")
     run = started("pettingzoo", "mpe2.simple_spread_v3:parallel_env", path / "run", options, recurrent_actor=False)
     assert trainer.train(run, quiet())
-    return check.prepare(read_bundle(exporting.export(runs.load(run.path), path / "bundle").path))
+    return prepare(read_bundle(exporting.export(runs.load(run.path), path / "bundle").path))
 
 
 @pytest.mark.parametrize("name", BY_NAME)
@@ -76,7 +80,7 @@ def test_a_wrong_bundle_is_caught(context: Context, name: str) -> None:
 
 
 def test_a_wrong_team_is_caught(context: Context) -> None:
-    outcomes = check.tampered(context)
+    outcomes = tampered(context)
     caught = {outcome.mutation: outcome.check for outcome in outcomes}
     assert caught["stale decision"] in ("deploy-sim parity", "host")  # the host notices if it is masked by then
     assert caught | {"stale decision": "deploy-sim parity"} == TAMPERED
@@ -97,7 +101,7 @@ def test_wrong_bundles_with_real_valued_actions_are_caught(boxes: Context) -> No
 
 def test_nothing_is_caught_where_nothing_is_wrong(context: Context, tmp_path: Path) -> None:
     Draft(context.bundle).write(tmp_path)
-    for judge in check.CHECKS.values():
+    for judge in CHECKS.values():
         judge(tmp_path, context)
     model = next(iter(context.bundle.agents.values())).model
     again = (tmp_path / "agents" / "agent_0" / "policy.onnx").read_bytes()
@@ -106,7 +110,7 @@ def test_nothing_is_caught_where_nothing_is_wrong(context: Context, tmp_path: Pa
 
 def test_without_its_check_a_mutation_survives(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("golden replay", "run replay"):
-        monkeypatch.delitem(check.CHECKS, name)
+        monkeypatch.delitem(CHECKS, name)
     assert mutate(BY_NAME["columns swapped"], context).verdict == "survived"
     assert mutate(BY_NAME["hidden input"], context).verdict == "caught"
 
