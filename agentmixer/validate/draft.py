@@ -5,27 +5,15 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from agentmixer.contract.manifest import (
-    AGENT_FILE,
-    AGENTS_FOLDER,
-    GOLDEN_FILE,
-    MODEL_FILE,
-    TEAM_FILE,
-    TeamAgent,
-    encode,
-    sha256,
-)
+from agentmixer.export.bundle_writer import AgentParts, certified, write_bundle
 from agentmixer.export.graph import check as check_graph
 from agentmixer.runtime.bundle import Bundle
-from agentmixer.runtime.certificate import certificate
 from agentmixer.runtime.golden import Golden, parse
-from agentmixer.runtime.guard import cost
-from agentmixer.runtime.onnx_graph import GraphRefused, read_graph
+from agentmixer.runtime.onnx_graph import GraphRefused
 
 #: What a leak adds up to: far too little to be noticed by how well the team plays.
 LEAK = 1e-3
@@ -78,24 +66,15 @@ class Draft:
 
     def write(self, path: Path) -> None:
         """The bundle with every digest and certificate made anew. Every graph still follows the conventions."""
-        entries = {}
+        agents = {}
         for name, model in self.models.items():
             check_graph(model)
             _tidy(model.graph)
-            contents = {MODEL_FILE: model.SerializeToString(deterministic=True), GOLDEN_FILE: self.goldens[name]}
-            digests = {file: sha256(data) for file, data in contents.items()}
-            changed = msgspec.structs.replace(self.manifests[name], files=digests)
+            data, manifest = model.SerializeToString(deterministic=True), self.manifests[name]
             with contextlib.suppress(GraphRefused):  # such a graph has no certificate; its check will say so
-                graph = read_graph(contents[MODEL_FILE])
-                changed = msgspec.structs.replace(changed, depends_on=certificate(graph))
-                changed = msgspec.structs.replace(changed, multiply_adds=cost(graph).multiply_adds)
-            manifest = encode(changed)
-            folder = path / AGENTS_FOLDER / name
-            folder.mkdir(parents=True)
-            for file, data in {**contents, AGENT_FILE: manifest}.items():
-                (folder / file).write_bytes(data)
-            entries[name] = TeamAgent(f"{AGENTS_FOLDER}/{name}", sha256(manifest))
-        (path / TEAM_FILE).write_bytes(encode(msgspec.structs.replace(self.team, agents=entries)))
+                manifest = certified(manifest, data)
+            agents[name] = AgentParts(manifest, data, self.goldens[name])
+        write_bundle(path, self.team, agents)
 
     # How a graph is changed.
 

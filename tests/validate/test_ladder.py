@@ -22,9 +22,10 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from typer.testing import CliRunner
 
-from agentmixer.contract.manifest import MODEL_FILE, Source, Tolerances
+from agentmixer.contract.manifest import Source, Tolerances
 from agentmixer.errors import AgentMixerError
 from agentmixer.export import exporter as exporting
+from agentmixer.export.bundle_writer import certified
 from agentmixer.export.graph import check, export_graph
 from agentmixer.runtime.bundle import AgentFiles, read_bundle
 from agentmixer.runtime.golden import Golden
@@ -86,7 +87,7 @@ def climber(kind: str) -> Climber:
     actor = DeployedActor(algorithm.actor, spec, INDEX)
     model = export_graph(actor, {"agent": spec.agents[INDEX]})
     data = model.SerializeToString(deterministic=True)
-    manifest = exporting._manifest(spec, INDEX, actor, {MODEL_FILE: data}, ("team", 0), SOURCE)
+    manifest = certified(exporting._manifest(spec, INDEX, actor, ("team", 0), SOURCE), data)
     files = AgentFiles(manifest, data, b"", "")
     return Climber(algorithm, files, play(algorithm, spec.has_action_mask))
 
