@@ -44,4 +44,4 @@ class Attacks(dict[str, Attack]):
 
 
 class Open(Exception):
-    """The door is open, though this attack found nothing behind it."""
+    """The attack was let through, though it found nothing to bring back."""

@@ -6,28 +6,40 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from agentmixer.contract.results import Check, judged
+
 #: What takes the place of everything that must not matter.
 REPLACEMENTS = ("noise", "zeros", "NaN")
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One agent while one thing was changed: arrays compared, their bits, and how many of these differ.
+@dataclass(frozen=True, kw_only=True)
+class BitCheck(Check):
+    """One agent while one thing was changed: arrays compared, their bits, and how many of these differ. A control compares
+    something that does depend on the change.
 
-    control: whether something that does depend on the change was compared, so that bits must differ."""
+    where: in what the change was made; name: what was changed."""
 
     where: str
-    change: str
-    agent: str
-    control: bool
     comparisons: int
     bits: int
     differing: int
 
-    @property
-    def passed(self) -> bool:
-        """Something was compared, and moved only if it had to."""
-        return self.comparisons > 0 and (self.differing > 0) == self.control
+
+def bit_check(
+    where: str, change: str, agent: str, control: bool, comparisons: int, bits: int, differing: int
+) -> BitCheck:
+    """Passed if something was compared, and moved only if it had to."""
+    return BitCheck(
+        name=change,
+        subject=agent,
+        status=judged(comparisons > 0 and (differing > 0) == control),
+        sentence=f"{differing:,} of {bits:,} bits of {comparisons:,} arrays differ",
+        control=control,
+        where=where,
+        comparisons=comparisons,
+        bits=bits,
+        differing=differing,
+    )
 
 
 class Tally:
@@ -46,9 +58,9 @@ class Tally:
             ours, theirs = (np.frombuffer(array.tobytes(), np.uint8) for array in (reference, found))
             self.differing += int(np.unpackbits(ours ^ theirs).sum())
 
-    def finding(self, where: str, change: str, agent: str, control: bool = False) -> Finding:
-        """What was added up, under its name."""
-        return Finding(where, change, agent, control, self.comparisons, self.bits, self.differing)
+    def check(self, where: str, change: str, agent: str, control: bool = False) -> BitCheck:
+        """What was added up, judged."""
+        return bit_check(where, change, agent, control, self.comparisons, self.bits, self.differing)
 
 
 def replaced(kind: str, array: np.ndarray, generator: np.random.Generator) -> np.ndarray:

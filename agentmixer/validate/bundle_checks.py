@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from agentmixer.errors import AgentMixerError
 from agentmixer.export.exporter import record as record_golden
@@ -22,24 +21,6 @@ from agentmixer.validate.source_run import source_run
 
 #: Recorded steps that a tampered team is asked again.
 STEPS = 100
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One mutation: what was done to the bundle, the check that caught it, and its sentence (or why it does not apply)."""
-
-    mutation: str
-    what: str
-    verdict: Literal["caught", "survived", "does not apply"]
-    check: str | None
-    sentence: str
-
-
-def outcome_of(name: str, what: str, caught: tuple[str, str] | None) -> Outcome:
-    """The outcome of a mutation that applies. caught: the check that objected and its sentence, None if none did."""
-    if caught is None:
-        return Outcome(name, what, "survived", None, "no check objected")
-    return Outcome(name, what, "caught", *caught)
 
 
 class Context(NamedTuple):

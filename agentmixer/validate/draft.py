@@ -20,7 +20,7 @@ LEAK = 1e-3
 
 
 class DoesNotApply(Exception):
-    """There is nothing to get wrong in this way. Says why."""
+    """A bundle cannot be made wrong in this way; the message says why."""
 
 
 def _tidy(graph: onnx.GraphProto) -> None:

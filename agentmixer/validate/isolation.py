@@ -9,73 +9,72 @@ import json
 import secrets
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
-from agentmixer import __version__
+from agentmixer.contract.results import Check, Report, Status, judged
 from agentmixer.errors import AgentMixerError
 from agentmixer.runtime import sandbox
 from agentmixer.runtime.bundle import Bundle
-from agentmixer.runtime.sandbox import Isolation, Offered
+from agentmixer.runtime.sandbox import Offered
 from agentmixer.validate.attack_aims import AIMS, READS_HOST
 from agentmixer.validate.attack_stage import Stage
 from agentmixer.validate.attacker import MAX_MESSAGE
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """One attack. control, sandboxed: whether it reached its aim, None if it was not tried.
+@dataclass(frozen=True, kw_only=True)
+class AttackCheck(Check):
+    """One attack. outside, inside: whether it reached its aim without the sandbox and in it, None if it was not tried.
 
-    `not_shown` says why this machine cannot show it at all; such an attack is no evidence either way."""
+    It passes if it works outside and not inside. Where this machine cannot show that it works outside, the check does not
+    apply, and its sentence says why; such an attack is no evidence either way."""
 
-    name: str
     aim: str
-    control: bool | None
-    sandboxed: bool | None
+    outside: bool | None
+    inside: bool | None
     #: What stopped it in the sandbox, in the kernel's words.
     refusal: str = ""
-    not_shown: str = ""
-
-    @property
-    def passed(self) -> bool:
-        """It worked without the sandbox and not with it, or this machine cannot show it."""
-        return not self.sandboxed and (bool(self.control) or bool(self.not_shown))
 
 
-@dataclass(frozen=True)
-class SelfTest:
-    """What the attacks came to. `passed` decides the exit code."""
+def attack_check(
+    name: str, aim: str, outside: bool | None, inside: bool | None, refusal: str = "", not_shown: str = ""
+) -> AttackCheck:
+    """Judge one attack. not_shown: why this machine cannot show that it works outside."""
+    status: Status
+    if inside:
+        status, sentence = "failed", "it gets through in the sandbox"
+    elif not_shown:
+        status, sentence = "does not apply", not_shown
+    elif not outside:
+        status, sentence = "failed", "it does not work without the sandbox either, so it shows nothing"
+    elif inside is None:
+        status, sentence = "does not apply", "not tried in the sandbox"
+    else:
+        status, sentence = "passed", f"works without the sandbox; in it refused: {refusal}"
+    return AttackCheck(
+        name=name, status=status, sentence=sentence, aim=aim, outside=outside, inside=inside, refusal=refusal
+    )
 
-    bundle: str
-    agentmixer: str
+
+@dataclass(frozen=True, kw_only=True)
+class IsolationReport(Report):
+    """What the attacks came to, and whether each of the other agents still answers after all attacks in the sandbox."""
+
     offered: Offered
-    #: What the agents said of themselves in the sandboxed run.
-    isolation: dict[str, Isolation]
-    #: Whether, after all attacks in the sandbox, each of the others still answers a frame.
-    still_answer: dict[str, bool]
-    outcomes: list[Outcome] = field(default_factory=list)
+    #: What the agents said of themselves in the sandboxed run, and the level that this is.
+    isolation: dict[str, dict[str, Any]]
 
     @property
-    def passed(self) -> bool:
-        """No attack got through, every control worked that can work here, and the others still answer."""
-        return all(outcome.passed for outcome in self.outcomes) and all(self.still_answer.values())
+    def attacks(self) -> list[AttackCheck]:
+        """The checks of the attacks, in the order in which they were tried."""
+        return [check for check in self.checks if isinstance(check, AttackCheck)]
 
-    def to_json(self) -> str:
-        """All of it as JSON."""
-        data = {
-            "passed": self.passed,
-            "bundle": self.bundle,
-            "agentmixer": self.agentmixer,
-            "offered": self.offered._asdict(),
-            "isolation": {
-                name: {"level": isolation.level, **msgspec.to_builtins(isolation)}
-                for name, isolation in self.isolation.items()
-            },
-            "still_answer": self.still_answer,
-            "attacks": [{"passed": outcome.passed, **asdict(outcome)} for outcome in self.outcomes],
-        }
-        return json.dumps(data, indent=2) + "\n"
+    @property
+    def still_answer(self) -> dict[str, bool]:
+        """Whether each of the others answers after the attacks, by its name."""
+        return {check.subject: check.passed for check in self.checks if not isinstance(check, AttackCheck)}
 
 
 def attempt(stage: Stage, name: str) -> tuple[bool, str]:
@@ -105,7 +104,7 @@ def _run(stage: Stage) -> Iterator[tuple[str, tuple[bool, str]]]:
             yield name, attempt(stage, name)
 
 
-def self_test(bundle: Bundle, progress: Callable[[str], None] = lambda _: None) -> SelfTest:
+def self_test(bundle: Bundle, progress: Callable[[str], None] = lambda _: None) -> IsolationReport:
     """Attack a copy of the bundle's team twice, without the sandbox and with it.
 
     Calls `progress` with each run's name. Raises AgentMixerError on a system without processes to inspect, for a
@@ -120,14 +119,20 @@ def self_test(bundle: Bundle, progress: Callable[[str], None] = lambda _: None) 
     progress("in the sandbox")
     with Stage(bundle, protected=True) as stage:
         sandboxed = dict(_run(stage))
-        isolation = {member.files.manifest.agent: member.isolation for member in (stage.attacker, *stage.victims)}
+        isolation = {
+            member.files.manifest.agent: {"level": member.isolation.level, **msgspec.to_builtins(member.isolation)}
+            for member in (stage.attacker, *stage.victims)
+        }
         still_answer = {member.files.manifest.agent: member.answers() for member in stage.victims}
-    outcomes = []
+    checks: list[Check] = []
     for name, aim in AIMS.items():
         worked, why = control.get(name, (None, ""))
         got_through, refusal = sandboxed.get(name, (None, ""))
         not_shown = absent.get(name, "")
         if worked is False and aim.may_be_forbidden and why:
             not_shown = f"this machine refuses it without the sandbox too ({why})"
-        outcomes.append(Outcome(name, aim.what, worked, got_through, refusal, not_shown))
-    return SelfTest(str(bundle.path), __version__, sandbox.probe(), isolation, still_answer, outcomes)
+        checks.append(attack_check(name, aim.what, worked, got_through, refusal, not_shown))
+    for name, answers in still_answer.items():
+        sentence = f"{'answers' if answers else 'does not answer'} after all attacks in the sandbox"
+        checks.append(Check(name="still answers", subject=name, status=judged(answers), sentence=sentence))
+    return IsolationReport(bundle=str(bundle.path), offered=sandbox.probe(), isolation=isolation, checks=tuple(checks))

@@ -6,23 +6,22 @@ torch recorded, but where the mutation is that they do not. A running team is ma
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from agentmixer import __version__
+from agentmixer.contract.results import Check, Report, judged
 from agentmixer.host.lock_step import Host
 from agentmixer.runtime.bundle import Bundle
 from agentmixer.runtime.golden import parse
 from agentmixer.train.run import Run
-from agentmixer.validate.bundle_checks import Context, Outcome, judge_bundle, outcome_of, prepare
+from agentmixer.validate.bundle_checks import Context, judge_bundle, prepare
 from agentmixer.validate.draft import DoesNotApply, Draft
 from agentmixer.validate.graph_step import graph_step
 from agentmixer.validate.moments import PATIENCE_S
+from agentmixer.validate.mutation_check import MutationCheck, mutation_check, not_applicable
 from agentmixer.validate.wrong_bundles import MUTATIONS, Mutation
 from agentmixer.validate.wrong_teams import check_parity, tampered
 
@@ -30,23 +29,13 @@ from agentmixer.validate.wrong_teams import check_parity, tampered
 PROBES = 256
 
 
-@dataclass(frozen=True)
-class Mutations:
-    """Every mutation. `untouched`: the same checks on a re-made copy with nothing wrong, None if all pass."""
-
-    bundle: str
-    untouched: str | None
-    outcomes: tuple[Outcome, ...]
+class MutationsReport(Report):
+    """Every mutation, and as a control the same checks on a re-made copy with nothing wrong."""
 
     @property
-    def passed(self) -> bool:
-        """Nothing survived, something was caught, and nothing is caught where nothing is wrong."""
-        verdicts = {outcome.verdict for outcome in self.outcomes}
-        return self.untouched is None and "survived" not in verdicts and "caught" in verdicts
-
-    def to_json(self) -> str:
-        """The verdict and every outcome, as JSON."""
-        return json.dumps({"passed": self.passed, "agentmixer": __version__, **asdict(self)}, indent=2) + "\n"
+    def mutations(self) -> list[MutationCheck]:
+        """The checks without the control."""
+        return [check for check in self.checks if isinstance(check, MutationCheck)]
 
 
 def _same(draft: Draft) -> bool:
@@ -68,7 +57,7 @@ def _same(draft: Draft) -> bool:
     return True
 
 
-def mutate(mutation: Mutation, context: Context) -> Outcome:
+def mutate(mutation: Mutation, context: Context) -> MutationCheck:
     """Make one wrong copy in a temporary folder and hold it against every check."""
     draft = Draft(context.bundle)
     try:
@@ -76,29 +65,37 @@ def mutate(mutation: Mutation, context: Context) -> Outcome:
         if mutation.comparable and _same(draft):
             raise DoesNotApply(f"the graph computes the same on all golden steps and {PROBES} others")
     except DoesNotApply as reason:
-        return Outcome(mutation.name, mutation.what, "does not apply", None, str(reason))
+        return not_applicable(mutation.name, mutation.what, str(reason))
     with tempfile.TemporaryDirectory(prefix="agentmixer-") as scratch:
         path = Path(scratch) / "bundle"
         draft.write(path)
-        return outcome_of(mutation.name, mutation.what, judge_bundle(path, context))
+        return mutation_check(mutation.name, mutation.what, judge_bundle(path, context))
 
 
-def mutations(bundle: Bundle, run: Run | None = None, progress: Callable[[str], None] = lambda _: None) -> Mutations:
+def mutations(
+    bundle: Bundle, run: Run | None = None, progress: Callable[[str], None] = lambda _: None
+) -> MutationsReport:
     """Make every wrong copy of `bundle` and see which check objects first.
 
     Calls `progress` with each mutation's name. Raises AgentMixerError if the run it came from is gone."""
     progress("recording")
     context = prepare(bundle, run)
-    outcomes = []
+    checks: list[Check] = []
     for mutation in MUTATIONS:
         progress(mutation.name)
-        outcomes.append(mutate(mutation, context))
+        checks.append(mutate(mutation, context))
     progress("running teams")
-    outcomes += tampered(context)
+    checks += tampered(context)
     with tempfile.TemporaryDirectory(prefix="agentmixer-") as scratch:
         path = Path(scratch) / "bundle"
         Draft(bundle).write(path)
         caught = judge_bundle(path, context)
     with Host(bundle, PATIENCE_S) as host:
         caught = caught or check_parity(host, context)
-    return Mutations(str(bundle.path), f"{caught[0]}: {caught[1]}" if caught else None, tuple(outcomes))
+    untouched = Check(
+        name="nothing wrong",
+        status=judged(not caught),
+        sentence=f"{caught[0]}: {caught[1]}" if caught else "no check objected",
+        control=True,
+    )
+    return MutationsReport(bundle=str(bundle.path), checks=(untouched, *checks))

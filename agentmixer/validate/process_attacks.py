@@ -16,7 +16,7 @@ from agentmixer.validate.attacks import Attacks, Open, Target
 from agentmixer.validate.system_calls import call, checked, libc
 
 PTRACE_PEEKDATA, PTRACE_ATTACH, PTRACE_DETACH = 2, 16, 17
-#: An address that is nobody's: reading it fails with EFAULT, but only for who may read at all.
+#: An address that no process uses: reading it fails with EFAULT where reading is permitted, else with another error.
 NOWHERE = 8
 PROCESS_ATTACKS = Attacks()
 

@@ -7,7 +7,7 @@ import torch
 
 from agentmixer.tasks import Task
 from agentmixer.tasks.base import Probing
-from agentmixer.validate.bit_tally import Finding
+from agentmixer.validate.bit_tally import BitCheck, bit_check
 from agentmixer.validate.moments import LOCALITY_SEED
 
 #: Where something was changed.
@@ -16,12 +16,12 @@ TASK = "observation"
 PROBED_ENVS, PROBED_TIMES, STEPS_BETWEEN = 64, 16, 3
 
 
-def environmental(task: Task, seed: int = LOCALITY_SEED) -> tuple[str, list[Finding]]:
+def environmental(task: Task, seed: int = LOCALITY_SEED) -> tuple[str, list[BitCheck]]:
     """What each agent is given while the state that the task's rules hide from it is changed, in states that random
-    legal play comes through. Returns what could be done, in words, and the findings.
+    legal play comes through. Returns what could be done, in words, and the checks.
 
     comparisons: states that a change really altered; bits: the same, for here a whole observation moves or does not.
-    What never came up is left out of the findings and named."""
+    What never came up is left out of the checks and named."""
     spec = task.spec
     if not isinstance(task, Probing):
         return f"not available: the states of {spec.name} cannot be changed from outside", []
@@ -38,8 +38,8 @@ def environmental(task: Task, seed: int = LOCALITY_SEED) -> tuple[str, list[Find
                 count[1] += int(found.moved.sum())
         mask = np.asarray(step.action_mask)
         step = task.step(torch.from_numpy((generator.random(mask.shape) * mask).argmax(-1).astype(np.int32)))
-    findings = [
-        Finding(TASK, probe.name if probe.hidden else f"control: {probe.name}", spec.agents[agent], not probe.hidden,
+    checks = [
+        bit_check(TASK, probe.name if probe.hidden else f"control: {probe.name}", spec.agents[agent], not probe.hidden,
                 changed, changed, moved)
         for (probe, agent), (changed, moved) in counts.items()
         if changed or moved or not probe.hidden
@@ -48,5 +48,5 @@ def environmental(task: Task, seed: int = LOCALITY_SEED) -> tuple[str, list[Find
     return (
         f"{PROBED_ENVS * PROBED_TIMES:,} states, changed in what {spec.name} hides"
         + (f"; never came up: {', '.join(never)}" if never else ""),
-        findings,
+        checks,
     )

@@ -17,7 +17,7 @@ from agentmixer.host.lock_step import Host
 from agentmixer.runtime.agent import Agent
 from agentmixer.runtime.bundle import Bundle
 from agentmixer.runtime.frames import MAX_FRAME, Kind, action_of, pack, unpack
-from agentmixer.validate.bit_tally import REPLACEMENTS, Finding, Tally, replaced
+from agentmixer.validate.bit_tally import REPLACEMENTS, BitCheck, Tally, replaced
 from agentmixer.validate.moments import PATIENCE_S, Moment
 
 #: Where something was changed.
@@ -133,15 +133,15 @@ class _Team:
         return None
 
 
-def running_team(bundle: Bundle, moments: list[Moment], index: int) -> list[Finding]:
+def running_team(bundle: Bundle, moments: list[Moment], index: int) -> list[BitCheck]:
     """Agent `index`'s actions in a team of real processes, while the others see something else, die or are asked in
     another order, against what it did when the moments were recorded."""
     name = bundle.team.task.agents[index]
     recorded: list[np.ndarray | None] = [moment.actions[index] for moment in moments]
-    findings = []
+    checks = []
 
     def judge(change: str, reference: list[np.ndarray | None], found: list[np.ndarray | None]) -> None:
-        findings.append(_compared(reference, found).finding(TEAM, change, name))
+        checks.append(_compared(reference, found).check(TEAM, change, name))
 
     with Host(bundle, PATIENCE_S) as host:
         team = _Team(host)
@@ -157,8 +157,8 @@ def running_team(bundle: Bundle, moments: list[Moment], index: int) -> list[Find
                 found = team.replay(moments, index, _leaking(_replacing(kind, index), index))
                 _compared(leaky, found, control)
         judge("others killed half way", recorded, team.replay(moments, index, _unchanged, killed=True))
-    findings.append(control.finding(TEAM, "control: a host that mixes observations", name, control=True))
-    return findings
+    checks.append(control.check(TEAM, "control: a host that mixes observations", name, control=True))
+    return checks
 
 
 def _compared(reference: list[np.ndarray | None], found: list[np.ndarray | None], tally: Tally | None = None) -> Tally:
@@ -169,24 +169,24 @@ def _compared(reference: list[np.ndarray | None], found: list[np.ndarray | None]
     return tally
 
 
-def one_process(bundle: Bundle, moments: list[Moment], index: int) -> list[Finding]:
+def one_process(bundle: Bundle, moments: list[Moment], index: int) -> list[BitCheck]:
     """The same with all agents in one process, where an agent's logits or means and its recurrent state can be
     compared too. The actions are held against those of its own process."""
     name = bundle.team.task.agents[index]
     agents = [Agent(files) for files in bundle.agents.values()]
     reference = _decide(agents, moments, index, _unchanged)
     apart = _compared([moment.actions[index] for moment in moments], [rows[0] if rows else None for rows in reference])
-    findings = [apart.finding(PROCESS, "one process for all", name)]
+    checks = [apart.check(PROCESS, "one process for all", name)]
     changes = {f"others' observations: {kind}": _replacing(kind, index) for kind in REPLACEMENTS}
     for change, how in (*changes.items(), ("order of deciding", _shuffling(index))):
-        findings.append(_rows(reference, _decide(agents, moments, index, how)).finding(PROCESS, change, name))
+        checks.append(_rows(reference, _decide(agents, moments, index, how)).check(PROCESS, change, name))
     leaky = _decide(agents, moments, index, _leaking(_unchanged, index))
     control = Tally()
     for kind in REPLACEMENTS:
         if not control.differing:
             _rows(leaky, _decide(agents, moments, index, _leaking(_replacing(kind, index), index)), control)
-    findings.append(control.finding(PROCESS, "control: observations mixed on the way", name, control=True))
-    return findings
+    checks.append(control.check(PROCESS, "control: observations mixed on the way", name, control=True))
+    return checks
 
 
 #: An agent's action, policy output and recurrent state; None where it refused.

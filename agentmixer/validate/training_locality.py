@@ -12,19 +12,19 @@ from torch import Tensor
 from agentmixer.tasks.base import to_torch
 from agentmixer.train.algorithms import Algorithm
 from agentmixer.validate.arms import ActorsArm
-from agentmixer.validate.bit_tally import REPLACEMENTS, Finding, Tally, replaced
+from agentmixer.validate.bit_tally import REPLACEMENTS, BitCheck, Tally, replaced
 from agentmixer.validate.moments import LOCALITY_SEED, Moment
 
 #: Where something was changed.
 TRAINING = "training"
 
 
-def training(algorithm: Algorithm, moments: list[Moment]) -> list[Finding]:
+def training(algorithm: Algorithm, moments: list[Moment]) -> list[BitCheck]:
     """Every actor's decentralised decisions, their modes and samples and its memory, while Policy Modifier and critics
     have other weights and the global state is another one. Control: the joint policy, which reads both."""
     reference, joint = _actors(algorithm, moments), _joint(algorithm, moments)
     agents = algorithm.spec.agents
-    findings = []
+    checks = []
     moved = [Tally() for _ in agents]
     for kind in REPLACEMENTS:
         for change, context, how in (
@@ -37,11 +37,11 @@ def training(algorithm: Algorithm, moments: list[Moment]) -> list[Finding]:
                 tally = Tally()
                 for ours, theirs in zip(reference, found, strict=True):
                     tally.compare(ours[i], theirs[i])
-                findings.append(tally.finding(TRAINING, change, name))
+                checks.append(tally.check(TRAINING, change, name))
                 for ours, theirs in zip(joint, control, strict=True):
                     moved[i].compare(ours[i], theirs[i])
-    return findings + [
-        tally.finding(TRAINING, "control: the joint policy, which reads both", name, control=True)
+    return checks + [
+        tally.check(TRAINING, "control: the joint policy, which reads both", name, control=True)
         for tally, name in zip(moved, agents, strict=True)
     ]
 

@@ -13,9 +13,10 @@ from agentmixer.host.lock_step import Host
 from agentmixer.runtime.agent import Agent
 from agentmixer.runtime.frames import Kind, pack, unpack
 from agentmixer.validate.arms import ActorsArm, DeployedArm, Played
-from agentmixer.validate.bundle_checks import Context, Outcome, outcome_of
+from agentmixer.validate.bundle_checks import Context
 from agentmixer.validate.deploy_sim import compare
 from agentmixer.validate.moments import PATIENCE_S
+from agentmixer.validate.mutation_check import MutationCheck, mutation_check, not_applicable
 
 #: How long a step waits where decisions that are not accepted make it wait, and how many such steps, s.
 WAIT_S, WAITED_STEPS = 0.5, 4
@@ -116,16 +117,16 @@ def check_parity(host: Host, context: Context) -> tuple[str, str] | None:
     )
 
 
-def tampered(context: Context) -> list[Outcome]:
+def tampered(context: Context) -> list[MutationCheck]:
     """Teams of real processes with a bundle that is right and a link or a host that is wrong."""
-    bundle, outcomes = context.bundle, []
+    bundle, checks = context.bundle, []
     for name, what, change in (
         ("step echo off by one", "decisions echo the step after the one that was asked", _echo(step=1)),
         ("episode echo off by one", "decisions echo the next episode", _echo(episode=1)),
     ):
         with Host(bundle, PATIENCE_S) as host:
             host.agents[0].link = _Link(host.agents[0].link, change)  # type: ignore[assignment]
-            outcomes.append(outcome_of(name, what, _check_echo(host, context, 0)))
+            checks.append(mutation_check(name, what, _check_echo(host, context, 0)))
 
     name, what = "stale decision", "an agent answers with its last decision under the right echo"
     varies = [
@@ -136,21 +137,21 @@ def tampered(context: Context) -> list[Outcome]:
         with Host(bundle, PATIENCE_S) as host:
             agent = host.agents[varies[0]]
             agent.link = _Link(agent.link, _one_late())  # type: ignore[assignment]
-            outcomes.append(outcome_of(name, what, check_parity(host, context)))
+            checks.append(mutation_check(name, what, check_parity(host, context)))
     else:
         why = f"every agent does the same at all {len(context.moments)} recorded steps"
-        outcomes.append(Outcome(name, what, "does not apply", None, why))
+        checks.append(not_applicable(name, what, why))
 
     name, what = "observations permuted", "the host gives two agents each other's observation and mask"
     if len(bundle.agents) < 2:
-        outcomes.append(Outcome(name, what, "does not apply", None, "a team of one"))
+        checks.append(not_applicable(name, what, "a team of one"))
     elif not _heeded(context):
         why = f"neither agent would do anything else at the {len(context.moments)} recorded steps"
-        outcomes.append(Outcome(name, what, "does not apply", None, why))
+        checks.append(not_applicable(name, what, why))
     else:
         with _SwappingHost(bundle, PATIENCE_S) as host:
-            outcomes.append(outcome_of(name, what, check_parity(host, context)))
-    return outcomes
+            checks.append(mutation_check(name, what, check_parity(host, context)))
+    return checks
 
 
 def _heeded(context: Context) -> bool:
