@@ -10,21 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from bundle_by_hand import write_by_hand
 from onnx import TensorProto, helper, numpy_helper
 
-from agentmixer.contract.manifest import (
-    SCHEMA_VERSION,
-    AgentManifest,
-    Source,
-    StateSpec,
-    TeamAgent,
-    TeamManifest,
-    TensorSpec,
-    Tolerances,
-    encode,
-    sha256,
-)
-from agentmixer.contract.spec import Box, TaskSpec
+from agentmixer.contract.manifest import TensorSpec
+from agentmixer.contract.spec import Box
 from agentmixer.runtime.bundle import Bundle, read_bundle
 
 SEEN = ("episode", "step")
@@ -62,60 +52,15 @@ def model() -> bytes:
 
 def counting_bundle(path: Path, agents: tuple[str, ...] = ("a", "b", "c"), control_period_s: float = 1.0) -> Bundle:
     """Write such a team to `path` and read it back."""
-    source = Source("0", "none", "none", 0, 0, "none", "0" * 64, "none", "0" * 64)
-    task = TaskSpec(
-        name="none",
-        scenario="none",
-        backend="none",
-        options={},
-        agents=agents,
-        obs_names=(SEEN,) * len(agents),
-        state_size=1,
-        action_spaces=(SPACE,) * len(agents),
-        has_action_mask=False,
-        reports_wins=False,
-        episode_limit=100,
-        control_period_s=control_period_s,
-        fallback_actions=(FALLBACK,) * len(agents),
-        shared="nothing",
+    inputs = (TensorSpec("obs", "float32", (2,), SEEN), TensorSpec("state_in", "float32", (1,)))
+    outputs = tuple(
+        TensorSpec(name, "float32", (size,)) for name, size in (("action", 3), ("mean", 3), ("state_out", 1))
     )
-    files = {"policy.onnx": model(), "golden.npz": b""}
-    entries = {}
-    for index, name in enumerate(agents):
-        manifest = AgentManifest(
-            schema_version=SCHEMA_VERSION,
-            team_id="counting",
-            release=0,
-            agent=name,
-            index=index,
-            task="none",
-            scenario="none",
-            inputs=(TensorSpec("obs", "float32", (2,), SEEN), TensorSpec("state_in", "float32", (1,))),
-            outputs=(
-                TensorSpec("action", "float32", (3,)),
-                TensorSpec("mean", "float32", (3,)),
-                TensorSpec("state_out", "float32", (1,)),
-            ),
-            state=StateSpec("state_in", "state_out", 1),
-            mask_rule="none",
-            action_space=SPACE,
-            action_scaling="graph",
-            control_period_s=control_period_s,
-            fallback_action=FALLBACK,
-            opset=18,
-            multiply_adds=2 * 3 + 1 * 3,
-            depends_on={"action": ("obs", "state_in"), "mean": ("obs", "state_in"), "state_out": ("state_in",)},
-            files={file: sha256(data) for file, data in files.items()},
-            source=source,
-        )
-        folder = path / "agents" / name
-        folder.mkdir(parents=True)
-        for file, data in (*files.items(), ("agent.json", encode(manifest))):
-            (folder / file).write_bytes(data)
-        entries[name] = TeamAgent(f"agents/{name}", sha256(encode(manifest)))
-    (path / "team.json").write_bytes(
-        encode(TeamManifest(SCHEMA_VERSION, "counting", 0, task, entries, source, Tolerances()))
-    )
+    models, goldens = dict.fromkeys(agents, model()), dict.fromkeys(agents, b"")
+    write_by_hand(
+        path, ("counting", 0), models, goldens, (inputs, outputs), SPACE, FALLBACK,
+        memory=1, control_period_s=control_period_s, episode_limit=100,
+    )  # fmt: skip
     return read_bundle(path)
 
 

@@ -6,25 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from bundle_by_hand import write_by_hand
 from onnx import TensorProto, helper
 
-from agentmixer.contract.manifest import (
-    SCHEMA_VERSION,
-    AgentManifest,
-    Source,
-    TeamAgent,
-    TeamManifest,
-    TensorSpec,
-    Tolerances,
-    encode,
-    sha256,
-)
-from agentmixer.contract.spec import Discrete, TaskSpec
+from agentmixer.contract.manifest import TensorSpec
+from agentmixer.contract.spec import Discrete
 from agentmixer.runtime.agent import make_session
-from agentmixer.runtime.certificate import certificate
 from agentmixer.runtime.golden import Golden, dump
-from agentmixer.runtime.guard import cost
-from agentmixer.runtime.onnx_graph import read_graph
 
 
 def model(obs: int, hidden: int, actions: int, between: int, seed: int) -> bytes:
@@ -72,57 +60,11 @@ def made_bundle(
     steps: int = 200,
 ) -> Path:  # fmt: skip
     """Write such a team to `path`."""
-    source = Source("0", "none", "none", 0, 0, "none", "0" * 64, "none", "0" * 64)
-    names = tuple(f"x{i}" for i in range(obs))
-    task = TaskSpec(
-        name="none",
-        scenario="none",
-        backend="none",
-        options={},
-        agents=agents,
-        obs_names=(names,) * len(agents),
-        state_size=1,
-        action_spaces=(Discrete(actions),) * len(agents),
-        has_action_mask=True,
-        reports_wins=False,
-        episode_limit=10,
-        control_period_s=0.2,
-        fallback_actions=(0,) * len(agents),
-        shared="nothing",
-    )
-    entries = {}
-    for index, name in enumerate(agents):
-        policy = model(obs, hidden, actions, between, index)
-        graph = read_graph(policy)
-        files = {"policy.onnx": policy, "golden.npz": dump(trace(policy, obs, actions, steps, index))}
-        manifest = AgentManifest(
-            schema_version=SCHEMA_VERSION,
-            team_id="made",
-            release=1,
-            agent=name,
-            index=index,
-            task="none",
-            scenario="none",
-            inputs=(TensorSpec("obs", "float32", (obs,), names), TensorSpec("action_mask", "bool", (actions,))),
-            outputs=(TensorSpec("action", "int64", ()), TensorSpec("logits", "float32", (actions,))),
-            state=None,
-            mask_rule="forbid",
-            action_space=Discrete(actions),
-            action_scaling="none",
-            control_period_s=0.2,
-            fallback_action=0,
-            opset=18,
-            multiply_adds=cost(graph).multiply_adds,
-            depends_on=certificate(graph),
-            files={file: sha256(data) for file, data in files.items()},
-            source=source,
-        )
-        folder = path / "agents" / name
-        folder.mkdir(parents=True)
-        for file, data in (*files.items(), ("agent.json", encode(manifest))):
-            (folder / file).write_bytes(data)
-        entries[name] = TeamAgent(f"agents/{name}", sha256(encode(manifest)))
-    (path / "team.json").write_bytes(
-        encode(TeamManifest(SCHEMA_VERSION, "made", 1, task, entries, source, Tolerances()))
-    )
-    return path
+    elements = tuple(f"x{i}" for i in range(obs))
+    models = {name: model(obs, hidden, actions, between, seed) for seed, name in enumerate(agents)}
+    goldens = {
+        name: dump(trace(policy, obs, actions, steps, seed)) for seed, (name, policy) in enumerate(models.items())
+    }
+    inputs = (TensorSpec("obs", "float32", (obs,), elements), TensorSpec("action_mask", "bool", (actions,)))
+    outputs = (TensorSpec("action", "int64", ()), TensorSpec("logits", "float32", (actions,)))
+    return write_by_hand(path, ("made", 1), models, goldens, (inputs, outputs), Discrete(actions), 0)

@@ -17,34 +17,28 @@ from onnx.reference import ReferenceEvaluator
 
 from agentmixer import __version__, provenance
 from agentmixer.contract.manifest import (
-    AGENT_FILE,
-    AGENTS_FOLDER,
-    GOLDEN_FILE,
-    MODEL_FILE,
     OPSET,
     SCHEMA_VERSION,
-    TEAM_FILE,
     AgentManifest,
     Release,
     Source,
     StateSpec,
-    TeamAgent,
     TeamManifest,
     TensorSpec,
     Tolerances,
-    encode,
     sha256,
 )
 from agentmixer.contract.spec import Discrete, Name, TaskSpec
 from agentmixer.errors import AgentMixerError
+from agentmixer.export.bundle_writer import AgentParts, certified, write_bundle
 from agentmixer.export.graph import Exporter
 from agentmixer.runtime import signature
 from agentmixer.runtime.agent import make_session
 from agentmixer.runtime.bundle import BUNDLES, read_bundle
-from agentmixer.runtime.certificate import certificate, check_locality
+from agentmixer.runtime.certificate import check_locality
 from agentmixer.runtime.golden import Golden, Parity, StepFunction, dump, parse, replay
-from agentmixer.runtime.guard import check_model, cost
-from agentmixer.runtime.onnx_graph import GraphRefused, read_graph
+from agentmixer.runtime.guard import check_model
+from agentmixer.runtime.onnx_graph import GraphRefused
 from agentmixer.tasks import Task
 from agentmixer.tasks.base import to_torch
 from agentmixer.train import checkpoint
@@ -128,10 +122,9 @@ def evaluators(actor: DeployedActor, model: onnx.ModelProto) -> dict[str, StepFu
     }
 
 
-def _manifest(
-    spec: TaskSpec, index: int, actor: DeployedActor, contents: dict[str, bytes], team: tuple[str, int], source: Source
-) -> AgentManifest:
-    space, elements, graph = spec.action_spaces[index], spec.obs_names[index], read_graph(contents[MODEL_FILE])
+def _manifest(spec: TaskSpec, index: int, actor: DeployedActor, team: tuple[str, int], source: Source) -> AgentManifest:
+    """What the exporter knows of an agent; certificate, cost and digests are filled in from its files."""
+    space, elements = spec.action_spaces[index], spec.obs_names[index]
     tensors = {
         "obs": TensorSpec("obs", "float32", (len(elements),), elements),
         "action_mask": TensorSpec("action_mask", "bool", (space.n,)),
@@ -160,9 +153,9 @@ def _manifest(
         control_period_s=spec.control_period_s,
         fallback_action=spec.fallback_actions[index],
         opset=OPSET,
-        multiply_adds=cost(graph).multiply_adds,
-        depends_on=certificate(graph),
-        files={name: sha256(data) for name, data in contents.items()},
+        multiply_adds=0,
+        depends_on={},
+        files={},
         source=source,
     )
 
@@ -224,7 +217,7 @@ def export(
     target = out or default_path(source, spec)
     tolerances = Tolerances()
     parity: dict[str, dict[str, Parity]] = {}
-    entries: dict[str, TeamAgent] = {}
+    agents: dict[str, AgentParts] = {}
     exporter = Exporter()
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=target.parent) as scratch:
@@ -249,27 +242,21 @@ def export(
                         f"agent {name}: {kind} departs from the trained network at golden step {result.first_failure} "
                         f"(by up to {result.policy_error:.1e}); nothing was exported"
                     )
-            contents = {MODEL_FILE: model.SerializeToString(deterministic=True), GOLDEN_FILE: dump(goldens[index])}
+            data, golden = model.SerializeToString(deterministic=True), dump(goldens[index])
             try:
-                described = _manifest(spec, index, actor, contents, team, source)
+                manifest = certified(_manifest(spec, index, actor, team, source), data)
             except GraphRefused as error:
                 raise AgentMixerError(
                     f"agent {name}: {error}; nothing was exported; train with a smaller network (--set hidden=...)"
                 ) from error
-            check_locality(check_model(contents[MODEL_FILE], described), described)
-            parse(contents[GOLDEN_FILE], described)
-            manifest = encode(described)
-            folder = draft / AGENTS_FOLDER / name
-            folder.mkdir(parents=True)
-            for file_name, data in {**contents, AGENT_FILE: manifest}.items():
-                (folder / file_name).write_bytes(data)
-            entries[name] = TeamAgent(f"{AGENTS_FOLDER}/{name}", sha256(manifest))
-        manifest = encode(TeamManifest(SCHEMA_VERSION, *team, spec, entries, source, tolerances))
-        (draft / TEAM_FILE).write_bytes(manifest)
+            check_locality(check_model(data, manifest), manifest)
+            parse(golden, manifest)
+            agents[name] = AgentParts(manifest, data, golden)
+        digest = write_bundle(draft, TeamManifest(SCHEMA_VERSION, *team, spec, {}, source, tolerances), agents)
         if key:
             signature.sign(draft, key)
         read_bundle(draft)
         if target.exists():
             target.rename(Path(scratch) / "replaced")
         draft.rename(target)
-    return Exported(target, parity, provenance.remember("bundles", sha256(manifest), run.path))
+    return Exported(target, parity, provenance.remember("bundles", digest, run.path))

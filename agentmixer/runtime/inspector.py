@@ -29,6 +29,7 @@ import numpy as np
 import onnxruntime
 
 from agentmixer.contract.manifest import AGENT_FILE, TEAM_FILE, AgentManifest, TeamManifest, Tolerances, sha256
+from agentmixer.contract.results import Check, Status
 from agentmixer.contract.spec import Name
 from agentmixer.errors import AgentMixerError, printable
 from agentmixer.runtime import bundle, golden, guard, sandbox
@@ -44,17 +45,8 @@ _LENGTH = struct.Struct("<Q")
 _MESSAGE = 1 << 16
 #: Most bytes of a header or an answer.
 MAX_TEXT = 1 << 20
-#: Most characters of what is said of one check: a manifest may hold far more to complain about.
-MAX_DETAIL = 2000
-
-
-class Check(NamedTuple):
-    """One line of the report. status: "ok", "FAILED" or "not run", because something it needs has failed."""
-
-    subject: str
-    name: str
-    status: str
-    detail: str
+#: Most characters of a check's sentence: a manifest may hold far more to complain about.
+MAX_SENTENCE = 2000
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -112,7 +104,7 @@ def _wait(link: socket.socket, until: float | None) -> None:
         link.settimeout(max(until - time.monotonic(), 1e-3))
 
 
-class Report:
+class Checklist:
     """Checks in order, each run on what others have found."""
 
     def __init__(self) -> None:
@@ -123,15 +115,25 @@ class Report:
     ) -> Result | None:
         """Run one check; None, and so `not run` for those that need its result, if it fails."""
         if any(need is None for need in needs):
-            self.checks.append(Check(subject, name, "not run", "something it needs has failed"))
+            self.leave_out(subject, name)
             return None
         try:
-            result, detail = check(*needs)
+            result, sentence = check(*needs)
         except (AgentMixerError, OSError) as error:
-            self.checks.append(Check(subject, name, "FAILED", printable(str(error))[:MAX_DETAIL]))
+            self.add(subject, name, "failed", str(error))
             return None
-        self.checks.append(Check(subject, name, "ok", printable(detail)[:MAX_DETAIL]))
+        self.add(subject, name, "passed", sentence)
         return result
+
+    def add(self, subject: str, name: str, status: Status, sentence: str) -> None:
+        """Add a check that was judged elsewhere. What is not printable in its words is spelled out."""
+        subject, name, sentence = map(printable, (subject, name, sentence))
+        self.checks.append(Check(name=name, subject=subject, status=status, sentence=sentence[:MAX_SENTENCE]))
+
+    def leave_out(self, subject: str, *names: str) -> None:
+        """Say of checks that they were not run."""
+        for name in names:
+            self.add(subject, name, "not run", "something it needs has failed")
 
 
 #: What is checked of a team and of an agent once their bytes have been read and their signature judged, in order.
@@ -159,22 +161,22 @@ class Inspector:
 
     def judge(self, header: Header, raw: Raw) -> Answer:
         """Every check of what was sent."""
-        report = Report()
+        checklist = Checklist()
         if header.team:
-            self._judge_team(report, header, raw)
-            return Answer(tuple(report.checks), self.team.task.agents if self.team else ())
-        self._judge_agent(report, header, raw)
-        return Answer(tuple(report.checks))
+            self._judge_team(checklist, header, raw)
+            return Answer(tuple(checklist.checks), self.team.task.agents if self.team else ())
+        self._judge_agent(checklist, header, raw)
+        return Answer(tuple(checklist.checks))
 
-    def _judge_team(self, report: Report, header: Header, raw: Raw) -> None:
-        team = report.run("team", "manifest", _team, raw)
-        report.run("team", "pin", _pin, team, raw, _Given(header.pin))
+    def _judge_team(self, checklist: Checklist, header: Header, raw: Raw) -> None:
+        team = checklist.run("team", "manifest", _team, raw)
+        checklist.run("team", "pin", _pin, team, raw, _Given(header.pin))
         # Where anything else lies among the agents, they are left alone: as many as lie there have time to be judged.
-        self.team = team if report.run("team", "files", _agents_only, raw, header.neighbours, team) else None
+        self.team = team if checklist.run("team", "files", _agents_only, raw, header.neighbours, team) else None
 
-    def _judge_agent(self, report: Report, header: Header, raw: Raw) -> None:
+    def _judge_agent(self, checklist: Checklist, header: Header, raw: Raw) -> None:
         def run(name: str, check: Callable[..., tuple[Result, str]], *needs: Any | None) -> Result | None:
-            return report.run(header.subject, name, check, *needs)
+            return checklist.run(header.subject, name, check, *needs)
 
         manifest = run("manifest", _manifest, raw, _Given(header.name))
         run("pin", _pin, manifest, raw, _Given(header.pin))

@@ -9,17 +9,18 @@ from __future__ import annotations
 import os
 import socket
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 import msgspec
 
 from agentmixer.contract.manifest import AGENT_FILE, AGENTS_FOLDER, TEAM_FILE, sha256
+from agentmixer.contract.results import TEAM, Report
 from agentmixer.errors import AgentMixerError, printable
 from agentmixer.runtime import bundle, inspector, signature
 from agentmixer.runtime.bundle import AgentFiles, Raw
-from agentmixer.runtime.inspector import Answer, Check, Header
+from agentmixer.runtime.inspector import Answer, Checklist, Header
 from agentmixer.runtime.launch import launch
 from agentmixer.runtime.sandbox import Isolation
 
@@ -30,21 +31,15 @@ START_CPU_S, AGENT_CPU_S = 10, 10
 PATIENCE = 6
 
 
-@dataclass
-class Report:
-    """What was checked, in order. isolation: what the process that did it had given up."""
+@dataclass(frozen=True, kw_only=True)
+class VerifyReport(Report):
+    """What was checked, in order. bundle: a bundle's path, or an agent's folder; isolation: the level that the process
+    which decoded it had reached."""
 
-    path: Path
-    isolation: Isolation = field(default_factory=Isolation)
-    checks: list[Check] = field(default_factory=list)
-
-    @property
-    def passed(self) -> bool:
-        """Every check was run and is ok."""
-        return all(check.status == "ok" for check in self.checks)
+    isolation: str
 
 
-def verify(path: Path, trusted: Path | None = None, name: str | None = None) -> Report:
+def verify(path: Path, trusted: Path | None = None, name: str | None = None) -> VerifyReport:
     """Check a bundle, or one agent's folder. trusted: file of the public key that must have signed it, and whose pin holds;
     name: which agent a folder must be of.
 
@@ -60,10 +55,9 @@ def verify(path: Path, trusted: Path | None = None, name: str | None = None) -> 
             )
         return _bundle(path, trusted, pinned)
     if os.path.lexists(path / AGENT_FILE):
-        report = Report(path)
-        with _Inspection(report, 1) as inspection:
+        with _Inspection(path, 1) as inspection:
             _agent(inspection, path, "agent", trusted, pinned, name)
-        return report
+        return inspection.report()
     raise AgentMixerError(
         f"{path} is nothing to verify (it holds neither {TEAM_FILE} nor {AGENT_FILE}); give a bundle or one agent's folder"
     )
@@ -75,47 +69,43 @@ def inspected(folder: Path, trusted: Path | None = None, name: str | None = None
     Raises AgentMixerError naming the first check that failed, or as `bundle.read_agent` does."""
     report = verify(folder, trusted, name)
     for check in report.checks:
-        if check.status != "ok":
-            raise AgentMixerError(f"{folder} does not pass: {check.name}: {check.detail}")
+        if not check.passed:
+            raise AgentMixerError(f"{folder} does not pass: {check.name}: {check.sentence}")
     files = bundle.read_agent(folder, trusted, name)
-    if not report.checks[0].detail.endswith(files.digest):
+    if not report.checks[0].sentence.endswith(files.digest):
         raise AgentMixerError(f"{folder} was changed while it was being checked; load it again")
     return files
 
 
-def _bundle(path: Path, trusted: Path | None, pinned: signature.Pin | None) -> Report:
-    report = Report(path)
-    parent = inspector.Report()
-    found = parent.run("team", "read", _read_team, path)
-    signed = parent.run("team", "signature", _team_signature, found, _Key(trusted))
-    report.checks += parent.checks
-    agents = len(found[1]) if found else 0
-    with _Inspection(report, agents) as inspection:
+def _bundle(path: Path, trusted: Path | None, pinned: signature.Pin | None) -> VerifyReport:
+    checklist = Checklist()
+    found = checklist.run(TEAM, "read", _read_team, path)
+    signed = checklist.run(TEAM, "signature", _team_signature, found, _Key(trusted))
+    with _Inspection(path, len(found[1]) if found else 0, checklist) as inspection:
         names: tuple[str, ...] = ()
         if found and signed:
-            answer = inspection.ask("team", *found, pin=pinned)
+            answer = inspection.ask(TEAM, *found, pin=pinned)
             names = answer.agents if answer else ()
         else:
-            inspection.left_out("team", inspector.TEAM_CHECKS)
+            checklist.leave_out(TEAM, *inspector.TEAM_CHECKS)
         if not names:
-            report.checks.append(Check("agents", "all", "not run", "something they need has failed"))
+            checklist.add("agents", "all", "not run", "something they need has failed")
         for name in names:
             _agent(inspection, path / AGENTS_FOLDER / name, name, trusted, pinned)
-    return report
+    return inspection.report()
 
 
 def _agent(
     inspection: _Inspection, folder: Path, subject: str, trusted: Path | None, pinned: signature.Pin | None,
     name: str | None = None,
 ) -> None:  # fmt: skip
-    parent = inspector.Report()
-    raw = parent.run(subject, "read", _read_agent, folder, inspection)
-    signed = parent.run(subject, "signature", _agent_signature, raw, _Key(trusted))
-    inspection.report.checks += parent.checks
+    checklist = inspection.checklist
+    raw = checklist.run(subject, "read", _read_agent, folder, inspection)
+    signed = checklist.run(subject, "signature", _agent_signature, raw, _Key(trusted))
     if raw and signed:
         inspection.ask(subject, raw, name=name, pin=pinned)
     else:
-        inspection.left_out(subject, inspector.AGENT_CHECKS)
+        checklist.leave_out(subject, *inspector.AGENT_CHECKS)
 
 
 class _Key:
@@ -133,7 +123,7 @@ def _read_team(path: Path) -> tuple[tuple[Raw, tuple[str, ...]], str]:
 
 def _read_agent(folder: Path, inspection: _Inspection) -> tuple[Raw, str]:
     raw = bundle.read_raw(folder, bundle.AGENT_LIMITS)
-    inspection.size = bundle.check_size(inspection.size + raw.size, inspection.report.path)
+    inspection.size = bundle.check_size(inspection.size + raw.size, inspection.path)
     return raw, f"{AGENT_FILE} is a regular file, SHA-256 {sha256(raw.read(AGENT_FILE))}"
 
 
@@ -153,10 +143,12 @@ def _shown(name: str) -> str:
 
 
 class _Inspection:
-    """The inspector's process as this one holds it. Use as a context manager."""
+    """The inspector's process as this one holds it, and all checks so far, its own and this process's. Use as a context
+    manager."""
 
-    def __init__(self, report: Report, agents: int):
-        self.report = report
+    def __init__(self, path: Path, agents: int, checklist: Checklist | None = None):
+        self.path, self.checklist = path, checklist or Checklist()
+        self.isolation = Isolation()
         #: Bytes of agents' files read so far.
         self.size = 0
         self._seconds = START_CPU_S + AGENT_CPU_S * agents
@@ -167,7 +159,7 @@ class _Inspection:
         self._until = time.monotonic() + PATIENCE * self._seconds
         try:
             told = inspector.receive(self._launched.link, inspector.MAX_TEXT, self._until)
-            self.report.isolation = msgspec.json.decode(told, type=Isolation)
+            self.isolation = msgspec.json.decode(told, type=Isolation)
         except (AgentMixerError, OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
             self._end(error)
         return self
@@ -180,13 +172,18 @@ class _Inspection:
         self._launched.process.wait()
         self._launched.directory.cleanup()
 
+    def report(self) -> VerifyReport:
+        """What has been checked."""
+        checks = tuple(self.checklist.checks)
+        return VerifyReport(bundle=str(self.path), isolation=self.isolation.level, checks=checks)
+
     def ask(
         self, subject: str, raw: Raw, neighbours: tuple[str, ...] = (), name: str | None = None,
         pin: signature.Pin | None = None,
     ) -> Answer | None:  # fmt: skip
-        """Let it judge a folder and put its checks into the report; None if it did not answer."""
+        """Let the inspector judge a folder and add its checks; None if it did not answer."""
         header = Header(
-            team=subject == "team",
+            team=subject == TEAM,
             subject=subject,
             folder=printable(str(raw.folder)),
             names=tuple(map(_shown, raw.names)),
@@ -203,16 +200,13 @@ class _Inspection:
                 for part in parts:
                     inspector.send(link, part, self._until)
                 answer = msgspec.json.decode(inspector.receive(link, inspector.MAX_TEXT, self._until), type=Answer)
-                self.report.checks += [Check(*(printable(text) for text in check)) for check in answer.checks]
+                for check in answer.checks:
+                    self.checklist.add(check.subject, check.name, check.status, check.sentence)
                 return answer
             except (AgentMixerError, OSError, msgspec.MsgspecError, UnicodeError) as error:
                 self._end(error)
-        self.report.checks.append(Check(subject, "inspection", "FAILED", self._ended or ""))
+        self.checklist.add(subject, "inspection", "failed", self._ended or "")
         return None
-
-    def left_out(self, subject: str, names: tuple[str, ...]) -> None:
-        """Say of checks that they were not run."""
-        self.report.checks += [Check(subject, name, "not run", "something it needs has failed") for name in names]
 
     def _end(self, error: Exception) -> None:
         process = self._launched.process

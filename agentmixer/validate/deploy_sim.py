@@ -3,38 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from agentmixer import __version__, intervals, provenance
-from agentmixer.contract.manifest import Tolerances, sha256
-from agentmixer.errors import AgentMixerError
-from agentmixer.files import read_regular
+from agentmixer import intervals
+from agentmixer.contract.manifest import Tolerances
+from agentmixer.contract.results import Check, Report, Status, judged
 from agentmixer.host.agent_process import AgentLost
 from agentmixer.host.lock_step import Decision, Host
 from agentmixer.runtime.bundle import Bundle
 from agentmixer.runtime.golden import is_near_tie
 from agentmixer.tasks import Task
 from agentmixer.train import checkpoint
-from agentmixer.train import run as runs
 from agentmixer.train.run import Run
 from agentmixer.validate import equivalence
 from agentmixer.validate.arms import ActorsArm, DeployedArm, JointArm, Played, play
 from agentmixer.validate.equivalence import Equivalence
+from agentmixer.validate.source_run import check_task, source_run
 
 #: Episodes of their own, apart from training, evaluation and golden traces.
 DEPLOY_SEED = 3_000_017
 
 
-@dataclass(frozen=True)
-class ParityResult:
-    """Deployed actions against the torch actors' on the same observations, over whole closed-loop episodes."""
+@dataclass(frozen=True, kw_only=True)
+class ParityCheck(Check):
+    """Deployed actions against the torch actors' on the same observations, over whole closed-loop episodes: passed if no
+    action differs beyond a near tie or the tolerance."""
 
     episodes: int
     steps: int
@@ -45,11 +42,6 @@ class ParityResult:
     largest_error: float | None
     #: Where they first part beyond a near tie or the tolerance: episode, step, agent, both actions; None if never.
     first: dict[str, Any] | None
-
-    @property
-    def passed(self) -> bool:
-        """No action differs beyond a near tie or the tolerance."""
-        return self.first is None
 
 
 @dataclass(frozen=True)
@@ -70,12 +62,11 @@ class AgentFigures:
     invalid_decisions: int
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Everything deploy-sim found out. `passed` decides the exit code."""
+@dataclass(frozen=True, kw_only=True)
+class DeploySimReport(Report):
+    """Everything deploy-sim found out. Its checks: parity, deadline, decisions, and equivalence, which applies if a margin
+    was asked for."""
 
-    bundle: str
-    agentmixer: str
     task: str
     scenario: str
     seed: int
@@ -87,9 +78,6 @@ class Verdict:
     mode_agreement: dict[str, dict[str, float]]
     #: Deployed against the actors on the same episodes: two one-sided tests against the margin.
     equivalence: Equivalence
-    #: Whether the margin was asked for, and so decides.
-    margin_asked: bool
-    parity: ParityResult
     deadline_s: float
     control_period_s: float
     step_us: dict[str, float | None]
@@ -97,31 +85,14 @@ class Verdict:
     agents: dict[str, AgentFigures]
 
     @property
-    def missed_deadlines(self) -> int:
-        """Decisions that did not arrive in time, over all agents."""
-        return sum(agent.missed_deadlines for agent in self.agents.values())
-
-    @property
-    def invalid_decisions(self) -> int:
-        """Decisions that were no valid action, over all agents."""
-        return sum(agent.invalid_decisions for agent in self.agents.values())
-
-    @property
-    def passed(self) -> bool:
-        """Parity holds, every decision was valid and came in time, and equivalence was shown if a margin was asked for."""
-        equivalent = self.equivalence.equivalent or not self.margin_asked
-        return self.parity.passed and self.missed_deadlines == self.invalid_decisions == 0 and equivalent
-
-    def to_json(self) -> str:
-        """All figures and the verdict, as JSON."""
-        data = dataclasses.asdict(self)
-        data["parity"]["passed"] = self.parity.passed
-        return json.dumps({"passed": self.passed, **data}, indent=2, allow_nan=False) + "\n"
+    def parity(self) -> ParityCheck:
+        """The check of parity, with its figures."""
+        return next(check for check in self.checks if isinstance(check, ParityCheck))
 
 
 def compare(
     played: Played, logits: list[list[np.ndarray]], agents: tuple[str, ...], tolerances: Tolerances
-) -> ParityResult:
+) -> ParityCheck:
     """Hold what the deployed arm did against what its shadow, the torch actors, would have done at every step.
 
     logits[episode][step]: [N, A], the actors' (discrete actions only). Real-valued actions are equal within
@@ -149,7 +120,45 @@ def compare(
                     "actors": actors[t, agent].tolist(),
                     "deployed": deployed[t, agent].tolist(),
                 }
-    return ParityResult(len(played.actions), steps, steps * len(agents), different, ties, largest, first)
+    actions = steps * len(agents)
+    how = f"{ties} near ties" if largest is None else f"largest error {largest:.1e}"
+    return ParityCheck(
+        name="parity",
+        status=judged(not first),
+        sentence=f"{actions - different:,} of {actions:,} actions equal over {steps:,} steps, {how}"
+        + (f"; first: {first}" if first else ""),
+        episodes=len(played.actions),
+        steps=steps,
+        actions=actions,
+        different=different,
+        near_ties=ties,
+        largest_error=largest,
+        first=first,
+    )
+
+
+def timing_checks(figures: dict[str, AgentFigures], deadline_s: float, control_period_s: float) -> list[Check]:
+    """Whether every decision came in time, and was a valid action."""
+    missed = sum(agent.missed_deadlines for agent in figures.values())
+    invalid = sum(agent.invalid_decisions for agent in figures.values())
+    return [
+        Check(
+            name="deadline",
+            status=judged(not missed),
+            sentence=f"{missed} decisions later than {deadline_s * 1e3:g} ms (control period {control_period_s * 1e3:g} ms)",
+        ),
+        Check(
+            name="decisions",
+            status=judged(not invalid),
+            sentence=f"{invalid} were no valid action, and the agent fell back",
+        ),
+    ]
+
+
+def equivalence_check(found: Equivalence, wins: bool, margin_asked: bool) -> Check:
+    """Whether equivalence was shown, if a margin was asked for. wins: whether win rates were compared."""
+    status: Status = judged(found.equivalent) if margin_asked else "does not apply"
+    return Check(name="equivalence", status=status, sentence=equivalence.sentence(found, wins))
 
 
 def quantiles(values_ns: list[int]) -> dict[str, float | None]:
@@ -160,58 +169,15 @@ def quantiles(values_ns: list[int]) -> dict[str, float | None]:
     return {"p50": float(p50), "p99": float(p99), "p99.9": float(p999), "max": float(top)}
 
 
-def source_run(bundle: Bundle, given: Path | None = None, task_code: str | None = None) -> Run:
-    """The run a bundle was exported from, which holds PM for the joint arm, ready to be looked at on this machine.
-
-    given: where it is; without that, a bundle that was exported on this machine is known to its run. What the bundle says
-    of its run's place is a note for people. The run must have the very config.toml and checkpoint that the manifest
-    names. task_code: code that its task may import, as the scenario names it; needed unless the bundle was exported
-    here. Raises AgentMixerError if there is no such run, or it is another one."""
-    source, here = bundle.team.source, provenance.exported_from(bundle.digest)
-    path = given or here
-    if path is None:
-        raise AgentMixerError(
-            f"{bundle.path} was not exported on this machine, so nobody here knows its run; if you have that run, say where "
-            "it is with --run DIR"
-        )
-    if not path.is_dir():
-        raise AgentMixerError(f"the run this bundle was exported from is not at {path}; say where it is with --run DIR")
-    run = runs.load(path, task_code)
-    if run.digest != source.config_sha256:
-        raise AgentMixerError(
-            f"{run.path} is not the run this bundle was exported from (its config.toml differs); say where that run is with "
-            "--run DIR, or export again: agentmixer export"
-        )
-    file = run.checkpoints / source.checkpoint
-    if Path(source.checkpoint).name != source.checkpoint or not file.is_file():
-        raise AgentMixerError(
-            f"{run.path} no longer has {source.checkpoint}, which this bundle was exported from; export again: agentmixer export"
-        )
-    again = "export again: agentmixer export"
-    if sha256(read_regular(file, runs.MAX_BYTES, links=None, again=again)) != source.checkpoint_sha256:
-        raise AgentMixerError(
-            f"{file} is not the checkpoint this bundle was exported from (its SHA-256 differs); export again: agentmixer export"
-        )
-    return (dataclasses.replace(run, task_code=run.scenario) if here else run).on_cpu()
-
-
-def check_task(task: Task, bundle: Bundle, run: Run) -> None:
-    """Raises AgentMixerError if the run's task is not the one that the bundle was exported for."""
-    if task.spec != bundle.team.task:
-        raise AgentMixerError(
-            f"the task of {run.path} is not the one in {bundle.path}; export again: agentmixer export"
-        )
-
-
 def deploy_sim(
     bundle: Bundle, episodes: int, seed: int = DEPLOY_SEED, run: Run | None = None, deadline_s: float | None = None,
     progress: Callable[[str], None] = lambda _: None, require_isolation: bool = False, margin: float | None = None,
-) -> Verdict:  # fmt: skip
+) -> DeploySimReport:  # fmt: skip
     """Play `episodes` paired episodes with each arm and judge the deployed one.
 
     margin: what deployed and actors may differ by (`equivalence.equivalence` says in what unit); if given it decides.
     deadline_s: how long a step waits for decisions; the control period unless given. Calls `progress` with
-    each arm's name. run: as `source_run` gives it. Raises AgentMixerError if the run is gone, an agent cannot be started,
+    each arm's name. run: as `source_run.source_run` gives it. Raises AgentMixerError if the run is gone, an agent cannot be started,
     or its isolation is required and not full."""
     run = run or source_run(bundle)
     with contextlib.closing(run.make_task(1)) as task:
@@ -221,7 +187,7 @@ def deploy_sim(
 def _deploy_sim(
     bundle: Bundle, run: Run, task: Task, episodes: int, seed: int, deadline_s: float | None,
     progress: Callable[[str], None], require_isolation: bool, margin: float | None,
-) -> Verdict:  # fmt: skip
+) -> DeploySimReport:  # fmt: skip
     check_task(task, bundle, run)
     algorithm, _ = checkpoint.load_weights(run, task, run.checkpoints / bundle.team.source.checkpoint)
     progress("joint")
@@ -235,9 +201,16 @@ def _deploy_sim(
         played["deployed"] = play(deployed, task, episodes, seed, shadow)
         figures = {agent.name: _figures(host, i, deployed.decisions) for i, agent in enumerate(host.agents)}
         first_action = max(host.start_seconds) + deployed.step_ns[0] / 1e9
-    return Verdict(
+    equivalent = equivalence.equivalence(
+        played["deployed"], played["actors"], task.spec, equivalence.MARGIN if margin is None else margin
+    )
+    return DeploySimReport(
         bundle=str(bundle.path),
-        agentmixer=__version__,
+        checks=(
+            compare(played["deployed"], shadow.logits, task.spec.agents, bundle.team.tolerances),
+            *timing_checks(figures, host.deadline_s, task.spec.control_period_s),
+            equivalence_check(equivalent, task.spec.reports_wins, margin is not None),
+        ),
         task=task.spec.name,
         scenario=task.spec.scenario,
         seed=seed,
@@ -254,11 +227,7 @@ def _deploy_sim(
             "joint": intervals.share(joint.agreed, joint.decided)._asdict(),
             "deployed": intervals.share(shadow.agreed, shadow.decided)._asdict(),
         },
-        equivalence=equivalence.equivalence(
-            played["deployed"], played["actors"], task.spec, equivalence.MARGIN if margin is None else margin
-        ),
-        margin_asked=margin is not None,
-        parity=compare(played["deployed"], shadow.logits, task.spec.agents, bundle.team.tolerances),
+        equivalence=equivalent,
         deadline_s=host.deadline_s,
         control_period_s=task.spec.control_period_s,
         step_us=quantiles(deployed.step_ns),
@@ -284,6 +253,7 @@ def _figures(host: Host, index: int, decisions: list[list[Decision]]) -> AgentFi
     )
 
 
-def lost_report(error: AgentLost) -> str:
-    """The JSON of a rehearsal that an agent ended: no figures, and no older verdict left standing."""
-    return json.dumps({"passed": False, "agentmixer": __version__, "error": str(error)}, indent=2) + "\n"
+def lost_report(bundle: Bundle, error: AgentLost) -> Report:
+    """The report of a rehearsal that ended because an agent was lost: it has no figures, and takes an older report's place."""
+    lost = Check(name="running", status="failed", sentence=str(error))
+    return Report(bundle=str(bundle.path), checks=(lost,))

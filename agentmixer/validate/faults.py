@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from agentmixer import __version__, intervals
+from agentmixer import intervals
 from agentmixer.contract.manifest import Tolerances
+from agentmixer.contract.results import Check, Report, judged
 from agentmixer.host.faulty_link import Faults, Key
 from agentmixer.host.lock_step import Event, Host
 from agentmixer.runtime.agent import Agent
@@ -22,7 +22,8 @@ from agentmixer.runtime.golden import is_close
 from agentmixer.tasks import Task
 from agentmixer.train.run import Run
 from agentmixer.validate.arms import DeployedArm, play
-from agentmixer.validate.deploy_sim import check_task, quantiles, source_run
+from agentmixer.validate.deploy_sim import quantiles
+from agentmixer.validate.source_run import check_task, source_run
 
 #: A step with faults may take this much longer than the deadline.
 STEP_SLACK = 0.1
@@ -31,14 +32,6 @@ NOTICED_S, REJOINED_S = 0.1, 2.0
 #: What the fault matrix draws.
 MATRIX_KINDS = ("drop", "delay", "duplicate", "reorder", "corrupt")
 MATRIX_RATES = (0.0, 0.01, 0.05, 0.2)
-
-
-class Check(NamedTuple):
-    """One promise. figures: the sentence that says what was found."""
-
-    name: str
-    passed: bool
-    figures: str
 
 
 @dataclass(frozen=True)
@@ -61,12 +54,10 @@ class AgentFaults:
     refused: int
 
 
-@dataclass(frozen=True)
-class FaultReport:
-    """Episodes of one deployed team under faults, and whether it behaved as declared."""
+@dataclass(frozen=True, kw_only=True)
+class FaultReport(Report):
+    """Episodes of one deployed team under faults, and whether it behaved as declared: one check a promise."""
 
-    bundle: str
-    agentmixer: str
     task: str
     scenario: str
     seed: int
@@ -78,26 +69,24 @@ class FaultReport:
     figures: dict[str, Any]
     agents: dict[str, AgentFaults]
     events: list[dict[str, Any]]
-    checks: list[Check]
 
     @property
-    def passed(self) -> bool:
-        """Every promise was kept."""
-        return all(check.passed for check in self.checks)
+    def told(self) -> str:
+        """Which faults, in words."""
+        told = [f"{kind} {rate:.3g}" for kind, rate in self.faults["rates"].items()]
+        told += [f"{i['kind']} {i['agent']}@{i['step']}" for i in self.faults["incidents"]]
+        return ", ".join(told) or "none"
 
     def total(self, name: str) -> int:
         """A count, over all agents."""
         return sum(getattr(agent, name) for agent in self.agents.values())
 
-    def to_dict(self) -> dict[str, Any]:
-        """All figures and the verdict."""
-        data = dataclasses.asdict(self)
-        data["checks"] = [check._asdict() for check in self.checks]
-        return {"passed": self.passed, **data}
 
-    def to_json(self) -> str:
-        """All figures and the verdict, as JSON."""
-        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+@dataclass(frozen=True, kw_only=True)
+class FaultMatrixReport(Report):
+    """Several rehearsals on the same episodes: one check and one report for each set of faults."""
+
+    reports: tuple[FaultReport, ...]
 
 
 def rehearse(
@@ -115,25 +104,23 @@ def matrix(
     bundle: Bundle, episodes: int, seed: int, run: Run | None = None, deadline_s: float | None = None,
     kinds: Sequence[str] = MATRIX_KINDS, rates: Sequence[float] = MATRIX_RATES,
     progress: Callable[[str], None] = lambda _: None, require_isolation: bool = False,
-) -> list[FaultReport]:  # fmt: skip
+) -> FaultMatrixReport:  # fmt: skip
     """One report for each kind of fault at each rate, all on the same episodes; rate 0 is played once, without any fault,
     and comes first. A delayed frame is held for one deadline, so that it always misses its step. Errors as in `rehearse`."""
     held_s = bundle.team.task.control_period_s if deadline_s is None else deadline_s
     cells = [Faults()] if 0 in rates else []
     cells += [Faults({kind: rate}, held_s) for kind in kinds for rate in rates if rate]
-    reports = []
+    reports: list[FaultReport] = []
     with _task(bundle, run) as task:
         for faults in cells:
             progress(", ".join(f"{kind} {rate:.0%}" for kind, rate in faults.rates.items()) or "no fault")
             reports.append(_rehearse(bundle, task, faults, episodes, seed, deadline_s, require_isolation))
-    return reports
+    return FaultMatrixReport(bundle=str(bundle.path), checks=tuple(map(_cell, reports)), reports=tuple(reports))
 
 
-def matrix_json(reports: Sequence[FaultReport]) -> str:
-    """The fault matrix as JSON: one entry a report."""
-    passed = all(report.passed for report in reports)
-    data = {"passed": passed, "reports": [report.to_dict() for report in reports]}
-    return json.dumps(data, indent=2, allow_nan=False) + "\n"
+def _cell(report: FaultReport) -> Check:
+    broken = [f"{check.name}: {check.sentence}" for check in report.checks if not check.passed]
+    return Check(name=report.told, status=judged(not broken), sentence="; ".join(broken) or "as declared")
 
 
 @contextlib.contextmanager
@@ -157,7 +144,6 @@ def _rehearse(
         figures["win_rate"] = intervals.rate(played.won)._asdict()
     return FaultReport(
         bundle=str(bundle.path),
-        agentmixer=__version__,
         task=task.spec.name,
         scenario=task.spec.scenario,
         seed=seed,
@@ -170,7 +156,7 @@ def _rehearse(
         figures=figures,
         agents={agent.name: _counts(host, i, len(arm.step_ns)) for i, agent in enumerate(host.agents)},
         events=[event._asdict() for event in host.events],
-        checks=judge(host, arm.applied, max(arm.step_ns) / 1e9, faults),
+        checks=tuple(judge(host, arm.applied, max(arm.step_ns) / 1e9, faults)),
     )
 
 
@@ -213,15 +199,27 @@ def judge(host: Host, applied: list[dict[Key, np.ndarray]], longest_s: float, fa
     wrong, compared = _wrong(host, applied)
     first = f"; first: {wrong[0]}" if wrong else ""
     checks = [
-        Check("fallbacks", fallbacks == lost + late, f"{fallbacks:,} fallbacks = {lost:,} lost + {late:,} late"),
         Check(
-            "decisions",
-            not wrong,
-            f"{compared - len(wrong):,} of {compared:,} applied decisions are those of their own step, by an agent that "
+            name="fallbacks",
+            status=judged(fallbacks == lost + late),
+            sentence=f"{fallbacks:,} fallbacks = {lost:,} lost + {late:,} late",
+        ),
+        Check(
+            name="decisions",
+            status=judged(not wrong),
+            sentence=f"{compared - len(wrong):,} of {compared:,} applied decisions are those of their own step, by an agent that "
             f"saw just the frames that arrived; {stale:,} stale and {doubles:,} double ones were refused{first}",
         ),
-        Check("damage", damaged == refused, f"{refused:,} of {damaged:,} damaged frames that arrived were refused"),
-        Check("step", longest_s <= limit, f"longest {longest_s * 1e3:.1f} ms, at most {limit * 1e3:g} ms are allowed"),
+        Check(
+            name="damage",
+            status=judged(damaged == refused),
+            sentence=f"{refused:,} of {damaged:,} damaged frames that arrived were refused",
+        ),
+        Check(
+            name="step",
+            status=judged(longest_s <= limit),
+            sentence=f"longest {longest_s * 1e3:.1f} ms, at most {limit * 1e3:g} ms are allowed",
+        ),
     ]
     if faults.incidents:
         checks.append(_incidents(host.events, faults, host.bundle.team.task.agents))
@@ -296,5 +294,7 @@ def _incidents(events: Sequence[Event], faults: Faults, agents: Sequence[str]) -
         else ""
     )
     return Check(
-        "processes", not problems, times + ("; ".join(problems) or f"{len(faults.incidents)} incidents as told")
+        name="processes",
+        status=judged(not problems),
+        sentence=times + ("; ".join(problems) or f"{len(faults.incidents)} incidents as told"),
     )

@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -24,16 +22,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from agentmixer import __version__
 from agentmixer.contract.manifest import AgentManifest, Tolerances
+from agentmixer.contract.results import Check, Report, judged
 from agentmixer.export.exporter import record
-from agentmixer.runtime.agent import Agent, make_session
+from agentmixer.runtime.agent import Agent
 from agentmixer.runtime.bundle import AgentFiles, Bundle
 from agentmixer.runtime.golden import Golden, StepFunction, is_close, replay
 from agentmixer.train import checkpoint
 from agentmixer.train.run import Run
 from agentmixer.train.team import Team
-from agentmixer.validate.deploy_sim import check_task, source_run
+from agentmixer.validate.graph_step import graph_step
+from agentmixer.validate.source_run import check_task, source_run
 
 #: Steps recorded; the last sixteenth of a recording is noise, so that 1,020 are played.
 RECORDED = 1_088
@@ -46,13 +45,11 @@ SEED = 4_000_037
 NAMED = 3
 
 
-@dataclass(frozen=True)
-class Rung:
-    """How one agent did on one rung. Errors are absolute maxima over legal logits (or means and actions) and memory;
-    None if one was not finite."""
+@dataclass(frozen=True, kw_only=True)
+class RungCheck(Check):
+    """How one agent did on one rung: passed if nothing is beyond the tolerances. Errors are absolute maxima over legal
+    logits (or means and actions) and memory; None if one was not finite."""
 
-    rung: str
-    agent: str
     observations: int
     largest_error: float | None
     different_actions: int
@@ -66,32 +63,14 @@ class Rung:
     #: action expected and the one that the graph takes.
     first: dict[str, Any] | None
 
-    @property
-    def passed(self) -> bool:
-        """Nothing is beyond the tolerances."""
-        return self.first is None
 
+@dataclass(frozen=True, kw_only=True)
+class ParityReport(Report):
+    """All rungs of all agents."""
 
-@dataclass(frozen=True)
-class Ladder:
-    """All rungs of all agents. `passed` decides the exit code."""
-
-    bundle: str
-    agentmixer: str
     task: str
     scenario: str
-    rungs: list[Rung]
-
-    @property
-    def passed(self) -> bool:
-        """Every agent stands on every rung."""
-        return all(rung.passed for rung in self.rungs)
-
-    def to_json(self) -> str:
-        """All figures and the verdict, as JSON."""
-        rungs = [{"passed": rung.passed, **dataclasses.asdict(rung)} for rung in self.rungs]
-        data = dataclasses.asdict(self) | {"rungs": rungs, "closed_loop": "agentmixer deploy-sim"}
-        return json.dumps({"passed": self.passed, **data}, indent=2, allow_nan=False) + "\n"
+    checks: tuple[RungCheck, ...]
 
 
 class _Trace(NamedTuple):
@@ -104,10 +83,10 @@ class _Trace(NamedTuple):
     undetermined: tuple[str, ...] = ()
 
 
-def climb(bundle: Bundle, run: Run | None = None, progress: Callable[[str], None] = lambda _: None) -> Ladder:
+def climb(bundle: Bundle, run: Run | None = None, progress: Callable[[str], None] = lambda _: None) -> ParityReport:
     """Hold every agent's graph against the actor it was exported from, rung by rung.
 
-    run: as `deploy_sim.source_run` gives it. Calls `progress` with each agent's name. Raises AgentMixerError if the
+    run: as `source_run.source_run` gives it. Calls `progress` with each agent's name. Raises AgentMixerError if the
     run is gone or is not the bundle's, or a graph does not fit its manifest."""
     run = run or source_run(bundle)
     with contextlib.closing(run.make_task(1)) as task:
@@ -115,21 +94,21 @@ def climb(bundle: Bundle, run: Run | None = None, progress: Callable[[str], None
         algorithm, _ = checkpoint.load_weights(run, task, run.checkpoints / bundle.team.source.checkpoint)
         recorded = record(algorithm.team, task, RECORDED)
     played = [Golden(*(array[: RECORDED - RECORDED // 16] for array in golden)) for golden in recorded]
-    rungs: list[Rung] = []
+    rungs: list[RungCheck] = []
     for (name, files), seen in zip(bundle.agents.items(), played, strict=True):
         progress(name)
         rungs += climb_agent(algorithm.team, files, seen, bundle.team.tolerances)
     spec = bundle.team.task
-    return Ladder(str(bundle.path), __version__, spec.name, spec.scenario, rungs)
+    return ParityReport(bundle=str(bundle.path), task=spec.name, scenario=spec.scenario, checks=tuple(rungs))
 
 
-def climb_agent(team: Team, files: AgentFiles, played: Golden, tolerances: Tolerances) -> Iterator[Rung]:
+def climb_agent(team: Team, files: AgentFiles, played: Golden, tolerances: Tolerances) -> Iterator[RungCheck]:
     """One agent on every rung, lowest first. played: what its trained actor did, as `record` tells it.
 
     Raises AgentMixerError if the graph does not fit its manifest."""
     Agent(files)  # refuses a graph that does not fit its manifest
     manifest, generator = files.manifest, np.random.default_rng(SEED)
-    step = _step(files)
+    step = graph_step(files.model)
     nothing = np.zeros_like(played.state_out)
     before = np.where(played.reset[:, None], nothing, np.roll(played.state_out, 1, 0))
     labels = _labels(played.reset)
@@ -144,19 +123,6 @@ def climb_agent(team: Team, files: AgentFiles, played: Golden, tolerances: Toler
     for rung, trace in traces.items():
         yield _judge(rung, manifest, step, trace, played, tolerances)
     yield _batches(manifest, step, played, before, labels, tolerances)
-
-
-def _step(files: AgentFiles) -> StepFunction:
-    """The graph in ONNX Runtime, any batch."""
-    session, manifest = make_session(files.model), files.manifest
-    outputs = [tensor.name for tensor in manifest.outputs]
-
-    def step(obs: np.ndarray, mask: np.ndarray, state: np.ndarray) -> list[np.ndarray]:
-        given = {"obs": obs, "action_mask": mask, "state_in": state}
-        out = list(session.run(outputs, {tensor.name: given[tensor.name] for tensor in manifest.inputs}))
-        return out if manifest.memory else [*out, state]
-
-    return step
 
 
 @torch.no_grad()
@@ -249,7 +215,7 @@ def _free(team: Team, index: int, played: Golden, labels: list[str], generator: 
 def _judge(
     rung: str, manifest: AgentManifest, step: StepFunction, trace: _Trace, played: Golden, tolerances: Tolerances,
     different_bits: int | None = None,
-) -> Rung:  # fmt: skip
+) -> RungCheck:  # fmt: skip
     """Replay a trace and name the first observation beyond the tolerances."""
     given = None if trace.state_in is None else iter(trace.state_in)
     acted = []
@@ -270,10 +236,29 @@ def _judge(
             "expected": trace.golden.action[t].tolist(),
             "got": _plain(acted[t]),
         }
-    return Rung(
-        rung, manifest.agent, result.steps, error if np.isfinite(error) else None, result.different_actions,
-        result.near_ties, list(trace.undetermined), different_bits, first,
-    )  # fmt: skip
+    return RungCheck(
+        name=rung,
+        subject=manifest.agent,
+        status=judged(not first),
+        sentence=_sentence(first) if first else f"{result.steps:,} steps, nothing beyond the tolerances",
+        observations=result.steps,
+        largest_error=error if np.isfinite(error) else None,
+        different_actions=result.different_actions,
+        near_ties=result.near_ties,
+        undetermined=list(trace.undetermined),
+        different_bits=different_bits,
+        first=first,
+    )
+
+
+def _sentence(first: dict[str, Any]) -> str:
+    told = [
+        f"{e['element']} = {e['value']:g} ({e['mean_in_play']:.3g} ± {e['sd_in_play']:.2g} in play)"
+        for e in first["unusual"]
+    ]
+    return f"first at {first['observation']}; expected action {first['expected']}, got {first['got']}" + (
+        "; most unusual: " + ", ".join(told) if told else ""
+    )
 
 
 def _plain(action: np.ndarray) -> Any:
@@ -283,7 +268,7 @@ def _plain(action: np.ndarray) -> Any:
 def _batches(
     manifest: AgentManifest, step: StepFunction, played: Golden, before: np.ndarray, labels: list[str],
     tolerances: Tolerances,
-) -> Rung:  # fmt: skip
+) -> RungCheck:  # fmt: skip
     """Rows in batches of every size against the same rows alone, both in ONNX Runtime."""
     rows = np.arange(sum(BATCHES)) % len(played.obs)
     alone = [step(played.obs[r : r + 1], played.action_mask[r : r + 1], before[r : r + 1]) for r in rows]

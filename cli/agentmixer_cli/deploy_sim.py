@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from agentmixer_cli.opening import BundleArgument, RunOption, TaskCodeOption, TrustedOption, opened_with_run
-from agentmixer_cli.terminal import Terminal
+from agentmixer_cli.terminal import Terminal, leave
 
 if TYPE_CHECKING:
+    from agentmixer.contract.results import Report
     from agentmixer.host.faulty_link import Faults
     from agentmixer.runtime.bundle import Bundle
     from agentmixer.train.run import Run
-    from agentmixer.validate.deploy_sim import Verdict
+    from agentmixer.validate.deploy_sim import DeploySimReport
     from agentmixer.validate.faults import FaultReport
     from agentmixer.validate.reports import ReportFile
 
@@ -81,7 +82,7 @@ def deploy_sim(
     if fault and fault_matrix:
         raise AgentMixerError("--fault-matrix sets the faults itself; leave out --fault")
     faults = parse_faults(fault or [], opened.team.task.agents)
-    console.print(f"bundle {path}", soft_wrap=True, markup=False)
+    console.place("bundle", path)
     name = "faults.json" if fault_matrix else "deploy_sim_faults.json" if fault else "deploy_sim.json"
     target = ReportFile(path, report, name)
     arguments = (opened, episodes, rehearsal.DEPLOY_SEED if seed is None else seed, source)
@@ -90,7 +91,7 @@ def deploy_sim(
             _with_faults(console, target, None if fault_matrix else faults, deadline_ms, require_isolation, *arguments)
             return
         with console.status("starting") as status:
-            verdict = rehearsal.deploy_sim(
+            result = rehearsal.deploy_sim(
                 *arguments,
                 deadline_s=None if deadline_ms is None else deadline_ms / 1e3,
                 progress=lambda arm: status.update(f"playing {episodes} episodes: {arm}"),
@@ -98,21 +99,24 @@ def deploy_sim(
                 margin=margin,
             )
     except AgentLost as error:
-        target.write(rehearsal.lost_report(error))
+        target.write(rehearsal.lost_report(opened, error).to_json())
         console.print(f"FAIL {error}", soft_wrap=True, markup=False)
-        _conclude(console, False)
-        return
-    for table in (_arms(verdict), _agents(verdict)):
+        console.verdict(False)
+        raise typer.Exit(1) from error
+    for table in (_arms(result), _agents(result)):
         console.print(table)
-    for line in _sentences(verdict):
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
-    target.write(verdict.to_json())
-    console.print(f"report {target.path}", soft_wrap=True, markup=False)
-    _conclude(console, verdict.passed)
+    for check in result.checks:
+        console.check(check)
+    for line in _sentences(result):
+        console.sentence(f"     {line}")
+    target.write(result.to_json())
+    console.place("report", target.path)
+    console.verdict(result.passed)
+    leave(result.passed)
 
 
 def _with_faults(
-    console: Console, target: ReportFile, faults: Faults | None, deadline_ms: float | None, require_isolation: bool,
+    console: Terminal, target: ReportFile, faults: Faults | None, deadline_ms: float | None, require_isolation: bool,
     bundle: Bundle, episodes: int, seed: int, run: Run,
 ) -> None:  # fmt: skip
     """Rehearse under these faults, or under the matrix of them."""
@@ -121,38 +125,32 @@ def _with_faults(
     deadline_s = None if deadline_ms is None else deadline_ms / 1e3
     with console.status("playing") as status:
         if faults is None:
-            reports = rehearsal.matrix(
+            matrix = rehearsal.matrix(
                 bundle, episodes, seed, run, deadline_s,
                 progress=lambda cell: status.update(f"playing {episodes} episodes: {cell}"),
                 require_isolation=require_isolation,
             )  # fmt: skip
+            result: Report = matrix
+            reports = matrix.reports
         else:
-            reports = [rehearsal.rehearse(bundle, faults, episodes, seed, run, deadline_s, require_isolation)]
+            alone = rehearsal.rehearse(bundle, faults, episodes, seed, run, deadline_s, require_isolation)
+            result, reports = alone, (alone,)
     for table in _faults(reports):
         console.print(table)
     for report in reports:
-        name = _rates(report) + ": " if len(reports) > 1 else ""
         for check in report.checks:
             if faults or not check.passed:
-                line = f"{'ok  ' if check.passed else 'FAIL'} {name}{check.name}: {check.figures}"
-                console.print(line, soft_wrap=True, highlight=False, markup=False)
-    passed = all(report.passed for report in reports)
-    if faults is None and passed:
-        kept = f"ok   {len(reports)} rehearsals behaved as declared: " + ", ".join(c.name for c in reports[0].checks)
-        console.print(kept, soft_wrap=True, highlight=False, markup=False)
-    target.write(reports[0].to_json() if faults else rehearsal.matrix_json(reports))
-    console.print(f"report {target.path}", soft_wrap=True, markup=False)
-    _conclude(console, passed)
+                console.check(check, f"{report.told}: " if len(reports) > 1 else "")
+    if faults is None and result.passed:
+        promises = ", ".join(check.name for check in reports[0].checks)
+        console.sentence(f"ok   {len(reports)} rehearsals behaved as declared: {promises}")
+    target.write(result.to_json())
+    console.place("report", target.path)
+    console.verdict(result.passed)
+    leave(result.passed)
 
 
-def _rates(report: FaultReport) -> str:
-    faults = report.faults
-    told = [f"{kind} {rate:.3g}" for kind, rate in faults["rates"].items()]
-    told += [f"{i['kind']} {i['agent']}@{i['step']}" for i in faults["incidents"]]
-    return ", ".join(told) or "none"
-
-
-def _faults(reports: list[FaultReport]) -> list[Table]:
+def _faults(reports: Sequence[FaultReport]) -> list[Table]:
     """What it came to, and what became of the steps: two tables, since one would not fit a terminal."""
     some = reports[0]
     title = f"{some.task} {some.scenario}, {some.episodes} episodes, deadline {some.deadline_s * 1e3:g} ms"
@@ -166,7 +164,7 @@ def _faults(reports: list[FaultReport]) -> list[Table]:
         steps.add_column(column, justify="right", no_wrap=True)
     for report in reports:
         cells = (report.figures[name] for name in measures)
-        name = escape(_rates(report))
+        name = escape(report.told)
         results.add_row(name, *(f"{c['value']:.3f} [{c['low']:.3f}, {c['high']:.3f}]" for c in cells))
         counts = ("fallbacks", "lost", "late", "stale", "duplicates", "refused")
         longest = report.step_us["max"] or 0.0
@@ -174,33 +172,27 @@ def _faults(reports: list[FaultReport]) -> list[Table]:
     return [results, steps]
 
 
-def _conclude(console: Console, passed: bool) -> None:
-    console.print("verdict: " + ("PASS" if passed else "FAIL"), style="bold green" if passed else "bold red")
-    if not passed:
-        raise typer.Exit(1)
-
-
-def _arms(verdict: Verdict) -> Table:
+def _arms(result: DeploySimReport) -> Table:
     table = Table(
-        title=escape(f"{verdict.task} {verdict.scenario}, {verdict.parity.episodes} paired episodes"), box=box.SIMPLE
+        title=escape(f"{result.task} {result.scenario}, {result.parity.episodes} paired episodes"), box=box.SIMPLE
     )
-    measures = [name for name in ("win_rate", "return") if name in verdict.arms["deployed"]]
+    measures = [name for name in ("win_rate", "return") if name in result.arms["deployed"]]
     for column in ("arm", *(f"{name.replace('_', ' ')} [95 %]" for name in measures)):
         table.add_column(column)
     names = {"joint": "joint (PM, state)", "actors": "actors (torch)", "deployed": "deployed (ONNX)"}
-    for arm, figures in verdict.arms.items():
+    for arm, figures in result.arms.items():
         cells = (figures[name] for name in measures)
         table.add_row(names[arm], *(f"{c['value']:.3f} [{c['low']:.3f}, {c['high']:.3f}]" for c in cells))
     return table
 
 
-def _agents(verdict: Verdict) -> Table:
+def _agents(result: DeploySimReport) -> Table:
     table = Table(
         title="each agent's process: µs to decide, peak memory, traffic over its link", box=box.SIMPLE, padding=0
     )
     for column in ("agent", "start s", "p50", "p99", "p99.9", "max", "missed", "MB", "kB in", "kB out", "sandbox"):
         table.add_column(column, justify="left" if column == "agent" else "right", no_wrap=True)
-    for name, agent in verdict.agents.items():
+    for name, agent in result.agents.items():
         table.add_row(
             name,
             f"{agent.start_s:.2f}",
@@ -214,36 +206,18 @@ def _agents(verdict: Verdict) -> Table:
     return table
 
 
-def _sentences(verdict: Verdict) -> list[str]:
-    from agentmixer.validate import equivalence
-
-    parity, step = verdict.parity, verdict.step_us
-    first = f"; first: {parity.first}" if parity.first else ""
-    how = (
-        f"{parity.near_ties} near ties" if parity.largest_error is None else f"largest error {parity.largest_error:.1e}"
-    )
-    same = verdict.equivalence
-    mark = "     " if not verdict.margin_asked else "ok   " if same.equivalent else "FAIL "
-    gap = verdict.asymmetric_gap.get("win_rate", verdict.asymmetric_gap["return"])
-    measure = "win rate" if "win_rate" in verdict.asymmetric_gap else "return"
-    agree = verdict.mode_agreement
-    lacks = sorted({part for agent in verdict.agents.values() for part in agent.isolation_lacks})
+def _sentences(result: DeploySimReport) -> list[str]:
+    """What decides nothing."""
+    step, agree = result.step_us, result.mode_agreement
+    gap = result.asymmetric_gap.get("win_rate", result.asymmetric_gap["return"])
+    measure = "win rate" if "win_rate" in result.asymmetric_gap else "return"
+    lacks = sorted({part for agent in result.agents.values() for part in agent.isolation_lacks})
     return [
-        f"{'ok  ' if parity.passed else 'FAIL'} parity: {parity.actions - parity.different:,} of {parity.actions:,} actions equal over "
-        f"{parity.steps:,} steps, {how}{first}",
-        f"{'ok  ' if verdict.missed_deadlines == 0 else 'FAIL'} deadline: {verdict.missed_deadlines} decisions later than "
-        f"{verdict.deadline_s * 1e3:g} ms (control period {verdict.control_period_s * 1e3:g} ms)",
-        *(
-            [f"FAIL decisions: {verdict.invalid_decisions} were no valid action, and the agent fell back"]
-            if verdict.invalid_decisions
-            else []
-        ),
-        f"{mark}equivalence: {equivalence.sentence(same, 'win_rate' in verdict.asymmetric_gap)}",
-        f"     joint minus deployed, same episodes: {measure} {gap['value']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]; joint policy and "
+        f"joint minus deployed, same episodes: {measure} {gap['value']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]; joint policy and "
         f"actor have the same mode in {_share(agree['joint'])} of decisions played jointly, {_share(agree['deployed'])} deployed",
-        f"     isolation: {'full' if not lacks else 'without ' + ', '.join(lacks)}",
-        f"     lock-step round trip of {len(verdict.agents)} agents: p50 {_number(step['p50'])}, p99 {_number(step['p99'])}, p99.9 {_number(step['p99.9'])}, "
-        f"max {_number(step['max'])} µs; start to first action {verdict.start_to_first_action_s:.2f} s",
+        f"isolation: {'full' if not lacks else 'without ' + ', '.join(lacks)}",
+        f"lock-step round trip of {len(result.agents)} agents: p50 {_number(step['p50'])}, p99 {_number(step['p99'])}, p99.9 {_number(step['p99.9'])}, "
+        f"max {_number(step['max'])} µs; start to first action {result.start_to_first_action_s:.2f} s",
     ]
 
 

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from agentmixer_cli.opening import BundleArgument, TrustedOption, opened
-from agentmixer_cli.terminal import Terminal
+from agentmixer_cli.terminal import Terminal, leave
 
 if TYPE_CHECKING:
-    from agentmixer.validate.isolation import Outcome, SelfTest
+    from agentmixer.validate.isolation import AttackCheck, IsolationReport
 
 
 def isolation(
@@ -36,43 +35,35 @@ def isolation(
         typer.echo(result.to_json(), nl=False)
     else:
         _print(console, result)
-    if not result.passed:
-        raise typer.Exit(1)
+    leave(result.passed)
 
 
-def _print(console: Console, result: SelfTest) -> None:
+def _print(console: Terminal, result: IsolationReport) -> None:
     table = Table(title="attacks from the place of one agent", box=box.SIMPLE)
     for column in ("attack", "aim", "without", "in the sandbox"):
         table.add_column(column)
-    for outcome in result.outcomes:
-        table.add_row(outcome.name, outcome.aim, *_cells(outcome), style=None if outcome.passed else "bold red")
+    for check in result.attacks:
+        table.add_row(check.name, check.aim, *_cells(check), style="bold red" if check.status == "failed" else None)
     console.print(table)
-    shown = [outcome for outcome in result.outcomes if not outcome.not_shown]
-    levels = sorted({level.level for level in result.isolation.values()})
-    dumb = [name for name, answers in result.still_answer.items() if not answers]
+    shown = [check for check in result.attacks if check.status != "does not apply"]
+    levels = sorted({found["level"] for found in result.isolation.values()})
+    answer = result.still_answer.values()
     abi = f"Landlock ABI {result.offered.landlock}" if result.offered.landlock else "no Landlock"
-    lines = [
-        f"this kernel offers {abi} and {'seccomp' if result.offered.seccomp else 'no seccomp'}; level reached: {', '.join(levels)}",
-        f"{sum(bool(o.control) for o in shown)} of {len(shown)} attacks work without the sandbox, "
-        f"{sum(bool(o.sandboxed) for o in result.outcomes)} of {len(result.outcomes)} in it; "
-        f"{len(result.outcomes) - len(shown)} not shown here",
-        f"still answer after the attacks: {len(result.still_answer) - len(dumb)} of {len(result.still_answer)} others",
-    ]
-    for line in lines:
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
-    console.print(
-        "verdict: " + ("PASS" if result.passed else "FAIL"), style="bold green" if result.passed else "bold red"
+    console.sentence(
+        f"this kernel offers {abi} and {'seccomp' if result.offered.seccomp else 'no seccomp'}; level reached: "
+        f"{', '.join(levels)}"
     )
+    console.sentence(
+        f"{sum(bool(check.outside) for check in shown)} of {len(shown)} attacks work without the sandbox, "
+        f"{sum(bool(check.inside) for check in result.attacks)} of {len(result.attacks)} in it; "
+        f"{len(result.attacks) - len(shown)} not shown here"
+    )
+    console.sentence(f"still answer after the attacks: {sum(answer)} of {len(answer)} others")
+    console.verdict(result.passed)
 
 
-def _cells(outcome: Outcome) -> tuple[str, str]:
-    inside = (
-        "GOT THROUGH"
-        if outcome.sandboxed
-        else "not tried"
-        if outcome.sandboxed is None
-        else f"refused: {outcome.refusal}"
-    )
-    if outcome.not_shown:
-        return f"not shown here: {outcome.not_shown}", inside
-    return "works" if outcome.control else "CONTROL FAILS", inside
+def _cells(check: AttackCheck) -> tuple[str, str]:
+    inside = "GOT THROUGH" if check.inside else "not tried" if check.inside is None else f"refused: {check.refusal}"
+    if check.status == "does not apply":
+        return f"not shown here: {check.sentence}", inside
+    return "works" if check.outside else "CONTROL FAILS", inside

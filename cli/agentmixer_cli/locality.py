@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from agentmixer_cli.opening import BundleArgument, RunOption, TaskCodeOption, TrustedOption, opened_with_run
-from agentmixer_cli.terminal import Terminal
+from agentmixer_cli.terminal import Terminal, leave
 
 if TYPE_CHECKING:
-    from agentmixer.validate.locality import Finding, Locality
+    from agentmixer.validate.bit_tally import BitCheck
+    from agentmixer.validate.locality import LocalityReport
     from agentmixer.validate.reports import ReportFile
 
 
@@ -49,32 +49,27 @@ def locality(
         typer.echo(found.to_json(), nl=False)
     else:
         _print(console, path, target, found)
-    if not found.passed:
-        raise typer.Exit(1)
+    leave(found.passed)
 
 
-def _print(console: Console, path: Path, target: ReportFile, found: Locality) -> None:
-    console.print(f"bundle {path}", soft_wrap=True, markup=False)
+def _print(console: Terminal, path: Path, target: ReportFile, found: LocalityReport) -> None:
+    console.place("bundle", path)
     table = Table(title=f"{found.steps} recorded steps, every agent in turn", box=box.SIMPLE)
     for column in ("where", "what was changed", "agents", "compared", "bits", "moved", ""):
         table.add_column(column, justify="right" if column in {"agents", "compared", "bits", "moved"} else "left")
-    groups: dict[tuple[str, str], list[Finding]] = {}
-    for finding in found.findings:
-        groups.setdefault((finding.where, finding.change), []).append(finding)
-    for (where, change), findings in groups.items():
-        failed = [finding.agent for finding in findings if not finding.passed]
-        sums = (sum(getattr(finding, name) for finding in findings) for name in ("comparisons", "bits", "differing"))
+    groups: dict[tuple[str, str], list[BitCheck]] = {}
+    for check in found.checks:
+        groups.setdefault((check.where, check.name), []).append(check)
+    for (where, change), checks in groups.items():
+        failed = [check.subject for check in checks if not check.passed]
+        sums = (sum(getattr(check, name) for check in checks) for name in ("comparisons", "bits", "differing"))
         verdict = f"FAIL {', '.join(failed)}" if failed else "ok"
-        table.add_row(where, escape(change), str(len(findings)), *(f"{value:,}" for value in sums), verdict)
+        table.add_row(where, escape(change), str(len(checks)), *(f"{value:,}" for value in sums), verdict)
     console.print(table)
     inputs = sorted({name for agent in found.static.values() for names in agent.values() for name in names})
-    console.print(
-        f"static: every output of {len(found.static)} graphs is computed from the agent's own {', '.join(inputs)} alone",
-        soft_wrap=True,
-        highlight=False,
-        markup=False,
+    console.sentence(
+        f"static: every output of {len(found.static)} graphs is computed from the agent's own {', '.join(inputs)} alone"
     )
-    console.print(f"observation: {found.observation}", soft_wrap=True, highlight=False, markup=False)
-    console.print(f"report {target.path}", soft_wrap=True, markup=False)
-    passed = found.passed
-    console.print("verdict: " + ("PASS" if passed else "FAIL"), style="bold green" if passed else "bold red")
+    console.sentence(f"observation: {found.observation}")
+    console.place("report", target.path)
+    console.verdict(found.passed)

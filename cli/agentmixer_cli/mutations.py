@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from agentmixer_cli.opening import BundleArgument, RunOption, TaskCodeOption, TrustedOption, opened_with_run
-from agentmixer_cli.terminal import Terminal
+from agentmixer_cli.terminal import Terminal, leave
 
 
 def mutations(
@@ -40,21 +40,19 @@ def mutations(
     if as_json:
         typer.echo(found.to_json(), nl=False)
     else:
-        console.print(f"bundle {path}", soft_wrap=True, markup=False)
+        console.place("bundle", path)
         table = Table(box=box.SIMPLE)
         for column in ("mutation", "caught by", "its sentence"):
             table.add_column(column)
-        for outcome in found.outcomes:
-            table.add_row(outcome.mutation, outcome.check or outcome.verdict, escape(outcome.sentence))
+        for mutation in found.mutations:
+            caught_by = mutation.caught_by or ("survived" if mutation.status == "failed" else mutation.status)
+            table.add_row(mutation.name, caught_by, escape(mutation.sentence))
         console.print(table)
-        if found.untouched:
-            console.print(f"FAIL nothing was wrong, and yet {found.untouched}", soft_wrap=True, markup=False)
-        console.print(f"report {target.path}", soft_wrap=True, markup=False)
-        caught, survived = (sum(o.verdict == verdict for o in found.outcomes) for verdict in ("caught", "survived"))
-        console.print(
-            f"verdict: {'PASS' if found.passed else 'FAIL'}: {caught} caught, {survived} survived, "
-            f"{len(found.outcomes) - caught - survived} do not apply",
-            style="bold green" if found.passed else "bold red",
-        )
-    if not found.passed:
-        raise typer.Exit(1)
+        for control in found.checks:
+            if control.control and not control.passed:
+                console.print(f"FAIL nothing was wrong, and yet {control.sentence}", soft_wrap=True, markup=False)
+        console.place("report", target.path)
+        caught, survived = (sum(m.status == status for m in found.mutations) for status in ("passed", "failed"))
+        apart = len(found.mutations) - caught - survived
+        console.verdict(found.passed, f": {caught} caught, {survived} survived, {apart} do not apply")
+    leave(found.passed)

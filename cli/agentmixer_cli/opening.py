@@ -47,7 +47,7 @@ def opened_with_run(
     bundle: Path | None, trusted: Path | None, run: Path | None, task_code: str | None
 ) -> tuple[Bundle, Run]:
     """The bundle, and the run it was exported from."""
-    from agentmixer.validate.deploy_sim import source_run
+    from agentmixer.validate.source_run import source_run
 
     found = opened(bundle, trusted)
     return found, source_run(found, run, task_code)

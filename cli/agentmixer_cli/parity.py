@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
@@ -10,10 +10,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from agentmixer_cli.opening import BundleArgument, RunOption, TaskCodeOption, TrustedOption, opened_with_run
-from agentmixer_cli.terminal import Terminal
+from agentmixer_cli.terminal import Terminal, leave
 
 if TYPE_CHECKING:
-    from agentmixer.validate.ladder import Ladder
+    from agentmixer.validate.ladder import ParityReport
 
 
 def parity(
@@ -30,31 +30,29 @@ def parity(
     from agentmixer.validate import ladder
     from agentmixer.validate.reports import ReportFile
 
-    console = Terminal()
+    console = Terminal(stderr=as_json)
     opened, source = opened_with_run(bundle, trusted, run, task_code)
-    path = opened.path
-    target = ReportFile(path, None, "parity.json")
+    target = ReportFile(opened.path, None, "parity.json")
+    if not as_json:
+        console.place("bundle", opened.path)
+    with console.status("playing") as status:
+        result = ladder.climb(opened, source, lambda agent: status.update(f"climbing: {agent}"))
+    target.write(result.to_json())
     if as_json:
-        result = ladder.climb(opened, source)
         typer.echo(result.to_json(), nl=False)
     else:
-        console.print(f"bundle {path}", soft_wrap=True, markup=False)
-        with console.status("playing") as status:
-            result = ladder.climb(opened, source, lambda agent: status.update(f"climbing: {agent}"))
         console.print(_table(result))
-        for line in _sentences(result):
-            console.print(line, soft_wrap=True, highlight=False, markup=False)
-        console.print(f"report {target.path}", soft_wrap=True, markup=False)
-        console.print(
-            "verdict: " + ("PASS" if result.passed else "FAIL"), style="bold green" if result.passed else "bold red"
-        )
-    target.write(result.to_json())
-    if not result.passed:
-        raise typer.Exit(1)
+        for check in result.checks:
+            if not check.passed:
+                console.check(check)
+        console.sentence("     closed loop: agentmixer deploy-sim plays whole episodes")
+        console.place("report", target.path)
+        console.verdict(result.passed)
+    leave(result.passed)
 
 
-def _table(result: Ladder) -> Table:
-    agents = len({rung.agent for rung in result.rungs})
+def _table(result: ParityReport) -> Table:
+    agents = len({rung.subject for rung in result.checks})
     table = Table(
         title=escape(
             f"{result.task} {result.scenario}, {agents} agents: steps, largest error, different actions, "
@@ -64,8 +62,8 @@ def _table(result: Ladder) -> Table:
     )
     for column in ("rung", "steps", "error", "differ", "ties", "out", "bits", ""):
         table.add_column(column, justify="left" if column == "rung" else "right", no_wrap=True)
-    for name in dict.fromkeys(rung.rung for rung in result.rungs):
-        mine = [rung for rung in result.rungs if rung.rung == name]
+    for name in dict.fromkeys(rung.name for rung in result.checks):
+        mine = [rung for rung in result.checks if rung.name == name]
         errors = [rung.largest_error for rung in mine]
         bits = [rung.different_bits for rung in mine if rung.different_bits is not None]
         finite = [error for error in errors if error is not None]
@@ -80,20 +78,3 @@ def _table(result: Ladder) -> Table:
             "ok" if all(rung.passed for rung in mine) else "FAIL",
         )
     return table
-
-
-def _sentences(result: Ladder) -> list[str]:
-    lines = [
-        f"FAIL {rung.rung}, {rung.agent}: first at {rung.first['observation']}; expected action {rung.first['expected']}, "
-        f"got {rung.first['got']}{_unusual(rung.first['unusual'])}"
-        for rung in result.rungs
-        if rung.first
-    ]
-    return [*lines, "     closed loop: agentmixer deploy-sim plays whole episodes"]
-
-
-def _unusual(elements: list[dict[str, Any]]) -> str:
-    told = [
-        f"{e['element']} = {e['value']:g} ({e['mean_in_play']:.3g} ± {e['sd_in_play']:.2g} in play)" for e in elements
-    ]
-    return "; most unusual: " + ", ".join(told) if told else ""

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
+from agentmixer.contract.results import TEAM, Check
 from agentmixer.errors import printable
+
+#: What stands before a check's sentence.
+MARKS = {"passed": "ok  ", "failed": "FAIL", "not run": "    ", "does not apply": "    "}
 
 
 class Terminal(Console):
@@ -22,10 +27,42 @@ class Terminal(Console):
                 style = style.update_link(None)
             yield Segment(text if control else _lines(text), style, control)
 
+    def sentence(self, text: str) -> None:
+        """A sentence as it is, however long."""
+        self.print(text, soft_wrap=True, highlight=False, markup=False)
+
+    def place(self, what: str, path: Path) -> None:
+        """Where something lies."""
+        self.print(f"{what} {path}", soft_wrap=True, markup=False)
+
+    def check(self, check: Check, before: str = "") -> None:
+        """One check of a report: whether it passed, its name, whose it is, and its sentence."""
+        subject = "" if check.subject == TEAM else f", {check.subject}"
+        self.sentence(f"{MARKS[check.status]} {before}{check.name}{subject}: {check.sentence}")
+
+    def verdict(self, passed: bool, figures: str = "") -> None:
+        """The last line of a report."""
+        self.print(f"verdict: {_word(passed)}{figures}", style="bold green" if passed else "bold red")
+
+
+def leave(passed: bool) -> None:
+    """End the command with the exit code of a report."""
+    if not passed:
+        raise typer.Exit(1)
+
+
+def say_verdict(passed: bool) -> None:
+    """The last line of a report, without colours."""
+    say(f"verdict: {_word(passed)}")
+
 
 def say(text: str, err: bool = False) -> None:
     """A line without colours; what is not printable is spelled out."""
     typer.echo(printable(text), err=err)
+
+
+def _word(passed: bool) -> str:
+    return "PASS" if passed else "FAIL"
 
 
 def _lines(text: str) -> str:

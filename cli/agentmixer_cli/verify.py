@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from agentmixer_cli.opening import TrustedOption
-from agentmixer_cli.terminal import say
+from agentmixer_cli.terminal import leave, say, say_verdict
+
+#: What a status is called in this command's lines.
+WORDS = {"passed": "ok", "failed": "FAILED"}
 
 
 def verify(
@@ -32,23 +34,13 @@ def verify(
 
     report = check(path or newest(), trusted, agent)
     if as_json:
-        checks = [entry._asdict() for entry in report.checks]
-        typer.echo(
-            json.dumps(
-                {
-                    "path": str(report.path),
-                    "passed": report.passed,
-                    "isolation": report.isolation.level,
-                    "checks": checks,
-                }
-            )
-        )
+        typer.echo(report.to_json(), nl=False)
     else:
-        say(str(report.path))
+        say(report.bundle)
         width = max(len(entry.subject) for entry in report.checks)
         for entry in report.checks:
-            say(f"{entry.status:<7}  {entry.subject:<{width}}  {entry.name:<9}  {entry.detail}")
-        say(f"checked by a process whose isolation was {report.isolation.level}")
-        say("verdict: " + ("PASS" if report.passed else "FAIL"))
-    if not report.passed:
-        raise typer.Exit(1)
+            word = WORDS.get(entry.status, entry.status)
+            say(f"{word:<7}  {entry.subject:<{width}}  {entry.name:<9}  {entry.sentence}")
+        say(f"checked by a process whose isolation was {report.isolation}")
+        say_verdict(report.passed)
+    leave(report.passed)

@@ -43,8 +43,9 @@ def test_the_newest_bundle_is_verified_and_a_changed_one_fails(exported: Exporte
     told = verify(bundle / "agents/agent_2", "--json", cwd=tmp_path)
     assert told.returncode == 1
     report = json.loads(told.stdout)
+    assert list(report)[:3] == ["passed", "agentmixer", "bundle"]
     assert report["passed"] is False
-    assert {c["name"] for c in report["checks"] if c["status"] == "FAILED"} == {"digests"}
+    assert {c["name"] for c in report["checks"] if c["status"] == "failed"} == {"digests"}
 
 
 @pytest.mark.parametrize(

@@ -178,9 +178,9 @@ def test_odd_names_among_the_agents_are_named_and_no_agent_is_judged(bundle: Pat
     for i in range(900):
         (bundle / "agents" / ("\x01" * 240 + str(i))).mkdir()
     report = verify(bundle)
-    (failed,) = [check for check in report.checks if check.status == "FAILED"]
+    (failed,) = [check for check in report.checks if check.status == "failed"]
     assert (failed.subject, failed.name) == ("team", "files")
-    assert r"\x01" in failed.detail
+    assert r"\x01" in failed.sentence
     assert {check.subject for check in report.checks} == {"team", "agents"}
 
 
@@ -208,12 +208,12 @@ def test_what_is_said_of_a_check_is_short(bundle: Path) -> None:
         tree = json.loads((bundle / "agents/a/agent.json").read_text()) | {key: value}
         (bundle / "agents/a/agent.json").write_bytes(spell(tree))
         reseal(bundle)
-        failed = [check for check in verify(bundle).checks if check.status == "FAILED"]
+        failed = [check for check in verify(bundle).checks if check.status == "failed"]
         assert [(check.subject, check.name) for check in failed] == [("a", "manifest")]
-        assert len(failed[0].detail) <= 2000
+        assert len(failed[0].sentence) <= 2000
     many = json.loads((bundle / "agents/b/agent.json").read_text())
     many["depends_on"] |= {"y" * 150_000 + str(i): [] for i in range(5)}
     (bundle / "agents/b/agent.json").write_bytes(spell(many))
     reseal(bundle)
-    (failed,) = [check for check in verify(bundle).checks if check.status == "FAILED" and check.subject == "b"]
-    assert failed.name == "locality" and len(failed.detail) <= 2000
+    (failed,) = [check for check in verify(bundle).checks if check.status == "failed" and check.subject == "b"]
+    assert failed.name == "locality" and len(failed.sentence) <= 2000

@@ -23,7 +23,7 @@ from agentmixer.runtime.frames import HEADER, MAX_FRAME, Kind, observation, pack
 from agentmixer.runtime.golden import Golden, parse
 from agentmixer.runtime.launch import Launched, launch
 from agentmixer.runtime.sandbox import probe
-from agentmixer.validate import attacks
+from agentmixer.validate import attacker
 
 U32 = st.integers(0, 2**32 - 1)
 
@@ -99,7 +99,7 @@ def test_processes_repeat_the_golden_traces(bundle: Bundle, goldens: list[Golden
 
 def test_an_agents_process_has_nothing_but_its_folder_and_one_descriptor(bundle: Bundle) -> None:
     """Seen from outside, in a process that has not entered the sandbox and so can be looked into."""
-    process, link, directory, _ = launch(attacks.SCRIPT, str(bundle.folder("agent_0").resolve()), "victim", "--open")
+    process, link, directory, _ = launch(attacker.SCRIPT, str(bundle.folder("agent_0").resolve()), "victim", "--open")
     with directory, link:
         link.settimeout(60)
         assert unpack(link.recv(MAX_FRAME)).kind == Kind.READY
@@ -143,7 +143,7 @@ def test_what_is_announced_is_checked(bundle: Bundle, monkeypatch: pytest.Monkey
     from agentmixer.host import agent_process as module
 
     def unprotected(script: Path, folder: str, *_: str) -> Launched:
-        return launch(attacks.SCRIPT, folder, "victim", "--open")
+        return launch(attacker.SCRIPT, folder, "victim", "--open")
 
     monkeypatch.setattr(module, "launch", unprotected)
     with Host(bundle) as host:

@@ -23,7 +23,7 @@ from agentmixer.export.exporter import Exported
 from agentmixer.runtime import sandbox
 from agentmixer.runtime.launch import launch
 from agentmixer.runtime.sandbox import MACHINES, Isolation, Machine, probe, program
-from agentmixer.validate import attacks
+from agentmixer.validate import system_calls
 
 OFFERED = probe()
 both = pytest.mark.skipif(
@@ -178,7 +178,7 @@ def test_numbers_are_those_of_the_systems_headers(architecture: str) -> None:
     known = header_numbers(architecture)
     machine, column = MACHINES[architecture], list(MACHINES).index(architecture)
     ours = {"seccomp": machine.seccomp, "capset": machine.capset} | machine.allowed
-    ours |= {name: numbers[column] for name, numbers in attacks.NUMBERS.items()}
+    ours |= {name: numbers[column] for name, numbers in system_calls.NUMBERS.items()}
     ours |= {name: number for name, numbers in DANGEROUS.items() if (number := numbers[column]) is not None}
     assert {name: known[name] for name in ours} == ours
     assert known["landlock_create_ruleset"] == sandbox.LANDLOCK_CREATE_RULESET

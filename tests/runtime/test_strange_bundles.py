@@ -21,8 +21,8 @@ from agentmixer.errors import AgentMixerError
 from agentmixer.runtime import verify as verifying
 from agentmixer.runtime.bundle import read_bundle
 from agentmixer.runtime.verify import verify
-from agentmixer.validate.deploy_sim import source_run
 from agentmixer.validate.reports import ReportFile
+from agentmixer.validate.source_run import source_run
 
 #: What the process that decodes may grow by (2^20 bytes), and how long it may compute (s).
 GROWTH_MB, CPU_S = 100.0, 2.0
@@ -100,9 +100,9 @@ def harmless(seeds: range, seen: Seen, tmp_path: Path) -> None:
             (only,) = seen.started
             assert str(verifying.INSPECTOR) in only, what
             assert not [check for check in report.checks if check.name == "inspection"], (what, report.checks)
-            assert report.passed or any(check.status == "FAILED" for check in report.checks), what
+            assert report.passed or any(check.status == "failed" for check in report.checks), what
             verdicts[f"{name}: {'passed' if report.passed else 'refused'}"] += 1
-            reasons.update(check.detail.partition(" ")[2][:30] for check in report.checks if check.status == "FAILED")
+            reasons.update(check.sentence.partition(" ")[2][:30] for check in report.checks if check.status == "failed")
             assert seen.peaks_mb[-1] - base <= GROWTH_MB, (what, seen.peaks_mb[-1] - base)
             assert seen.cpu_s[-1] <= CPU_S, (what, seen.cpu_s[-1])
         seen.started.clear()

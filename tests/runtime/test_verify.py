@@ -41,7 +41,7 @@ def test_a_bundle_passes_every_check(exported: Exported) -> None:
     assert [c.name for c in report.checks if c.subject == "team"] == ["read", "signature", "manifest", "pin", "files"]
     for name in exported.parity:
         assert [c.name for c in report.checks if c.subject == name and c.name != "team"] == PER_AGENT
-    details = {c.name: c.detail for c in report.checks if c.subject == "agent_3"}
+    details = {c.name: c.sentence for c in report.checks if c.subject == "agent_3"}
     assert details["golden"].startswith("256 steps repeated")
     assert details["locality"].endswith("state_out from obs, state_in")
     assert "of 16,777,216 bytes" in details["limits"]
@@ -66,17 +66,17 @@ def test_a_signature_is_asked_for_and_a_team_mate_is_not_taken_for_the_agent(cop
     signature.sign(copy, signature.private_key(key))
     report = verify(copy, public)
     assert report.passed, report.checks
-    assert all(c.detail.startswith("signed by ") for c in report.checks if c.name == "signature")
-    assert next(c.detail for c in verify(copy).checks if c.name == "signature").startswith("signed, not checked")
+    assert all(c.sentence.startswith("signed by ") for c in report.checks if c.name == "signature")
+    assert next(c.sentence for c in verify(copy).checks if c.name == "signature").startswith("signed, not checked")
     refused = verify(copy, Path(f"{other}.pub"))
-    assert [(c.subject, c.name) for c in refused.checks if c.status == "FAILED"] == [("team", "signature")]
+    assert [(c.subject, c.name) for c in refused.checks if c.status == "failed"] == [("team", "signature")]
     device = copy / "agents" / "agent_2"
     assert verify(device, public, "agent_2").passed
     mate = verify(device, public, "agent_1")
     assert [(c.name, c.status) for c in mate.checks if c.status != "not run"] == [
-        ("read", "ok"),
-        ("signature", "ok"),
-        ("manifest", "FAILED"),
+        ("read", "passed"),
+        ("signature", "passed"),
+        ("manifest", "failed"),
     ]
     with pytest.raises(AgentMixerError, match="--agent is for one agent's folder"):
         verify(copy, public, "agent_2")
@@ -189,10 +189,10 @@ def test_what_is_wrong_fails_its_own_check(
     report = verify(copy)
     assert not report.passed
     status = {(c.subject, c.name): c.status for c in report.checks}
-    (only,) = [c for c in report.checks if c.status == "FAILED"]
+    (only,) = [c for c in report.checks if c.status == "failed"]
     assert (only.subject, only.name) == ("agent_1", failed)
-    assert re.search(words, only.detail), only.detail
-    assert only.detail.isprintable()
+    assert re.search(words, only.sentence), only.sentence
+    assert only.sentence.isprintable()
     assert {key for key, value in status.items() if value == "not run"} == {
         ("agent_1", name) for name in DOWNSTREAM[failed]
     }
@@ -211,7 +211,7 @@ def test_what_is_wrong_with_the_team_is_said_of_the_team(
     copy: Path, damage: Callable[[Path], object], failed: str
 ) -> None:
     damage(copy)
-    (only,) = [c for c in verify(copy).checks if c.status == "FAILED"]
+    (only,) = [c for c in verify(copy).checks if c.status == "failed"]
     assert (only.subject, only.name) == ("team", failed)
 
 
@@ -230,7 +230,7 @@ def test_no_session_is_made_of_a_model_that_failed(copy: Path, monkeypatch: pyte
 
     def passed() -> bool:
         answer = Inspector().judge(header, read_raw(folder, AGENT_LIMITS))
-        return all(check.status == "ok" for check in answer.checks)
+        return all(check.passed for check in answer.checks)
 
     assert passed()
     assert made == [(folder / "policy.onnx").read_bytes()]

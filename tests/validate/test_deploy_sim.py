@@ -21,18 +21,24 @@ from agentmixer.runtime.bundle import read_bundle
 from agentmixer.runtime.sandbox import probe
 from agentmixer.tasks.base import TaskStep
 from agentmixer.train.run import Run
-from agentmixer.validate import deploy_sim as rehearsal
 from agentmixer.validate.arms import ActorsArm, Played
-from agentmixer.validate.deploy_sim import Verdict, compare, deploy_sim, quantiles
+from agentmixer.validate.deploy_sim import (
+    DeploySimReport,
+    compare,
+    deploy_sim,
+    equivalence_check,
+    quantiles,
+)
 from agentmixer.validate.reports import ReportFile
+from agentmixer.validate.source_run import source_run
 
 
 @pytest.fixture(scope="module")
-def verdict(exported: Exported) -> Verdict:
+def verdict(exported: Exported) -> DeploySimReport:
     return deploy_sim(read_bundle(exported.path), episodes=32, deadline_s=10)
 
 
-def test_deployed_actions_equal_the_actors_on_every_step(verdict: Verdict) -> None:
+def test_deployed_actions_equal_the_actors_on_every_step(verdict: DeploySimReport) -> None:
     assert verdict.parity.episodes == 32
     assert verdict.parity.steps > 32 * 10
     assert verdict.parity.actions == 5 * verdict.parity.steps
@@ -41,7 +47,7 @@ def test_deployed_actions_equal_the_actors_on_every_step(verdict: Verdict) -> No
     assert verdict.arms["deployed"] == verdict.arms["actors"]
 
 
-def test_joint_and_deployed_are_compared_on_the_same_episodes(verdict: Verdict) -> None:
+def test_joint_and_deployed_are_compared_on_the_same_episodes(verdict: DeploySimReport) -> None:
     arms, gap = verdict.arms, verdict.asymmetric_gap
     for measure in ("return", "win_rate"):
         assert gap[measure]["value"] == pytest.approx(
@@ -72,17 +78,18 @@ def test_mode_agreement_is_counted_over_those_who_can_act() -> None:
     assert (arm.agreed, arm.decided) == (1, 2)
 
 
-def test_equivalence_decides_where_a_margin_was_asked_for(verdict: Verdict) -> None:
+def test_equivalence_decides_where_a_margin_was_asked_for(verdict: DeploySimReport) -> None:
     same = verdict.equivalence
     assert (same.mean, same.n, same.margin, same.equivalent) == (0.0, 32, 0.05, True)
-    assert not verdict.margin_asked
+    *others, last = verdict.checks
+    assert (last.name, last.status) == ("equivalence", "does not apply")
     unequal = replace(same, equivalent=False)
-    assert replace(verdict, equivalence=unequal).passed
-    assert not replace(verdict, equivalence=unequal, margin_asked=True).passed
-    assert replace(verdict, margin_asked=True).passed
+    for found, asked, passes in ((unequal, False, True), (unequal, True, False), (same, True, True)):
+        check = equivalence_check(found, wins=True, margin_asked=asked)
+        assert replace(verdict, checks=(*others, check)).passed == passes
 
 
-def test_every_agent_is_accounted_for(verdict: Verdict) -> None:
+def test_every_agent_is_accounted_for(verdict: DeploySimReport) -> None:
     assert list(verdict.agents) == [f"agent_{i}" for i in range(5)]
     for agent in verdict.agents.values():
         assert agent.isolation == "full" or not all(probe())
@@ -96,13 +103,16 @@ def test_every_agent_is_accounted_for(verdict: Verdict) -> None:
         assert agent.bytes_from_agent == verdict.parity.steps * (52 + 16)
 
 
-def test_the_report_is_json_with_the_verdict(verdict: Verdict, tmp_path: Path) -> None:
+def test_the_report_is_json_with_the_verdict(verdict: DeploySimReport, tmp_path: Path) -> None:
     file = ReportFile(tmp_path, tmp_path / "deep" / "report.json", "deploy_sim.json")
     assert not file.path.exists()  # nothing is lost where an older verdict stands
     file.write(verdict.to_json())
     data = json.loads(file.path.read_text(), parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
     assert data["passed"] is True
-    assert data["parity"]["passed"] is True
+    assert list(data)[:3] == ["passed", "agentmixer", "bundle"]
+    assert [(check["name"], check["status"]) for check in data["checks"][:3]] == [
+        ("parity", "passed"), ("deadline", "passed"), ("decisions", "passed"),
+    ]  # fmt: skip
     assert data["arms"]["joint"]["win_rate"]["low"] >= 0
 
 
@@ -128,7 +138,8 @@ def test_a_lost_action_is_found_and_fails(exported: Exported, monkeypatch: pytes
 
 def test_a_deadline_nobody_can_meet_fails(exported: Exported) -> None:
     verdict = deploy_sim(read_bundle(exported.path), episodes=1, deadline_s=1e-6)
-    assert verdict.missed_deadlines > 0
+    assert sum(agent.missed_deadlines for agent in verdict.agents.values()) > 0
+    assert "deadline" in {check.name for check in verdict.checks if check.status == "failed"}
     assert not verdict.passed
     json.loads(verdict.to_json(), parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
 
@@ -203,21 +214,21 @@ def test_quantiles_by_hand() -> None:
 
 def test_the_run_it_came_from_must_be_there_unchanged(exported: Exported, trained: Run, tmp_path: Path) -> None:
     bundle = read_bundle(exported.path)
-    assert rehearsal.source_run(bundle).path == trained.path
+    assert source_run(bundle).path == trained.path
     with pytest.raises(AgentMixerError, match="--run DIR"):
-        rehearsal.source_run(bundle, tmp_path / "gone")
+        source_run(bundle, tmp_path / "gone")
     moved = Path(shutil.copytree(trained.path, tmp_path / "moved"))
-    assert rehearsal.source_run(bundle, moved).path == moved
+    assert source_run(bundle, moved).path == moved
     file = moved / "checkpoints" / bundle.team.source.checkpoint
     file.write_bytes(file.read_bytes() + b" ")
     with pytest.raises(AgentMixerError, match="is not the checkpoint"):
-        rehearsal.source_run(bundle, moved)
+        source_run(bundle, moved)
     file.unlink()
     with pytest.raises(AgentMixerError, match="no longer has"):
-        rehearsal.source_run(bundle, moved)
+        source_run(bundle, moved)
     (moved / "config.toml").write_text((moved / "config.toml").read_text() + "\n")
     with pytest.raises(AgentMixerError, match=r"its config.toml differs"):
-        rehearsal.source_run(bundle, moved)
+        source_run(bundle, moved)
 
 
 def test_wilson_interval_against_published_figures() -> None:

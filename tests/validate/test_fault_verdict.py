@@ -37,13 +37,13 @@ def report(exported: Exported) -> FaultReport:
     return rehearse(read_bundle(exported.path), faults, episodes=6, seed=5, deadline_s=0.02)
 
 
-def outcome(report: FaultReport) -> dict[str, bool]:
+def kept(report: FaultReport) -> dict[str, bool]:
     return {check.name: check.passed for check in report.checks}
 
 
 def test_a_team_under_many_faults_behaves_as_declared(report: FaultReport) -> None:
     # How long a step takes is a busy machine's to decide; that it is judged, the next tests show.
-    assert outcome(report) | {"step": True} == dict.fromkeys(
+    assert kept(report) | {"step": True} == dict.fromkeys(
         ("fallbacks", "decisions", "damage", "step", "processes"), True
     )
     assert report.total("fallbacks") == report.total("lost") + report.total("late") > 0
@@ -157,18 +157,21 @@ def test_a_replay_sees_what_the_agent_saw_and_nothing_else(bundle: Bundle) -> No
 
 
 def test_the_matrix_plays_each_kind_at_each_rate_on_the_same_episodes(exported: Exported) -> None:
-    reports = rehearsal.matrix(
+    matrix = rehearsal.matrix(
         read_bundle(exported.path), 2, seed=5, deadline_s=0.01, kinds=("drop", "corrupt"), rates=(0.0, 0.2)
     )
+    reports = matrix.reports
     assert [report.faults["rates"] for report in reports] == [{}, {"drop": 0.2}, {"corrupt": 0.2}]
     calm, drop, corrupt = reports
     assert calm.total("lost") == 0
     assert sum(agent.injected["drop"] for agent in drop.agents.values()) == drop.total("lost") > 0
     assert corrupt.total("damaged") == corrupt.total("refused") > 0
     for report in reports:
-        assert outcome(report) | {"step": True} == dict.fromkeys(("fallbacks", "decisions", "damage", "step"), True)
-    data = json.loads(rehearsal.matrix_json(reports))
-    assert data["passed"] == all(report.passed for report in reports)
+        assert kept(report) | {"step": True} == dict.fromkeys(("fallbacks", "decisions", "damage", "step"), True)
+    data = json.loads(matrix.to_json())
+    assert data["passed"] == matrix.passed == all(report.passed for report in reports)
+    assert [check["name"] for check in data["checks"]] == ["none", "drop 0.2", "corrupt 0.2"]
+    assert [report["passed"] for report in data["reports"]] == [report.passed for report in reports]
 
 
 def test_causes_are_lost_or_late_and_a_late_one_outweighs_a_lost_copy(bundle: Bundle) -> None:

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from agentmixer.contract.results import Check, Report
 from agentmixer.errors import AgentMixerError
 from agentmixer.export.exporter import Exported
 from agentmixer.runtime.bundle import Bundle, read_bundle
 from agentmixer.runtime.sandbox import probe
 from agentmixer.validate import isolation
-from agentmixer.validate.attacks import ATTACKS
-from agentmixer.validate.isolation import AIMS, Outcome, SelfTest, Stage, self_test
+from agentmixer.validate.attack_aims import AIMS
+from agentmixer.validate.attack_stage import Stage
+from agentmixer.validate.attacker import ATTACKS
+from agentmixer.validate.isolation import IsolationReport, attack_check, attempt, self_test
 
 OFFERED = probe()
 pytestmark = pytest.mark.skipif(
@@ -29,18 +32,19 @@ def bundle(exported: Exported) -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def result(bundle: Bundle) -> SelfTest:
+def result(bundle: Bundle) -> IsolationReport:
     return self_test(bundle)
 
 
-def test_no_attack_gets_through_and_every_one_works_without_the_sandbox(result: SelfTest) -> None:
-    assert [outcome.name for outcome in result.outcomes] == list(AIMS)
+def test_no_attack_gets_through_and_every_one_works_without_the_sandbox(result: IsolationReport) -> None:
+    assert [attack.name for attack in result.attacks] == list(AIMS)
     assert set(AIMS) == set(ATTACKS)
-    for outcome in result.outcomes:
-        assert outcome.sandboxed is False or outcome.not_shown, outcome
-        assert outcome.control or outcome.not_shown, outcome
+    for attack in result.attacks:
+        if attack.status != "does not apply":
+            assert attack.inside is False, attack
+            assert attack.outside, attack
     # What no container forbids: these are always shown.
-    shown = {outcome.name for outcome in result.outcomes if not outcome.not_shown}
+    shown = {attack.name for attack in result.attacks if attack.status != "does not apply"}
     assert shown >= {
         "read_model",
         "read_golden",
@@ -55,20 +59,20 @@ def test_no_attack_gets_through_and_every_one_works_without_the_sandbox(result: 
     assert result.passed
 
 
-def test_the_others_are_real_agents_and_answer_after_all_attacks(result: SelfTest) -> None:
+def test_the_others_are_real_agents_and_answer_after_all_attacks(result: IsolationReport) -> None:
     assert result.still_answer == {f"agent_{i}": True for i in range(1, 5)}
-    assert {found.level for found in result.isolation.values()} == {"full"}
+    assert {found["level"] for found in result.isolation.values()} == {"full"}
     assert len(result.isolation) == 5
 
 
-def test_the_report_is_json(result: SelfTest) -> None:
+def test_the_report_is_json(result: IsolationReport) -> None:
     data = json.loads(result.to_json())
     assert data["passed"] is True
     assert data["isolation"]["agent_3"]["level"] == "full"
-    assert {row["name"] for row in data["attacks"]} == set(AIMS)
+    assert {row["name"] for row in data["checks"]} == {*AIMS, "still answers"}
 
 
-def test_the_bundle_itself_is_not_touched(bundle: Bundle, result: SelfTest) -> None:
+def test_the_bundle_itself_is_not_touched(bundle: Bundle, result: IsolationReport) -> None:
     assert read_bundle(bundle.path).agents == bundle.agents
 
 
@@ -78,16 +82,16 @@ def staged(monkeypatch: pytest.MonkeyPatch, protected: bool) -> None:
 
 
 def test_a_sandbox_that_is_not_there_fails_the_test(
-    bundle: Bundle, result: SelfTest, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, result: IsolationReport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sandboxed run without its sandbox: whatever can be shown here gets through, and the verdict is FAIL."""
     staged(monkeypatch, protected=False)
     found = self_test(bundle)
     assert not found.passed
-    shown = {outcome.name for outcome in result.outcomes if not outcome.not_shown}
-    assert {outcome.name for outcome in found.outcomes if outcome.sandboxed} == shown
+    shown = {attack.name for attack in result.attacks if attack.status != "does not apply"}
+    assert {attack.name for attack in found.attacks if attack.inside} == shown
     assert found.still_answer["agent_1"] is False  # it was killed
-    assert {level.level for level in found.isolation.values()} == {"none"}
+    assert {level["level"] for level in found.isolation.values()} == {"none"}
 
 
 def test_attacks_that_do_not_work_fail_the_test(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,18 +99,19 @@ def test_attacks_that_do_not_work_fail_the_test(bundle: Bundle, monkeypatch: pyt
     staged(monkeypatch, protected=True)
     found = self_test(bundle)
     assert not found.passed
-    assert not any(outcome.control or outcome.sandboxed for outcome in found.outcomes)
+    assert not any(attack.outside or attack.inside for attack in found.attacks)
 
 
-def test_what_an_outcome_means() -> None:
-    def passed(control: bool | None, sandboxed: bool | None, not_shown: str = "") -> bool:
-        return Outcome("x", "x", control, sandboxed, not_shown=not_shown).passed
+def test_what_an_attack_shows() -> None:
+    def holds(outside: bool | None, inside: bool | None, not_shown: str = "") -> bool:
+        check = attack_check("x", "x", outside, inside, not_shown=not_shown)
+        return Report(bundle="x", checks=(Check(name="other", status="passed"), check)).passed
 
-    assert passed(True, False)
-    assert not passed(True, True)
-    assert not passed(False, False)
-    assert passed(None, False, "no such thing here")
-    assert not passed(None, True, "no such thing here")
+    assert holds(True, False)
+    assert not holds(True, True)
+    assert not holds(False, False)
+    assert holds(None, False, "no such thing here")
+    assert not holds(None, True, "no such thing here")
 
 
 def test_a_team_of_one_is_refused(bundle: Bundle) -> None:
@@ -117,7 +122,7 @@ def test_a_team_of_one_is_refused(bundle: Bundle) -> None:
 
 def test_nothing_is_left_behind(bundle: Bundle) -> None:
     with Stage(bundle, protected=False) as stage:
-        stage.attempt("write_home")
+        attempt(stage, "write_home")
         places = [stage.scratch, stage.home, stage.shared, stage.attacker.directory]
         processes = [stage.attacker.process, *(victim.process for victim in stage.victims)]
         assert all(place.exists() for place in places)
@@ -128,7 +133,7 @@ def test_nothing_is_left_behind(bundle: Bundle) -> None:
 
 def test_the_attacker_is_not_part_of_what_a_device_runs() -> None:
     runtime = Path(isolation.__file__).parents[1] / "runtime"
-    assert not [file for file in runtime.glob("*.py") if "attacks" in file.read_text()]
+    assert not [file for file in runtime.glob("*.py") if "attack" in file.read_text()]
 
 
 def command(code: str, bundle: Bundle, *options: str) -> subprocess.CompletedProcess[str]:
@@ -143,7 +148,7 @@ def test_the_command_prints_the_verdict_and_exits_with_it(bundle: Bundle) -> Non
     assert json.loads(passed.stdout)["passed"] is True
     failed = command(
         """
-from agentmixer.validate.isolation import Stage
+from agentmixer.validate.attack_stage import Stage
 real = Stage.__init__
 Stage.__init__ = lambda self, bundle, protected: real(self, bundle, False)
 """,

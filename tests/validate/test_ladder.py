@@ -22,9 +22,10 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from typer.testing import CliRunner
 
-from agentmixer.contract.manifest import MODEL_FILE, Source, Tolerances
+from agentmixer.contract.manifest import Source, Tolerances
 from agentmixer.errors import AgentMixerError
 from agentmixer.export import exporter as exporting
+from agentmixer.export.bundle_writer import certified
 from agentmixer.export.graph import check, export_graph
 from agentmixer.runtime.bundle import AgentFiles, read_bundle
 from agentmixer.runtime.golden import Golden
@@ -33,8 +34,8 @@ from agentmixer.train import trainer
 from agentmixer.train.algorithms import AgentMixerPPO
 from agentmixer.train.team import Team
 from agentmixer.validate import ladder
-from agentmixer.validate.deploy_sim import source_run
-from agentmixer.validate.ladder import Rung, climb_agent, unusual
+from agentmixer.validate.ladder import RungCheck, climb_agent, unusual
+from agentmixer.validate.source_run import source_run
 
 SOURCE = Source("0", "agentmixer_ppo", "default", 0, 0, "run", "0", "checkpoint", "0")
 STEPS, INDEX = 1020, 1
@@ -86,7 +87,7 @@ def climber(kind: str) -> Climber:
     actor = team.deployed(INDEX)
     model = export_graph(actor, {"agent": spec.agents[INDEX]})
     data = model.SerializeToString(deterministic=True)
-    manifest = exporting._manifest(spec, INDEX, actor, {MODEL_FILE: data}, ("team", 0), SOURCE)
+    manifest = certified(exporting._manifest(spec, INDEX, actor, ("team", 0), SOURCE), data)
     files = AgentFiles(manifest, data, b"", "")
     return Climber(team, files, play(team, spec.has_action_mask))
 
@@ -105,7 +106,7 @@ def boxed() -> Climber:
 
 def rungs(
     climber: Climber, change: Callable[[onnx.ModelProto], object] | None = None, conventional: bool = True
-) -> dict[str, Rung]:
+) -> dict[str, RungCheck]:
     """The ladder of one agent, whose graph was changed, within the conventions or not."""
     files = climber.files
     if change:
@@ -115,7 +116,7 @@ def rungs(
             check(model)
         files = files._replace(model=model.SerializeToString())
     found = climb_agent(climber.team, files, climber.played, Tolerances())
-    return {rung.rung: rung for rung in found}
+    return {rung.name: rung for rung in found}
 
 
 def add(name: str, value: float, where: int | tuple[int, ...] = 0) -> Callable[[onnx.ModelProto], None]:
@@ -128,7 +129,7 @@ def add(name: str, value: float, where: int | tuple[int, ...] = 0) -> Callable[[
     return change
 
 
-def failed(found: dict[str, Rung]) -> list[str]:
+def failed(found: dict[str, RungCheck]) -> list[str]:
     return [name for name, rung in found.items() if not rung.passed]
 
 
@@ -146,7 +147,7 @@ def test_what_was_exported_stands_on_every_rung(kind: str) -> None:
     extremes = found["extreme observations"]
     assert extremes.observations + len(extremes.undetermined) == (19 + 4 * size) * memories
     for rung in found.values():
-        assert rung.agent == here.files.manifest.agent
+        assert rung.subject == here.files.manifest.agent
         assert rung.largest_error is not None and rung.largest_error < 1e-4
         assert rung.different_actions == rung.near_ties
     assert found["batches"].different_bits is not None
@@ -285,10 +286,10 @@ def test_the_command_climbs_and_keeps_a_report(made: Path) -> None:
     assert result.output.splitlines()[-1] == "verdict: PASS"
     report = json.loads((made / "bundle/reports/parity.json").read_text())
     assert report["passed"] is True
-    assert {rung["agent"] for rung in report["rungs"]} == {"agent_0", "agent_1"}
-    assert all(rung["passed"] for rung in report["rungs"])
+    assert {rung["subject"] for rung in report["checks"]} == {"agent_0", "agent_1"}
+    assert all(rung["status"] == "passed" for rung in report["checks"])
     printed = CliRunner().invoke(app, ["parity", str(made / "bundle"), "--json"])
-    assert json.loads(printed.output)["rungs"] == report["rungs"]
+    assert json.loads(printed.output)["checks"] == report["checks"]
 
 
 def test_the_command_names_who_fell_and_where(made: Path, tmp_path: Path) -> None:

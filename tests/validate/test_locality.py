@@ -27,11 +27,17 @@ from agentmixer.train import checkpoint, trainer
 from agentmixer.train import run as runs
 from agentmixer.train.run import Run
 from agentmixer.validate import locality as check
-from agentmixer.validate.locality import Finding, Locality, Moment, Tally
+from agentmixer.validate.arms import ActorsArm
+from agentmixer.validate.bit_tally import BitCheck, Tally, bit_check
+from agentmixer.validate.locality import LocalityReport
+from agentmixer.validate.moments import Moment, record
+from agentmixer.validate.task_locality import PROBED_ENVS, environmental
+from agentmixer.validate.team_locality import one_process, running_team
+from agentmixer.validate.training_locality import training
 
 
 @pytest.fixture(scope="module")
-def found(exported: Exported) -> Locality:
+def found(exported: Exported) -> LocalityReport:
     """protoss_5v5: discrete, masked, recurrent."""
     return check.locality(read_bundle(exported.path), 40)
 
@@ -47,23 +53,23 @@ def hopper(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 @pytest.fixture(scope="module")
 def moments(exported: Exported, trained: Run) -> list[Moment]:
     task = trained.make_task(1)
-    return check.record(read_bundle(exported.path), task, 40)
+    return record(read_bundle(exported.path), task, 40)
 
 
-def grouped(found: Locality) -> dict[tuple[str, str], list[Finding]]:
-    groups: dict[tuple[str, str], list[Finding]] = {}
-    for finding in found.findings:
-        groups.setdefault((finding.where, finding.change), []).append(finding)
+def grouped(found: LocalityReport) -> dict[tuple[str, str], list[BitCheck]]:
+    groups: dict[tuple[str, str], list[BitCheck]] = {}
+    for one in found.checks:
+        groups.setdefault((one.where, one.name), []).append(one)
     return groups
 
 
-def test_not_one_bit_moves_in_a_recurrent_masked_team(found: Locality) -> None:
+def test_not_one_bit_moves_in_a_recurrent_masked_team(found: LocalityReport) -> None:
     assert found.passed
     assert found.steps == 40
-    hidden = [finding for finding in found.findings if not finding.control]
-    assert sum(finding.differing for finding in hidden) == 0
+    hidden = [one for one in found.checks if not one.control]
+    assert sum(one.differing for one in hidden) == 0
     groups = grouped(found)
-    assert all(len(findings) == 5 for findings in groups.values())
+    assert all(len(checks) == 5 for checks in groups.values())
     for change in (
         "nothing: the same again",
         "others' observations: NaN",
@@ -76,18 +82,18 @@ def test_not_one_bit_moves_in_a_recurrent_masked_team(found: Locality) -> None:
     assert {f.bits for f in groups["one process", "others' observations: noise"]} == {40 * (64 + 26 * 32)}
 
 
-def test_every_control_moves(found: Locality) -> None:
-    controls = {(f.where, f.agent) for f in found.findings if f.control and f.differing > 0}
+def test_every_control_moves(found: LocalityReport) -> None:
+    controls = {(f.where, f.subject) for f in found.checks if f.control and f.differing > 0}
     assert len(controls) == 4 * 5  # where something is changed, and agents
 
 
-def test_what_smax_hides_does_not_show(found: Locality) -> None:
+def test_what_smax_hides_does_not_show(found: LocalityReport) -> None:
     groups = grouped(found)
     for probe in make("smacv2", "protoss_5v5", 1).probes:  # type: ignore[attr-defined]
-        findings = groups["observation", probe.name if probe.hidden else f"control: {probe.name}"]
-        for finding in findings:
-            assert finding.comparisons > 100
-            assert finding.differing == (0 if probe.hidden else finding.comparisons)
+        checks = groups["observation", probe.name if probe.hidden else f"control: {probe.name}"]
+        for one in checks:
+            assert one.comparisons > 100
+            assert one.differing == (0 if probe.hidden else one.comparisons)
 
 
 def test_not_one_bit_moves_in_a_team_with_real_valued_actions(hopper: Exported) -> None:
@@ -116,8 +122,8 @@ def test_agents_that_share_a_number_are_found_out(
     exported: Exported, moments: list[Moment], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _Gossip(monkeypatch)
-    findings = check.one_process(read_bundle(exported.path), moments, 1)
-    assert not any(f.passed for f in findings if f.change.startswith("others' observations"))
+    checks = one_process(read_bundle(exported.path), moments, 1)
+    assert not any(f.passed for f in checks if f.name.startswith("others' observations"))
 
 
 def test_a_link_that_listens_to_the_others_is_found_out(
@@ -133,9 +139,9 @@ def test_a_link_that_listens_to_the_others_is_found_out(
         return send(agent, leaked if theirs and agent.index == 1 else data)
 
     monkeypatch.setattr(AgentProcess, "send", leaky)
-    findings = {f.change: f for f in check.running_team(read_bundle(exported.path), moments, 1)}
-    assert not findings["others' observations: NaN"].passed
-    assert not findings["nothing: the same again"].passed
+    checks = {f.name: f for f in running_team(read_bundle(exported.path), moments, 1)}
+    assert not checks["others' observations: NaN"].passed
+    assert not checks["nothing: the same again"].passed
 
 
 def test_an_actor_that_reads_the_global_state_is_found_out(
@@ -143,16 +149,16 @@ def test_an_actor_that_reads_the_global_state_is_found_out(
 ) -> None:
     task = trained.make_task(1)
     algorithm, _ = checkpoint.load_weights(trained, task, checkpoint.latest(trained))
-    assert all(finding.passed for finding in check.training(algorithm, moments))
-    act = check.ActorsArm.act
+    assert all(one.passed for one in training(algorithm, moments))
+    act = ActorsArm.act
 
-    def leaky(arm: check.ActorsArm, step: TaskStep) -> np.ndarray:
+    def leaky(arm: ActorsArm, step: TaskStep) -> np.ndarray:
         action = act(arm, step)
         arm.memory["actor"] = arm.memory["actor"] + 1e-3 * float(np.asarray(step.state).sum())
         return action
 
-    monkeypatch.setattr(check.ActorsArm, "act", leaky)
-    failed = {finding.change for finding in check.training(algorithm, moments) if not finding.passed}
+    monkeypatch.setattr(ActorsArm, "act", leaky)
+    failed = {one.name for one in training(algorithm, moments) if not one.passed}
     assert failed == {"global state: noise", "global state: zeros", "global state: NaN"}
 
 
@@ -169,7 +175,7 @@ def test_an_actor_that_reads_the_policy_modifier_is_found_out(
         "policy",
         lambda raw, mask: policy(raw + 10 * weight.flatten()[: raw.shape[-1]], mask),
     )
-    failed = {finding.change for finding in check.training(algorithm, moments) if not finding.passed}
+    failed = {one.name for one in training(algorithm, moments) if not one.passed}
     assert failed
     assert all(change.startswith("Policy Modifier") for change in failed)
     assert torch.equal(weight, before)
@@ -177,37 +183,37 @@ def test_an_actor_that_reads_the_policy_modifier_is_found_out(
 
 @pytest.mark.parametrize(("task", "scenario"), [("predator_prey", "7x7"), ("passage", "two_agents")])
 def test_what_a_task_hides_does_not_show(task: str, scenario: str) -> None:
-    _, findings = check.environmental(make(task, scenario, check.PROBED_ENVS))
-    assert {finding.control for finding in findings} == {True, False}
-    for finding in findings:
-        assert finding.passed, finding
-        assert finding.differing == (finding.comparisons if finding.control else 0)
+    _, checks = environmental(make(task, scenario, PROBED_ENVS))
+    assert {one.control for one in checks} == {True, False}
+    for one in checks:
+        assert one.passed, one
+        assert one.differing == (one.comparisons if one.control else 0)
 
 
 def test_a_probe_leaves_the_episodes_alone() -> None:
-    task, beside = (make("predator_prey", "7x7", check.PROBED_ENVS) for _ in range(2))
+    task, beside = (make("predator_prey", "7x7", PROBED_ENVS) for _ in range(2))
     task.reset(5)
     beside.reset(5)
     assert isinstance(task, Probing)
     for probe in task.probes:
-        assert task.probe(probe, 2, 7).changed.shape == (check.PROBED_ENVS,)
-    action = torch.full((4, check.PROBED_ENVS), 4, dtype=torch.int32)
+        assert task.probe(probe, 2, 7).changed.shape == (PROBED_ENVS,)
+    action = torch.full((4, PROBED_ENVS), 4, dtype=torch.int32)
     for ours, theirs in zip(task.step(action), beside.step(action), strict=True):
         assert np.array_equal(np.asarray(ours), np.asarray(theirs))
 
 
 def test_a_task_that_shows_what_it_claims_to_hide_fails() -> None:
-    task = make("passage", "two_agents", check.PROBED_ENVS)
+    task = make("passage", "two_agents", PROBED_ENVS)
     partner, own = task.probes  # type: ignore[attr-defined]
     task._game = task._game._replace(probes=(Probe("its own size", True, own.change), partner._replace(hidden=False)))  # type: ignore[attr-defined]
-    _, findings = check.environmental(task)
-    assert len(findings) == 4
-    assert not any(finding.passed for finding in findings)
+    _, checks = environmental(task)
+    assert len(checks) == 4
+    assert not any(one.passed for one in checks)
 
 
 def test_a_task_without_hidden_state_says_so() -> None:
-    said, findings = check.environmental(make("matrix", "climbing", check.PROBED_ENVS))
-    assert (said, findings) == ("nothing to change: matrix climbing declares no hidden state", [])
+    said, checks = environmental(make("matrix", "climbing", PROBED_ENVS))
+    assert (said, checks) == ("nothing to change: matrix climbing declares no hidden state", [])
 
 
 @given(
@@ -231,17 +237,19 @@ def test_an_agent_that_gives_no_answer_differs_in_every_bit() -> None:
     tally.compare(np.int64(3), None)
     tally.compare(np.zeros(2, np.float32), np.zeros(2))
     assert (tally.bits, tally.differing) == (128, 128)
-    assert not tally.finding("", "", "").passed
-    assert not Tally().finding("", "nothing was compared", "").passed
-    assert not Tally().finding("", "a control that was never tried", "", control=True).passed
+    assert not tally.check("", "", "").passed
+    assert not Tally().check("", "nothing was compared", "").passed
+    assert not Tally().check("", "a control that was never tried", "", control=True).passed
 
 
 def test_the_command(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
-    moved = Finding("running team", "order of sending", "agent_1", False, 3, 192, 1)
+    moved = bit_check("running team", "order of sending", "agent_1", False, 3, 192, 1)
     monkeypatch.setenv("COLUMNS", "200")
-    fine = Finding("running team", "others killed half way", "agent_1", False, 3, 192, 0)
-    for finding, code in ((fine, 0), (moved, 1)):
-        result = Locality(str(exported.path), 3, {}, "not available", (fine, finding))
+    fine = bit_check("running team", "others killed half way", "agent_1", False, 3, 192, 0)
+    for one, code in ((fine, 0), (moved, 1)):
+        result = LocalityReport(
+            bundle=str(exported.path), steps=3, static={}, observation="not available", checks=(fine, one)
+        )
         monkeypatch.setattr(check, "locality", lambda *_, result=result, **__: result)
         shown = CliRunner().invoke(app, ["locality", str(exported.path)])
         assert shown.exit_code == code
@@ -249,4 +257,5 @@ def test_the_command(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> Non
         printed = CliRunner().invoke(app, ["locality", str(exported.path), "--json"])
         kept = json.loads((exported.path / "reports" / "locality.json").read_text())
         assert kept["passed"] == (not code)
+        assert list(kept)[:3] == ["passed", "agentmixer", "bundle"]
         assert json.loads(printed.stdout) == kept

@@ -15,6 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from test_every_task import started
 from typer.testing import CliRunner
 
+from agentmixer.contract.results import Check
 from agentmixer.export import exporter as exporting
 from agentmixer.export.exporter import Exported
 from agentmixer.runtime.bundle import read_bundle
@@ -22,7 +23,12 @@ from agentmixer.runtime.golden import Golden
 from agentmixer.train import run as runs
 from agentmixer.train import trainer
 from agentmixer.validate import mutations as check
-from agentmixer.validate.mutations import MUTATIONS, Context, Draft, Mutations, Outcome, mutate
+from agentmixer.validate.bundle_checks import CHECKS, Context, prepare
+from agentmixer.validate.draft import Draft
+from agentmixer.validate.mutation_check import mutation_check, not_applicable
+from agentmixer.validate.mutations import MutationsReport, mutate
+from agentmixer.validate.wrong_bundles import MUTATIONS
+from agentmixer.validate.wrong_teams import tampered
 
 BY_NAME = {mutation.name: mutation for mutation in MUTATIONS}
 
@@ -55,7 +61,7 @@ TAMPERED = {
 
 @pytest.fixture(scope="module")
 def context(exported: Exported) -> Context:
-    return check.prepare(read_bundle(exported.path))
+    return prepare(read_bundle(exported.path))
 
 
 @pytest.fixture(scope="module")
@@ -65,39 +71,39 @@ def boxes(tmp_path_factory: pytest.TempPathFactory) -> Context:
     path = tmp_path_factory.mktemp("spread")
     run = started("pettingzoo", "mpe2.simple_spread_v3:parallel_env", path / "run", options, recurrent_actor=False)
     assert trainer.train(run, quiet())
-    return check.prepare(read_bundle(exporting.export(runs.load(run.path), path / "bundle").path))
+    return prepare(read_bundle(exporting.export(runs.load(run.path), path / "bundle").path))
 
 
 @pytest.mark.parametrize("name", BY_NAME)
 def test_a_wrong_bundle_is_caught(context: Context, name: str) -> None:
-    outcome = mutate(BY_NAME[name], context)
-    assert outcome.check == CAUGHT_BY[name]
-    assert outcome.verdict == ("caught" if outcome.check else "does not apply")
+    found = mutate(BY_NAME[name], context)
+    assert found.caught_by == CAUGHT_BY[name]
+    assert found.status == ("passed" if found.caught_by else "does not apply")
 
 
 def test_a_wrong_team_is_caught(context: Context) -> None:
-    outcomes = check.tampered(context)
-    caught = {outcome.mutation: outcome.check for outcome in outcomes}
+    checks = tampered(context)
+    caught = {found.name: found.caught_by for found in checks}
     assert caught["stale decision"] in ("deploy-sim parity", "host")  # the host notices if it is masked by then
     assert caught | {"stale decision": "deploy-sim parity"} == TAMPERED
-    assert {outcome.verdict for outcome in outcomes} == {"caught"}
+    assert {found.status for found in checks} == {"passed"}
 
 
 def test_wrong_bundles_with_real_valued_actions_are_caught(boxes: Context) -> None:
-    outcomes = {name: mutate(mutation, boxes) for name, mutation in BY_NAME.items()}
-    caught = {name for name, outcome in outcomes.items() if outcome.verdict == "caught"}
+    checks = {name: mutate(mutation, boxes) for name, mutation in BY_NAME.items()}
+    caught = {name for name, found in checks.items() if found.passed}
     without = {name for name in BY_NAME if "state" in name or "mask" in name} | {"stale logits", "clamp dropped"}
     assert caught == set(BY_NAME) - without
-    assert {outcome.verdict for outcome in outcomes.values()} == {"caught", "does not apply"}
-    assert outcomes["scale dropped"].check == "golden replay"
+    assert {found.status for found in checks.values()} == {"passed", "does not apply"}
+    assert checks["scale dropped"].caught_by == "golden replay"
     # Two agents that see alike: only the run knows whose graph is whose.
-    assert outcomes["folders permuted"].check in {"manifests", "run replay"}
-    assert outcomes["clamp dropped"].sentence == "the graph computes the same on all golden steps and 256 others"
+    assert checks["folders permuted"].caught_by in {"manifests", "run replay"}
+    assert checks["clamp dropped"].sentence == "the graph computes the same on all golden steps and 256 others"
 
 
 def test_nothing_is_caught_where_nothing_is_wrong(context: Context, tmp_path: Path) -> None:
     Draft(context.bundle).write(tmp_path)
-    for judge in check.CHECKS.values():
+    for judge in CHECKS.values():
         judge(tmp_path, context)
     model = next(iter(context.bundle.agents.values())).model
     again = (tmp_path / "agents" / "agent_0" / "policy.onnx").read_bytes()
@@ -106,9 +112,9 @@ def test_nothing_is_caught_where_nothing_is_wrong(context: Context, tmp_path: Pa
 
 def test_without_its_check_a_mutation_survives(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("golden replay", "run replay"):
-        monkeypatch.delitem(check.CHECKS, name)
-    assert mutate(BY_NAME["columns swapped"], context).verdict == "survived"
-    assert mutate(BY_NAME["hidden input"], context).verdict == "caught"
+        monkeypatch.delitem(CHECKS, name)
+    assert mutate(BY_NAME["columns swapped"], context).status == "failed"
+    assert mutate(BY_NAME["hidden input"], context).passed
 
 
 def both(context: Context, name: str) -> tuple[ReferenceEvaluator, ReferenceEvaluator, Golden]:
@@ -164,23 +170,30 @@ def test_the_scale_really_is_dropped(boxes: Context) -> None:
 
 def test_a_team_without_memory_and_mask_says_so(boxes: Context) -> None:
     for name, reason in (("state zeroed", "no memory"), ("mask forgotten", "no mask")):
-        outcome = mutate(BY_NAME[name], boxes)
-        assert (outcome.verdict, outcome.sentence) == ("does not apply", reason)
+        found = mutate(BY_NAME[name], boxes)
+        assert (found.status, found.sentence) == ("does not apply", reason)
+
+
+CAUGHT = mutation_check("columns swapped", "two columns", ("golden replay", "departs at step 0"))
+SURVIVED = mutation_check("state frozen", "", None)
+FINE = Check(name="nothing wrong", status="passed", control=True)
+
+
+def report(*checks: Check, control: Check = FINE) -> MutationsReport:
+    return MutationsReport(bundle="x", checks=(control, *checks))
 
 
 def test_the_verdict() -> None:
-    caught = Outcome("a", "b", "caught", "golden replay", "c")
-    assert Mutations("x", None, (caught,)).passed
-    assert not Mutations("x", "contract: odd", (caught,)).passed
-    assert not Mutations("x", None, (caught, Outcome("a", "b", "survived", None, "c"))).passed
-    assert not Mutations("x", None, (Outcome("a", "b", "does not apply", None, "c"),)).passed
+    assert report(CAUGHT).passed
+    assert not report(CAUGHT, control=Check(name="nothing wrong", status="failed", control=True)).passed
+    assert not report(CAUGHT, SURVIVED).passed
+    assert not report(not_applicable("a", "b", "c")).passed
 
 
 def test_the_command(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    caught = Outcome("columns swapped", "two columns", "caught", "golden replay", "departs at step 0")
-    for outcome, code in ((caught, 0), (Outcome("state frozen", "", "survived", None, "no check objected"), 1)):
-        result = Mutations(str(exported.path), None, (caught, outcome))
+    for mutation, code in ((CAUGHT, 0), (SURVIVED, 1)):
+        result = report(CAUGHT, mutation)
         monkeypatch.setattr(check, "mutations", lambda *_, result=result, **__: result)
         shown = CliRunner().invoke(app, ["mutations", str(exported.path)])
         assert shown.exit_code == code

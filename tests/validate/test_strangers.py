@@ -25,7 +25,7 @@ from agentmixer.train import run as runs
 from agentmixer.train import trainer
 from agentmixer.train.algorithms import AgentMixerPPO
 from agentmixer.train.run import Run
-from agentmixer.validate.deploy_sim import source_run
+from agentmixer.validate.source_run import source_run
 
 ON_BUNDLES = ["deploy-sim", "parity", "locality", "mutations"]
 
