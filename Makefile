@@ -1,5 +1,7 @@
-# make demo and make test set up all they need on a machine that has only Python 3.11.
-PYTHON ?= python3.11
+# make demo and make test set up all they need on a machine that has only Python 3.11 or newer.
+# The first of these that is one, with venv; or name yours: make PYTHON=/opt/python/bin/python3
+PYTHON ?= python3.11 python3.12 python3.13 python3 python
+FOUND = $(shell for p in $(PYTHON); do $$p -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -7,7 +9,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test learn soak bench lint clean
 
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
+	$(or $(FOUND),$(error no Python 3.11 or newer with its venv was found ($(PYTHON)); install one or name it: make PYTHON=/path/to/python3)) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
 	touch $(READY)
 
