@@ -224,8 +224,9 @@ def _deploy_sim(
             for name, field in (("return", "returns"), *([("win_rate", "won")] if task.spec.reports_wins else []))
         },
         mode_agreement={
-            "joint": intervals.share(joint.agreed, joint.decided)._asdict(),
-            "deployed": intervals.share(shadow.agreed, shadow.decided)._asdict(),
+            name: intervals.share(arm.agreed, arm.decided)._asdict()
+            for name, arm in (("joint", joint), ("deployed", shadow))
+            if arm.decided
         },
         equivalence=equivalent,
         deadline_s=host.deadline_s,

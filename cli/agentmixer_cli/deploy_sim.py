@@ -212,9 +212,14 @@ def _sentences(result: DeploySimReport) -> list[str]:
     gap = result.asymmetric_gap.get("win_rate", result.asymmetric_gap["return"])
     measure = "win rate" if "win_rate" in result.asymmetric_gap else "return"
     lacks = sorted({part for agent in result.agents.values() for part in agent.isolation_lacks})
+    modes = "the joint policy's mode is the actors' by definition"
+    if agree:
+        modes = (
+            f"joint policy and actor have the same mode in {_share(agree['joint'])} of decisions played jointly, "
+            f"{_share(agree['deployed'])} deployed"
+        )
     return [
-        f"joint minus deployed, same episodes: {measure} {gap['value']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]; joint policy and "
-        f"actor have the same mode in {_share(agree['joint'])} of decisions played jointly, {_share(agree['deployed'])} deployed",
+        f"joint minus deployed, same episodes: {measure} {gap['value']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]; {modes}",
         f"isolation: {'full' if not lacks else 'without ' + ', '.join(lacks)}",
         f"lock-step round trip of {len(result.agents)} agents: p50 {_number(step['p50'])}, p99 {_number(step['p99'])}, p99.9 {_number(step['p99.9'])}, "
         f"max {_number(step['max'])} µs; start to first action {result.start_to_first_action_s:.2f} s",
