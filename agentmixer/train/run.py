@@ -191,7 +191,7 @@ def write_config(run: Run) -> Run:
     lines = [f"{key} = {_toml(value)}" for key, value in (head | {"agentmixer": __version__, "format": FORMAT}).items()]
     lines += ["", "[options]"] + [f"{_toml(key)} = {_toml(value)}" for key, value in run.options.items()]
     for name, part in run.config.parts.items():
-        lines += ["", f"[{name}]"] + [f"{key} = {_toml(value)}" for key, value in part.as_dict().items()]
+        lines += ["", f"[settings.{name}]"] + [f"{key} = {_toml(value)}" for key, value in part.as_dict().items()]
     text = "\n".join(lines) + "\n"
     write(run.path / "config.toml", text, run)
     digest = sha256(text.encode())
@@ -228,17 +228,17 @@ def load(path: Path, task_code: str | None = None) -> Run:
             raise ValueError("options is not a table")
         if head["algorithm"] not in ALGORITHMS:
             raise ValueError(f"unknown algorithm '{head['algorithm']}'{nearest(head['algorithm'], ALGORITHMS)}")
-        config = _settings(ALGORITHMS[head["algorithm"]].configure(), data)
+        config = _settings(ALGORITHMS[head["algorithm"]].configure(), data["settings"])
     except (ValueError, KeyError, TypeError, RecursionError, AgentMixerError) as error:
         raise AgentMixerError(f"{file} is damaged or of another version ({error}); the run cannot be read") from error
     return Run(path=path, options=options, config=config, digest=sha256(text), task_code=task_code, **head)
 
 
 def _settings(start: Config, data: dict[str, Any]) -> Config:
-    """The settings in config.toml, each in its table. Raises ValueError, KeyError or AgentMixerError."""
+    """The settings in config.toml, each part in its table. Raises ValueError, KeyError or AgentMixerError."""
     for name, part in start.parts.items():
         if missing := set(part.names()) ^ set(data[name]):
-            raise ValueError(f"[{name}] lacks or has beside: {', '.join(sorted(missing))}")
+            raise ValueError(f"[settings.{name}] lacks or has beside: {', '.join(sorted(missing))}")
         start = start.replace(data[name])
     start.check()
     return start

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from agentmixer import files, tasks
 from agentmixer.errors import AgentMixerError
-from agentmixer.train import checkpoint, rollout, trainer
+from agentmixer.train import checkpoint, records, rollout, trainer
 from agentmixer.train import run as runs
 from agentmixer.train.algorithms import AgentMixerPPO
 from agentmixer.train.run import Run
@@ -156,8 +156,8 @@ def test_resuming_a_finished_run_asks_for_more_steps_and_loses_nothing(trained: 
         ("seed = 3", 'seed = "x"'),
         ("gamma = 0.99", "gamma = [0.99]"),
         ("gamma = 0.99\n", ""),
-        ("[algorithm]", "[algoritm]"),
-        ("[run]", "[runs]"),
+        ("[settings.algorithm]", "[settings.algoritm]"),
+        ("[settings.run]", "[settings.runs]"),
         ("format = 2", "format = 1"),
         ("hidden = 16", "hidden = 16\nhideen = 16"),
         ('algorithm = "agentmixer_ppo"', 'algorithm = "agentmixer_pqo"'),
@@ -230,7 +230,7 @@ def test_a_checkpoint_of_other_environments_is_refused(trained: Run, tmp_path: P
         trainer.train(runs.extend(runs.load(path), "1024", None), quiet(), resume=True)
     save_file(tensors, file, metadata={"step": str(step)})
     with pytest.raises(
-        AgentMixerError, match="was written by another version of AgentMixer \(format 1, this version reads format 2\)"
+        AgentMixerError, match=r"was written by another version of AgentMixer \(format 1, this version reads format 2\)"
     ):
         trainer.train(runs.extend(runs.load(path), "1024", None), quiet(), resume=True)
 
@@ -516,7 +516,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(
 ) -> None:
     run = make_small(tmp_path / "run")
     with monkeypatch.context() as patch:
-        for module in (files, trainer):
+        for module in (files, records):
             patch.setattr(module, "open", full(name), raising=False)
         with pytest.raises(AgentMixerError) as refusal:
             trainer.train(run, quiet())
