@@ -43,7 +43,7 @@ def kinds() -> list[tuple[str, bool, str]]:
 @pytest.mark.parametrize(("actions", "recurrent", "norm"), kinds(), ids=str)
 def test_every_kind_of_exported_model_is_read_as_onnx_reads_it(actions: str, recurrent: bool, norm: str) -> None:
     spec = tiny_spec() if actions == "masked" else box_spec()
-    actor = tiny_algorithm(spec, recurrent_actor=recurrent, input_norm=norm, share_parameters=False).actor
+    actor = tiny_algorithm(spec, recurrent_actor=recurrent, input_norm=norm, share_parameters=False).team.actor
     for p in actor.parameters():
         nn.init.normal_(p)
     model = export_graph(DeployedActor(actor, spec, 1), {"agent": "b"}).SerializeToString(deterministic=True)
