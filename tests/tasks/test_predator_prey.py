@@ -297,7 +297,7 @@ def test_options_change_the_game() -> None:
         ("5x5", {"predators": 1}, "at least 2 to catch"),
         ("5x5", {"grid": 2}, "option grid is 2"),
         ("5x5", {"grid": 3, "predators": 8, "preys": 2}, "8 predators and 2 prey do not fit on the 9 cells"),
-        ("5x5", {"penalty": 1}, "option penalty must be between -10.0 and 0.0"),
+        ("5x5", {"penalty": 1}, "option penalty must be a finite number between -10.0 and 0.0"),
         ("5x5", {"penalti": -1}, "unknown option 'penalti'; did you mean 'penalty'"),
     ],
 )
