@@ -16,7 +16,6 @@ from msgspec import Meta
 from agentmixer.errors import AgentMixerError, nearest
 
 PositiveInt = Annotated[int, Meta(ge=1)]
-NonNegativeInt = Annotated[int, Meta(ge=0)]
 NonNegative = Annotated[float, Meta(ge=0.0)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 StepSize = Annotated[float, Meta(ge=0.0, le=1.0)]

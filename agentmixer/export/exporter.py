@@ -32,8 +32,8 @@ from agentmixer.contract.spec import Discrete, Name, TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.export.bundle_writer import AgentParts, certified, write_bundle
 from agentmixer.export.graph import Exporter
+from agentmixer.export.graph_step import graph_step
 from agentmixer.runtime import signature
-from agentmixer.runtime.agent import make_session
 from agentmixer.runtime.bundle import BUNDLES, read_bundle
 from agentmixer.runtime.certificate import check_locality
 from agentmixer.runtime.golden import Golden, Parity, StepFunction, dump, parse, replay
@@ -42,6 +42,8 @@ from agentmixer.runtime.onnx_graph import GraphRefused
 from agentmixer.tasks import Task
 from agentmixer.tasks.base import to_torch
 from agentmixer.train import checkpoint
+from agentmixer.train.algorithms import ALGORITHMS
+from agentmixer.train.algorithms.base import Sees
 from agentmixer.train.deployed import DeployedActor
 from agentmixer.train.run import Run, folder_name
 from agentmixer.train.team import Team
@@ -114,10 +116,10 @@ def evaluators(actor: DeployedActor, model: onnx.ModelProto) -> dict[str, StepFu
         with torch.no_grad():
             return [out.numpy() for out in actor(*map(torch.from_numpy, feed.values()))]
 
-    session, reference = make_session(model.SerializeToString()), ReferenceEvaluator(model)
+    reference = ReferenceEvaluator(model)
     return {
         "torch": step_function(in_torch),
-        "onnxruntime": step_function(lambda feed: session.run(actor.outputs, feed)),
+        "onnxruntime": graph_step(model.SerializeToString()),
         "reference": step_function(lambda feed: reference.run(actor.outputs, feed)),
     }
 
@@ -191,11 +193,16 @@ def export(
     `out` must not exist; without it the bundle goes to `default_path`, where an earlier export of the same
     checkpoint is replaced. Nothing appears there before all agents have passed parity. Calls `progress`
     with each agent's name. sign: file of the private key to sign it with; team_id, release: what a device may hold its
-    agent to (`default_team_id` unless given). Raises AgentMixerError if parity fails, `out` exists, the key is none or
-    `team_id` or `release` cannot be what they should."""
+    agent to (`default_team_id` unless given). Raises AgentMixerError if parity fails, `out` exists, the key is none,
+    `team_id` or `release` cannot be what they should, or the algorithm's agents need more than their own observations."""
     key = signature.private_key(sign) if sign else None
     run = run.on_cpu()
     file = checkpoint.latest(run)
+    if (sees := ALGORITHMS[run.algorithm].execution_sees) is not Sees.OWN_OBSERVATION:
+        raise AgentMixerError(
+            f"an agent of {run.algorithm} needs {sees.value} to act, so none can be exported on its own; train with another "
+            "algorithm (agentmixer_ppo, for example)"
+        )
     if out is not None and out.exists():
         raise AgentMixerError(f"{out} exists already; choose another --out or remove it first")
     with contextlib.closing(run.make_task(1)) as task:

@@ -18,13 +18,23 @@ import msgspec
 from agentmixer.contract.manifest import AGENT_FILE, AGENTS_FOLDER, TEAM_FILE, sha256
 from agentmixer.contract.results import TEAM, Report
 from agentmixer.errors import AgentMixerError, printable
-from agentmixer.runtime import bundle, inspector, signature
+from agentmixer.runtime import bundle, signature
 from agentmixer.runtime.bundle import AgentFiles, Raw
-from agentmixer.runtime.inspector import Answer, Checklist, Header
+from agentmixer.runtime.inspection import (
+    AGENT_CHECKS,
+    MAX_TEXT,
+    TEAM_CHECKS,
+    Answer,
+    Checklist,
+    Header,
+    receive,
+    send,
+)
 from agentmixer.runtime.launch import launch
 from agentmixer.runtime.sandbox import Isolation
 
-INSPECTOR = Path(inspector.__file__)
+#: The script of `runtime.inspector`.
+INSPECTOR = Path(__file__).with_name("inspector.py")
 #: Seconds of CPU that the inspector may take: to start, and for each agent.
 START_CPU_S, AGENT_CPU_S = 10, 10
 #: How many times as long it may take by the clock, on a busy machine.
@@ -87,7 +97,7 @@ def _bundle(path: Path, trusted: Path | None, pinned: signature.Pin | None) -> V
             answer = inspection.ask(TEAM, *found, pin=pinned)
             names = answer.agents if answer else ()
         else:
-            checklist.leave_out(TEAM, *inspector.TEAM_CHECKS)
+            checklist.leave_out(TEAM, *TEAM_CHECKS)
         if not names:
             checklist.add("agents", "all", "not run", "something they need has failed")
         for name in names:
@@ -105,7 +115,7 @@ def _agent(
     if raw and signed:
         inspection.ask(subject, raw, name=name, pin=pinned)
     else:
-        checklist.leave_out(subject, *inspector.AGENT_CHECKS)
+        checklist.leave_out(subject, *AGENT_CHECKS)
 
 
 class _Key:
@@ -158,7 +168,7 @@ class _Inspection:
         self._launched = launch(INSPECTOR, str(self._seconds))
         self._until = time.monotonic() + PATIENCE * self._seconds
         try:
-            told = inspector.receive(self._launched.link, inspector.MAX_TEXT, self._until)
+            told = receive(self._launched.link, MAX_TEXT, self._until)
             self.isolation = msgspec.json.decode(told, type=Isolation)
         except (AgentMixerError, OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
             self._end(error)
@@ -198,8 +208,8 @@ class _Inspection:
             try:
                 link = self._launched.link
                 for part in parts:
-                    inspector.send(link, part, self._until)
-                answer = msgspec.json.decode(inspector.receive(link, inspector.MAX_TEXT, self._until), type=Answer)
+                    send(link, part, self._until)
+                answer = msgspec.json.decode(receive(link, MAX_TEXT, self._until), type=Answer)
                 for check in answer.checks:
                     self.checklist.add(check.subject, check.name, check.status, check.sentence)
                 return answer

@@ -193,8 +193,7 @@ def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def restore_weights(algorithm: Algorithm, tensors: dict[str, Tensor], file: Path) -> None:
     """Load networks only. Raises AgentMixerError if they do not fit the run's settings."""
     try:
-        for name, module in algorithm.modules.items():
-            module.load_state_dict(_below(tensors, f"model.{name}."))
+        algorithm.load([_below(tensors, "model.")])
     except RuntimeError as error:
         raise AgentMixerError(
             f"{file} does not fit its run's config.toml: {str(error).splitlines()[-1].strip()}"

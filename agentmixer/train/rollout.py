@@ -101,7 +101,7 @@ def collect(
 
     Raises AgentMixerError naming environment and step if a task returned something that is not finite."""
     rollout = _room(team, critic, steps, sum(task.num_envs for task in tasks))
-    finished = play_on(team, tasks, streams, steps, _Notes(team, critic, rollout))
+    finished = play_on(team, tasks, streams, steps, _Recorder(team, critic, rollout))
     check_finite(rollout.obs, rollout.state, rollout.reward, team.spec.agents)
     return rollout, finished
 
@@ -133,7 +133,7 @@ def _room(team: Team, critic: Critic, steps: int, envs: int) -> Rollout:
     )
 
 
-class _Notes:
+class _Recorder:
     """Fills a rollout, step by step."""
 
     def __init__(self, team: Team, critic: Critic, rollout: Rollout):

@@ -1,4 +1,4 @@
-"""The step loop that every algorithm collects with: a team plays on in its environments, an algorithm takes notes."""
+"""The step loop that every algorithm collects with: a team plays on in its environments, an algorithm takes recorder."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def begin(team: Team, memory: dict[str, Tensor], step: TaskStep) -> Stream:
 
 
 class Place(NamedTuple):
-    """Where in a rollout a note belongs: step t, and which of the E environments of each team."""
+    """Where in a rollout an array belongs: step t, and which of the E environments of each team."""
 
     t: int
     envs: slice
@@ -63,8 +63,8 @@ class Outcome(NamedTuple):
     following: TaskStep
 
 
-class Notes(Protocol):
-    """What an algorithm does along the way. `memory` is the stream's own; what is left in it is met at the next step, set
+class Recorder(Protocol):
+    """What an algorithm does along the way: decide, and record. `memory` is the stream's own; what is left in it is met at the next step, set
     to zero where an episode starts (the signal apart)."""
 
     def decide(self, place: Place, seen: Seen, memory: dict[str, Tensor], noise: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class Notes(Protocol):
         ...
 
     def outcome(self, place: Place, seen: Seen, outcome: Outcome, memory: dict[str, Tensor]) -> None:
-        """Take down what came of it."""
+        """Record what came of the step."""
         ...
 
     def end(self, envs: slice, state: Tensor, memory: dict[str, Tensor]) -> None:
@@ -87,7 +87,7 @@ class Notes(Protocol):
 
 @torch.no_grad()
 def play_on(
-    team: Team, tasks: Sequence[Task], streams: Sequence[Stream], steps: int, notes: Notes
+    team: Team, tasks: Sequence[Task], streams: Sequence[Stream], steps: int, recorder: Recorder
 ) -> list[dict[str, Tensor]]:
     """Let the joint policy act for `steps` steps and advance `streams`, one a task.
 
@@ -107,7 +107,7 @@ def play_on(
             # JAX works beside Python unasked; what puts several teams' tasks together waits for it.
             threaded = len(tasks) > 1 and team.count > 1
             thread = stack.enter_context(ThreadPoolExecutor(1)) if threaded else None
-            lanes.append(_lane(team, task, thread, stream, where, noise, notes, (returns, ended, won)))
+            lanes.append(_lane(team, task, thread, stream, where, noise, recorder, (returns, ended, won)))
         for _ in range(steps + 1):
             for lane in lanes:
                 next(lane, None)
@@ -121,7 +121,7 @@ def _lane(
     stream: Stream,
     where: slice,
     noise: list[tuple[Tensor, Tensor]],
-    notes: Notes,
+    recorder: Recorder,
     episodes: tuple[Tensor, Tensor, Tensor],
 ) -> Iterator[None]:
     """Play one task's share of the environments, `where`. Gives way whenever the task is at work, in `thread` if given."""
@@ -138,20 +138,20 @@ def _lane(
             tensor(step.obs), tensor(step.state), tensor(step.action_mask), tensor(step.active), memory["signal"],
             stream.episode_start,
         )  # fmt: skip
-        action = team.to_task(notes.decide(place, seen, memory, for_action[:, where]))
+        action = team.to_task(recorder.decide(place, seen, memory, for_action[:, where]))
         running = task.step(action) if thread is None else thread.submit(task.step, action)
-        notes.meanwhile(place, seen, memory)
+        recorder.meanwhile(place, seen, memory)
         yield
         step = running.result() if isinstance(running, Future) else running
         outcome = Outcome(tensor(step.reward), tensor(step.terminated), tensor(step.truncated), step)
         stream.episode_return += outcome.reward
-        notes.outcome(place, seen, outcome, memory)
+        recorder.outcome(place, seen, outcome, memory)
         ended = outcome.terminated | outcome.truncated
         for kept, array in zip(episodes, (stream.episode_return, ended, tensor(step.won)), strict=True):
             kept[:, t, where] = array.view(team.count, -1)
         stream.episode_return.masked_fill_(ended, 0.0)
         stream.memory, stream.episode_start, stream.step = memory, ended.float(), step
-    notes.end(where, tensor(step.state), _remembered(team, stream))
+    recorder.end(where, tensor(step.state), _remembered(team, stream))
 
 
 def _remembered(team: Team, stream: Stream) -> dict[str, Tensor]:

@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 from agentmixer.errors import AgentMixerError
 from agentmixer.export.exporter import record as record_golden
+from agentmixer.export.graph_step import graph_step
 from agentmixer.runtime.agent import Agent
 from agentmixer.runtime.bundle import Bundle, read_bundle
 from agentmixer.runtime.golden import Golden, parse, replay
 from agentmixer.train import checkpoint
 from agentmixer.train.algorithms import Algorithm
 from agentmixer.train.run import Run
-from agentmixer.validate.graph_step import graph_step
 from agentmixer.validate.moments import Moment, record
 from agentmixer.validate.source_run import source_run
 

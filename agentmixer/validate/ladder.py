@@ -25,13 +25,13 @@ import torch
 from agentmixer.contract.manifest import AgentManifest, Tolerances
 from agentmixer.contract.results import Check, Report, judged
 from agentmixer.export.exporter import record
+from agentmixer.export.graph_step import graph_step
 from agentmixer.runtime.agent import Agent
 from agentmixer.runtime.bundle import AgentFiles, Bundle
 from agentmixer.runtime.golden import Golden, StepFunction, is_close, replay
 from agentmixer.train import checkpoint
 from agentmixer.train.run import Run
 from agentmixer.train.team import Team
-from agentmixer.validate.graph_step import graph_step
 from agentmixer.validate.source_run import check_task, source_run
 
 #: Steps recorded; the last sixteenth of a recording is noise, so that 1,020 are played.

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from agentmixer.contract.results import Check, Report, judged
+from agentmixer.export.graph_step import graph_step
 from agentmixer.host.lock_step import Host
 from agentmixer.runtime.bundle import Bundle
 from agentmixer.runtime.golden import parse
 from agentmixer.train.run import Run
 from agentmixer.validate.bundle_checks import Context, judge_bundle, prepare
 from agentmixer.validate.draft import DoesNotApply, Draft
-from agentmixer.validate.graph_step import graph_step
 from agentmixer.validate.moments import PATIENCE_S
 from agentmixer.validate.mutation_check import MutationCheck, mutation_check, not_applicable
 from agentmixer.validate.wrong_bundles import MUTATIONS, Mutation

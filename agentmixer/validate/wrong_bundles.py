@@ -10,10 +10,10 @@ import numpy as np
 from onnx import helper, numpy_helper
 
 from agentmixer.contract.manifest import TensorSpec
+from agentmixer.export.graph_step import graph_step
 from agentmixer.runtime.golden import dump
 from agentmixer.train.joint_policy import ILLEGAL
 from agentmixer.validate.draft import LEAK, DoesNotApply, Draft
-from agentmixer.validate.graph_step import graph_step
 
 
 def _swap_columns(draft: Draft) -> None:

@@ -25,6 +25,8 @@ from agentmixer.runtime.golden import parse, replay
 from agentmixer.runtime.onnx_graph import OPERATORS
 from agentmixer.train import checkpoint
 from agentmixer.train import run as runs
+from agentmixer.train.algorithms import AgentMixerPPO
+from agentmixer.train.algorithms.base import Sees
 from agentmixer.train.deployed import DeployedActor
 from agentmixer.train.joint_policy import ILLEGAL, mask_logits
 from agentmixer.train.networks import Actor
@@ -252,3 +254,12 @@ def test_actors_that_are_built_alike_share_one_trace_and_nothing_else() -> None:
             model = exporter.graph(single, {"agent": name}).SerializeToString(deterministic=True)
             assert model == export_graph(single, {"agent": name}).SerializeToString(deterministic=True)
         assert len(exporter._traced) == (0 if equal else 1)
+
+
+def test_agents_that_need_more_than_their_own_observation_are_not_exported(
+    trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AgentMixerPPO, "execution_sees", Sees.OTHERS_ACTIONS)
+    with pytest.raises(AgentMixerError, match="agentmixer_ppo needs the actions of other agents to act"):
+        exporting.export(trained, tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []

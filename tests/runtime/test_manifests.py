@@ -25,7 +25,7 @@ from agentmixer.runtime import Agent
 from agentmixer.runtime import bundle as bundles
 from agentmixer.runtime.bundle import read_agent, read_bundle
 from agentmixer.runtime.golden import is_near_tie, parse
-from agentmixer.runtime.inspector import receive
+from agentmixer.runtime.inspection import receive
 from agentmixer.runtime.verify import verify
 
 

@@ -24,7 +24,8 @@ from agentmixer.export.exporter import Exported
 from agentmixer.runtime import agent as agents
 from agentmixer.runtime.bundle import AGENT_LIMITS, read_agent, read_raw
 from agentmixer.runtime.golden import Golden, dump, parse
-from agentmixer.runtime.inspector import Header, Inspector
+from agentmixer.runtime.inspection import Header
+from agentmixer.runtime.inspector import Inspector
 from agentmixer.runtime.verify import verify
 
 PER_AGENT = ["read", "signature", "manifest", "pin", "files", "digests", "model", "contract", "limits", "locality", "session", "golden"]  # fmt: skip

@@ -178,6 +178,11 @@ def test_a_finished_run_says_how_well_it_plays(trained: Run) -> None:
     assert summary is not None
     figures = summary["decentralised_greedy"]
     assert figures["episodes"] == 200
+    # Wilson's interval by hand (1.959964 is the normal quantile of .975).
+    p, n, z = figures["win_rate"], 200, 1.959964
+    middle, reach = p + z**2 / (2 * n), z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
+    ends = [(middle - reach) / (1 + z**2 / n), (middle + reach) / (1 + z**2 / n)]
+    assert [figures["win_rate_low"], figures["win_rate_high"]] == pytest.approx(ends, abs=1e-6)
     assert 0 <= figures["win_rate_low"] <= figures["win_rate"] <= figures["win_rate_high"] <= 1
 
 

@@ -116,7 +116,6 @@ class AgentMixerPPO(Algorithm):
     several_teams = own_threads = True
     #: Share of negative surprises that is forgiven now.
     optimism = 0.0
-
     #: Whether advantages are centred. An optimistic baseline lies above the mean on purpose; centring would undo that.
     centred = True
 

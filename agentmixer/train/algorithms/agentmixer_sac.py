@@ -25,15 +25,15 @@ from torch.nn import functional as F
 from agentmixer.config import PositiveInt, Share, StepSize, Width, about
 from agentmixer.contract.spec import TaskSpec
 from agentmixer.errors import AgentMixerError
-from agentmixer.tasks.base import Task, to_torch
-from agentmixer.train import presets
+from agentmixer.tasks.base import Task
+from agentmixer.train import presets, transitions
 from agentmixer.train.algorithms.base import Algorithm
 from agentmixer.train.joint_policy import make_joint
 from agentmixer.train.policy_modifiers import make_pm
 from agentmixer.train.replay import Replay
 from agentmixer.train.settings import AgentMixerTeamSettings, AlgorithmSettings, Config, Deviation, RunSettings
 from agentmixer.train.stack import StackedLayerNorm, StackedLinear, StackedRunningNorm
-from agentmixer.train.stream import Outcome, Place, Seen, Stream, check_finite, play_on
+from agentmixer.train.stream import Stream
 from agentmixer.train.team import Team, make_actor, most_actions, weights_from
 
 
@@ -129,7 +129,9 @@ class AgentMixerSAC(Algorithm):
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
         self.entropy_weight = nn.ParameterDict({"log_alpha": torch.tensor(math.log(settings.alpha))}).to(device)
         self._replay = Replay(
-            _fields(self.team), settings.replay_size, run.checkpoint_interval + run.num_envs * run.rollout_length
+            transitions.fields(self.team),
+            settings.replay_size,
+            run.checkpoint_interval + run.num_envs * run.rollout_length,
         )
         self.optimisers = {
             name: torch.optim.Adam(module.parameters(), lr=lr, fused=True)
@@ -168,33 +170,18 @@ class AgentMixerSAC(Algorithm):
 
     # ---- what is stored --------------------------------------------------------------------------
 
-    @torch.no_grad()
     def collect(
         self, tasks: Sequence[Task], streams: Sequence[Stream]
     ) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
-        """Play on for rollout_length steps (see `stream.play_on`).
+        """See `transitions.collect`."""
+        return transitions.collect(self.team, tasks, streams, self.config.run.rollout_length)
 
-        Returns transitions: obs [N,T,E,D], state [T,E,S], mask [N,T,E,A] and active [N,T,E], the same as next_obs
-        and so on, action [N,T,E] or [N,T,E,A] within [-1, 1], reward, terminated, truncated [T,E]; and the episodes
-        that ended.
-
-        What follows an episode's last step is what it ended with. Its mask is not known, nor who could still act:
-        next_mask is the next episode's, next_active as before the step.
-
-        Raises AgentMixerError naming environment and step if a task returned something that is not finite."""
-        notes = _Notes(self.team, len(tasks))
-        finished = play_on(self.team, tasks, streams, self.config.run.rollout_length, notes)
-        out = notes.transitions()
-        for obs, state in (("obs", "state"), ("next_obs", "next_state")):
-            check_finite(out[obs], out[state].unsqueeze(0), out["reward"].unsqueeze(0), self.team.spec.agents)
-        return out, finished
-
-    def remember(self, transitions: dict[str, Tensor]) -> None:
+    def remember(self, collected: dict[str, Tensor]) -> None:
         """Put what `collect` gave into the replay, step after step."""
-        steps, envs = transitions["reward"].shape
+        steps, envs = collected["reward"].shape
         rows = np.empty(steps * envs, self._replay.record)
-        for name, array in transitions.items():
-            if _env_axis(name):
+        for name, array in collected.items():
+            if transitions.env_axis(name):
                 array = array.movedim(0, 2)
             rows[name] = array.reshape(steps * envs, *array.shape[2:]).cpu().numpy()
         self._replay.add(rows)
@@ -204,7 +191,7 @@ class AgentMixerSAC(Algorithm):
         rows = self._replay.sample(self.config.algorithm.batch_size, self.team.generators[0])
         batch = {}
         for name, _, _ in self._replay.fields:
-            array = torch.from_numpy(np.ascontiguousarray(np.moveaxis(rows[name], 0, _env_axis(name))))
+            array = torch.from_numpy(np.ascontiguousarray(np.moveaxis(rows[name], 0, transitions.env_axis(name))))
             batch[name] = array.to(self.team.device)
         if self.team.spec.discrete:
             batch["action"] = batch["action"].long()
@@ -338,75 +325,3 @@ class AgentMixerSAC(Algorithm):
         loss.backward()
         for name in names:
             self.optimisers[name].step()
-
-
-class _Notes:
-    """The transitions of one rollout, a row a step; a task's environments beside the others'."""
-
-    def __init__(self, team: Team, lanes: int):
-        self.team = team
-        self.rows: list[dict[int, dict[str, Tensor]]] = []
-
-    def decide(self, place: Place, seen: Seen, memory: dict[str, Tensor], noise: Tensor) -> Tensor:
-        if len(self.rows) == place.t:
-            self.rows.append({})
-        action, _, memory["actor"] = self.team.act_jointly(
-            seen.obs, seen.state, seen.signal, seen.mask, memory["actor"], greedy=False, noise=noise
-        )
-        # A task may reuse its arrays.
-        self.rows[place.t][place.envs.start] = {
-            "obs": seen.obs.clone(),
-            "state": seen.state.clone(),
-            "mask": seen.mask.clone(),
-            "active": seen.active.clone(),
-            "action": action if self.team.spec.discrete else action.clamp(-1.0, 1.0),
-        }
-        return action
-
-    def meanwhile(self, place: Place, seen: Seen, memory: dict[str, Tensor]) -> None:
-        """Critics learn from the replay; there is nothing to ask them here."""
-
-    def outcome(self, place: Place, seen: Seen, outcome: Outcome, memory: dict[str, Tensor]) -> None:
-        row, following = self.rows[place.t][place.envs.start], outcome.following
-        device, ended = self.team.device, outcome.terminated | outcome.truncated
-        row |= {
-            "next_obs": to_torch(following.final_obs, device).clone(),
-            "next_state": to_torch(following.final_state, device).clone(),
-            "next_mask": to_torch(following.action_mask, device).clone(),
-            "next_active": torch.where(ended, row["active"], to_torch(following.active, device)),
-            "reward": outcome.reward.clone(),
-            "terminated": outcome.terminated.clone(),
-            "truncated": outcome.truncated.clone(),
-        }
-
-    def end(self, envs: slice, state: Tensor, memory: dict[str, Tensor]) -> None:
-        """The last transition says what came after it."""
-
-    def transitions(self) -> dict[str, Tensor]:
-        """All steps of all environments, as `AgentMixerSAC.collect` returns them."""
-        names = self.rows[0][0]
-        steps = [
-            {name: torch.cat([lane[name] for lane in lanes.values()], _env_axis(name)) for name in names}
-            for lanes in self.rows
-        ]
-        return {name: torch.stack([step[name] for step in steps], _env_axis(name)) for name in names}
-
-
-def _fields(team: Team) -> list[tuple[str, Any, tuple[int, ...]]]:
-    """What the replay holds of a transition: name, element type and shape."""
-    spec, agents = team.spec, team.spec.num_agents
-    looks: list[tuple[str, Any, tuple[int, ...]]] = [
-        ("obs", np.float32, (agents, max(spec.obs_sizes))),
-        ("state", np.float32, (spec.state_size,)),
-        ("mask", np.bool_, (agents, team.actions)),
-        ("active", np.bool_, (agents,)),
-    ]
-    action = (np.int32, (agents,)) if spec.discrete else (np.float32, (agents, team.actions))
-    after: list[tuple[str, Any, tuple[int, ...]]] = [("reward", np.float32, ())]
-    after += [(name, np.bool_, ()) for name in ("terminated", "truncated")]
-    return [*looks, *((f"next_{name}", kind, shape) for name, kind, shape in looks), ("action", *action), *after]
-
-
-def _env_axis(name: str) -> int:
-    """Where environments (or transitions drawn) stand among a field's dimensions: behind agents, if it has any."""
-    return 1 if name.removeprefix("next_") in ("obs", "mask", "active", "action") else 0

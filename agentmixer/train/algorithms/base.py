@@ -30,8 +30,8 @@ class Sees(Enum):
 class Algorithm(ABC):
     """How K teams learn side by side, one team as a rule. Every array leads with the team, as in `Team`.
 
-    A subclass makes its networks in __init__, and sets `config`, `team`, `modules` and `optimisers`: all that a checkpoint holds
-    beside the streams and the random state."""
+    A subclass makes its networks in __init__, and sets `config`, `team`, `modules` and `optimisers`. Beside the streams and
+    the random state, a checkpoint holds the modules and the optimisers."""
 
     #: Its name on the command line and in `runs/`.
     name: ClassVar[str]

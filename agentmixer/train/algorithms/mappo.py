@@ -65,9 +65,10 @@ class MAPPO(AgentMixerPPO):
             return (array.view_as(active) * active).flatten(1).sum(1) / counts.living
 
         surrogate, entropy = mean(torch.min(ratio * advantage, clipped * advantage)), mean(kind.entropy(policy))
-        numbers = {
-            "approx_kl": mean(ratio - 1 - log_ratio).detach(),
-            "clip_fraction": mean(((ratio - 1).abs() > settings.clip).to(active.dtype)).detach(),
-            "entropy": entropy.detach(),
-        }
+        with torch.no_grad():
+            numbers = {
+                "approx_kl": mean(ratio - 1 - log_ratio),
+                "clip_fraction": mean(((ratio - 1).abs() > settings.clip).to(active.dtype)),
+                "entropy": entropy.detach(),
+            }
         return -surrogate - settings.entropy_coef * entropy, numbers

@@ -9,6 +9,7 @@ from agentmixer.train.policy_modifiers.hypernetwork import HyperPM
 from agentmixer.train.policy_modifiers.mixer import MixerPM
 from agentmixer.train.policy_modifiers.none import NoPM
 from agentmixer.train.settings import AgentMixerTeamSettings
+from agentmixer.train.team import most_actions
 
 __all__ = ["POLICY_MODIFIERS", "AttentionPM", "HyperPM", "MixerPM", "NoPM", "PolicyModifier", "make_pm"]
 
@@ -22,7 +23,7 @@ POLICY_MODIFIERS: dict[str, type[PolicyModifier]] = {
 
 def make_pm(spec: TaskSpec, settings: AgentMixerTeamSettings, teams: int) -> nn.Module:
     """The Policy Modifiers of `teams` teams, their weights drawn from torch's global generator."""
-    agents, actions = spec.num_agents, max(space.n for space in spec.action_spaces)
+    agents, actions = spec.num_agents, most_actions(spec)
     if settings.pm == "none":
         return NoPM(agents, actions, spec.discrete, teams)
     return POLICY_MODIFIERS[settings.pm](
