@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -12,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import agentmixer
 
 from agentmixer.export.exporter import Exported
 from agentmixer.train.run import Run
@@ -28,17 +28,6 @@ TINY = [
         "final_episodes=8",
     )
 ]
-
-
-def agentmixer(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "agentmixer_cli.main", *map(str, arguments)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1"},
-    )
 
 
 def test_three_commands_in_a_row(tmp_path: Path) -> None:

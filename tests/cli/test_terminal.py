@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from agentmixer_cli.main import app
 from agentmixer_cli.terminal import Terminal
+from commands import agentmixer
 from conftest import make_run
 from hostile import spell
 from made_bundle import made_bundle
@@ -81,11 +79,6 @@ def test_every_command_prints_on_it() -> None:
                 assert re.match(r"json\.dumps|\w+\.to_json\(\)|f?\"agentmixer |$", echoed), (file, echoed)
 
 
-def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "agentmixer_cli.main", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, timeout=120, env={**os.environ, "COLUMNS": "200"})
-
-
 def test_names_of_files_and_scenarios_are_text(tmp_path: Path) -> None:
     name = EVIL.replace("\0", "")
     bundle = made_bundle(tmp_path / name)
@@ -94,8 +87,8 @@ def test_names_of_files_and_scenarios_are_text(tmp_path: Path) -> None:
     team["task"]["scenario"] = team["source"]["run"] = name
     (bundle / "team.json").write_bytes(spell(team))
     for arguments in (["verify", name], ["verify", name + "x"], ["evaluate", name]):
-        result = run(*arguments, cwd=tmp_path)
+        result = agentmixer(*arguments, cwd=tmp_path)
         assert result.returncode in (1, 2), result
-        shown = (result.stdout + result.stderr).decode()
+        shown = result.stdout + result.stderr
         assert r"\x1b[2J" in shown
         assert all(letter.isprintable() or letter == "\n" for letter in shown), shown

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from commands import agentmixer
 
 from agentmixer.export.exporter import Exported
 from agentmixer.runtime.sandbox import probe
 
 
-def verify(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "agentmixer_cli.main", "verify", *map(str, arguments)]
-    return subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, timeout=120, env={**os.environ, "COLUMNS": "200"}
-    )
-
-
 def test_the_newest_bundle_is_verified_and_a_changed_one_fails(exported: Exported, tmp_path: Path) -> None:
     bundle = Path(shutil.copytree(exported.path, tmp_path / "bundles" / "mine"))
-    good = verify(cwd=tmp_path)
+    good = agentmixer("verify", cwd=tmp_path)
     assert good.returncode == 0, good.stdout + good.stderr
     lines = good.stdout.splitlines()
     assert lines[0] == "bundles/mine"
@@ -33,14 +24,14 @@ def test_the_newest_bundle_is_verified_and_a_changed_one_fails(exported: Exporte
     assert lines[-2] == f"checked by a process whose isolation was {'full' if all(probe()) else 'partial'}"
 
     (bundle / "agents/agent_2/policy.onnx").write_bytes(b"")
-    bad = verify(bundle, cwd=tmp_path)
+    bad = agentmixer("verify", bundle, cwd=tmp_path)
     assert bad.returncode == 1
     assert "FAILED   agent_2  digests" in bad.stdout
     assert "not run  agent_2  session" in bad.stdout
     assert "ok       agent_3  golden" in bad.stdout
     assert bad.stdout.splitlines()[-1] == "verdict: FAIL"
 
-    told = verify(bundle / "agents/agent_2", "--json", cwd=tmp_path)
+    told = agentmixer("verify", bundle / "agents/agent_2", "--json", cwd=tmp_path)
     assert told.returncode == 1
     report = json.loads(told.stdout)
     assert list(report)[:3] == ["passed", "agentmixer", "bundle"]
@@ -57,11 +48,11 @@ def test_the_newest_bundle_is_verified_and_a_changed_one_fails(exported: Exporte
     ],
 )
 def test_nothing_to_verify_is_one_sentence_and_exit_2(arguments: list[str], words: str, tmp_path: Path) -> None:
-    result = verify(*arguments, cwd=tmp_path)
+    result = agentmixer("verify", *arguments, cwd=tmp_path)
     assert result.returncode == 2
     assert result.stderr.startswith(f"error: {words}")
     assert len(result.stderr.splitlines()) == 1
 
 
 def test_help_shows_a_working_example(tmp_path: Path) -> None:
-    assert "Example: agentmixer verify" in verify("--help", cwd=tmp_path).stdout
+    assert "Example: agentmixer verify" in agentmixer("verify", "--help", cwd=tmp_path).stdout

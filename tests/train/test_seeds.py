@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import agentmixer
 from conftest import TINY, box_spec, quiet, random_rollout, tiny_algorithm, tiny_spec
 from rich.console import Console
 from safetensors.torch import load_file
@@ -455,11 +456,6 @@ def test_results_do_not_depend_on_the_number_of_threads(tmp_path: Path, monkeypa
 
 
 SMALL = ["--set", "num_envs=8", "--set", "minibatches=2", "--set", "final_episodes=8", "--set", "eval_interval=0"]
-
-
-def agentmixer(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "agentmixer_cli.main", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
 def test_several_seeds_are_stopped_by_ctrl_c_and_go_on_by_the_command_printed_then(tmp_path: Path) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import agentmixer
 from counting_bundle import counting_bundle, seen
 
 from agentmixer.errors import AgentMixerError
@@ -187,17 +185,6 @@ def test_causes_are_lost_or_late_and_a_late_one_outweighs_a_lost_copy(bundle: Bu
     assert (tally.lost, tally.late) == (0, 1)
     host._note(0, (0, 2), "dropped")  # of a step that did not fall back
     assert tally.fallbacks == 1
-
-
-def agentmixer(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "agentmixer_cli.main", *map(str, arguments)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1"},
-    )
 
 
 def test_faults_from_the_command_line(exported: Exported, tmp_path: Path) -> None:

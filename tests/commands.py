@@ -1,0 +1,38 @@
+"""`agentmixer` as it is typed, run in the process of the tests: a process of its own would import torch and JAX anew."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
+
+from agentmixer_cli.main import main
+
+
+class Done(NamedTuple):
+    """What a finished command leaves."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def agentmixer(*arguments: object, cwd: Path) -> Done:
+    """Run `agentmixer ARGUMENTS` in the folder `cwd`, on a terminal 200 columns wide."""
+    out, error = io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(cwd),
+        mock.patch.object(sys, "argv", ["agentmixer", *map(str, arguments)]),
+        mock.patch.dict(os.environ, COLUMNS="200"),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(error),
+    ):
+        try:
+            main()
+        except SystemExit as done:
+            return Done(int(done.code or 0), out.getvalue(), error.getvalue())
+    raise AssertionError("main() returned without an exit code")
