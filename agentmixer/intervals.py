@@ -9,11 +9,17 @@ from scipy import stats
 
 
 class Estimate(NamedTuple):
-    """A figure and the interval around it."""
+    """A figure and the interval around it; low and high are None where the data give no interval."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
+
+    def told(self, form: str = ".3f") -> str:
+        """'0.280 [0.210, 0.350]', or '0.280 (no interval)'. form: how a number is formatted."""
+        if self.low is None or self.high is None:
+            return f"{self.value:{form}} (no interval)"
+        return f"{self.value:{form}} [{self.low:{form}}, {self.high:{form}}]"
 
 
 def rate(successes: np.ndarray, confidence: float = 0.95) -> Estimate:
@@ -27,19 +33,29 @@ def share(part: int, whole: int, confidence: float = 0.95) -> Estimate:
     return Estimate(part / whole, float(interval.low), float(interval.high))
 
 
-def mean(values: np.ndarray, confidence: float = 0.95) -> Estimate:
-    """Mean with Student's interval. values [n]; with n = 1 or no spread the interval is the mean itself."""
+def mean(values: np.ndarray, bounds: tuple[float, float] = (-np.inf, np.inf), confidence: float = 0.95) -> Estimate:
+    """Mean with Student's interval. values [n]; one value has no interval, and equal values have that value as theirs.
+
+    bounds: least and greatest value that a mean can have, (0, 1) for win rates of seeds; the interval ends there."""
     centre = float(np.mean(values))
-    if len(values) < 2 or np.ptp(values) == 0:
+    if len(values) < 2:
+        return Estimate(centre, None, None)
+    if np.ptp(values) == 0:
         return Estimate(centre, centre, centre)
     low, high = stats.t.interval(confidence, len(values) - 1, loc=centre, scale=stats.sem(values))
-    return Estimate(centre, float(low), float(high))
+    return Estimate(centre, max(float(low), bounds[0]), min(float(high), bounds[1]))
+
+
+def mean_of(measure: str, values: np.ndarray) -> Estimate:
+    """Mean over seeds of a measure, "win_rate" or "return". values [n], one a seed."""
+    return mean(values, (0.0, 1.0)) if measure == "win_rate" else mean(values)
 
 
 def paired(a: np.ndarray, b: np.ndarray, confidence: float = 0.95) -> Estimate:
     """Mean of a - b over pairs, with Student's interval. a, b [n], bool or numbers; entry i of both is the same
-    episode, so that what makes episodes easy or hard cancels. Raises ValueError if they are not equally long."""
+    episode or seed, so that what makes it easy or hard cancels. One pair has no interval. Raises ValueError if a and b
+    are not equally long."""
     first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if first.shape != second.shape:
         raise ValueError(f"{first.shape} values cannot be paired with {second.shape}")
-    return mean(first - second, confidence)
+    return mean(first - second, confidence=confidence)

@@ -209,8 +209,8 @@ def summarise(found: list[Trained]) -> list[Row]:
         rows.append(
             Row(
                 name,
-                intervals.mean(alone),
-                intervals.mean(np.array([trained.joint for trained in group])),
+                intervals.mean_of(group[0].measure, alone),
+                intervals.mean_of(group[0].measure, np.array([trained.joint for trained in group])),
                 None if first is None else intervals.paired(alone, first),
             )
         )
@@ -237,10 +237,9 @@ def markdown(found: list[Trained], rows: list[Row]) -> str:
         cells = [
             row.variant,
             *(f"{t.decentralised:.3g}" for t in group),
-            f"**{row.decentralised.value:.3g}** [{row.decentralised.low:.3g}, {row.decentralised.high:.3g}]",
+            row.decentralised.told(".3g"),
             f"{row.joint.value:.3g}",
-            "" if row.difference is None
-            else f"{row.difference.value:+.3g} [{row.difference.low:+.3g}, {row.difference.high:+.3g}]",
+            "" if row.difference is None else row.difference.told("+.3g"),
             f"{min(agreement):.3f}" if agreement else "-",
         ]  # fmt: skip
         if gaps:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from rich.markup import escape
@@ -10,28 +11,28 @@ from rich.table import Table
 
 from agentmixer import intervals
 from agentmixer.contract.spec import TaskSpec
+from agentmixer.intervals import Estimate
 from agentmixer.train.evaluate import Episodes
 from agentmixer.train.run import Run
 
 
-def report(episodes: Episodes, spec: TaskSpec) -> dict[str, float]:
+def report(episodes: Episodes, spec: TaskSpec) -> dict[str, float | None]:
     """Return, and win rate where the task knows one, of a set of episodes with their 95 % intervals."""
     value = intervals.mean(episodes.returns)
-    numbers = {"return": value.value, "return_low": value.low, "return_high": value.high}
+    numbers: dict[str, float | None] = {"return": value.value, "return_low": value.low, "return_high": value.high}
     if spec.reports_wins:
         win = intervals.rate(episodes.won)
         numbers |= {"win_rate": win.value, "win_rate_low": win.low, "win_rate_high": win.high}
     return numbers | {"length": float(episodes.lengths.mean()), "episodes": len(episodes.returns)}
 
 
-def headline(numbers: dict[str, float], prefix: str = "") -> str:
+def headline(numbers: dict[str, Any], prefix: str = "") -> str:
     """One line of `report`: the win rate where there is one, else the return, with its interval."""
     parts = []
     for name, digits in (("win_rate", 3), ("return", 2)):
         if f"{prefix}{name}" in numbers:
-            low, high = numbers[f"{prefix}{name}_low"], numbers[f"{prefix}{name}_high"]
-            label = name.replace("_", " ")
-            parts.append(f"{label} {numbers[prefix + name]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]")
+            found = Estimate(*(numbers[f"{prefix}{name}{end}"] for end in ("", "_low", "_high")))
+            parts.append(f"{name.replace('_', ' ')} {found.told(f'.{digits}f')}")
     return ", ".join(parts)
 
 
@@ -61,7 +62,7 @@ def table(chosen: Sequence[Run]) -> Table:
         out.add_column(column, justify="right")
     for run, row in zip(chosen, rows, strict=True):
         out.add_row(str(run.seed), *(f"{arm[measure]:.3f}" for arm in row))
-    means = [intervals.mean(np.array([row[arm][measure] for row in rows])) for arm in (0, 1)]
+    means = [intervals.mean_of(measure, np.array([row[arm][measure] for row in rows])) for arm in (0, 1)]
     out.add_section()
-    out.add_row("mean", *(escape(f"{mean.value:.3f} [{mean.low:.3f}, {mean.high:.3f}]") for mean in means))
+    out.add_row("mean", *(escape(mean.told()) for mean in means))
     return out

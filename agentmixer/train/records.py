@@ -40,7 +40,8 @@ class Records:
                 data = data[self._metrics.write(data) :]
         with self._written(self._run.path / "tensorboard"):
             for name, number in numbers.items():
-                self._writer.add_scalar(name, number, step)
+                if number is not None:
+                    self._writer.add_scalar(name, number, step)
 
     def close(self) -> None:
         """Write what tensorboard still holds back, and close both."""

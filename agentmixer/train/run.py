@@ -247,11 +247,13 @@ def _settings(start: Config, data: dict[str, Any]) -> Config:
 def _checked(summary: Any) -> dict[str, Any]:
     """A summary that has every number printed of it. Raises ValueError, KeyError or TypeError."""
     numbers = [summary[name] for name in ("steps", "steps_per_second", "seconds")]
+    ends: list[Any] = []
     for arm in (summary["decentralised_greedy"], summary["joint_greedy"]):
         numbers.append(arm["episodes"])
         for name in ("return", "win_rate") if "win_rate" in arm else ("return",):
-            numbers += [arm[name], arm[f"{name}_low"], arm[f"{name}_high"]]
-    if not all(type(number) in (int, float) for number in numbers):
+            numbers.append(arm[name])
+            ends += [arm[f"{name}_low"], arm[f"{name}_high"]]  # None where there was one episode
+    if not all(type(number) in (int, float) for number in [*numbers, *(end for end in ends if end is not None)]):
         raise ValueError("a figure is not a number")
     return summary
 

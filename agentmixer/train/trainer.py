@@ -203,7 +203,7 @@ class _Training:
                 f"checkpoint{' of every seed' if self.several else ''} is good; lower the step sizes, for example {slower}"
             )
 
-    def _play(self, team: int, episodes: int, joint: bool = False) -> dict[str, float]:
+    def _play(self, team: int, episodes: int, joint: bool = False) -> dict[str, float | None]:
         """Greedy figures of one team. Training goes on with the random numbers that it would have had."""
         generator = self.algorithm.team.generators[team]
         kept = generator.get_state()
@@ -251,9 +251,8 @@ class _Training:
             agreement = f"; modes agree in {min(agreements):.3f} of decisions"
         score = headline(lines[0], "eval_")
         if self.several:
-            mean = intervals.mean(np.array([line[f"eval_{self.measure}"] for line in lines]))
-            what = self.measure.replace("_", " ")
-            score = f"{what} {mean.value:.3f} [{mean.low:.3f}, {mean.high:.3f}] over {len(lines)} seeds"
+            mean = intervals.mean_of(self.measure, np.array([line[f"eval_{self.measure}"] for line in lines]))
+            score = f"{self.measure.replace('_', ' ')} {mean.told()} over {len(lines)} seeds"
         self.console.print(
             f"step {self.step:>10,}  {self.clock.steps_per_second(self.step):>6,.0f} steps/s  decentralised greedy: "
             f"{score}{agreement}",

@@ -19,6 +19,8 @@ from agentmixer.validate.arms import Played
 #: Of win rates: 5 wins in 100 episodes. Of returns: 5 % of the actors' mean return.
 MARGIN = 0.05
 ALPHA = 0.05
+#: With fewer pairs nothing is shown: even a sign test, whose p is at least 1 / 2^n, cannot reach alpha.
+FEWEST = 5
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,11 @@ class Equivalence:
 
     mean: float
     #: Ends of the interval of confidence 1 - 2 alpha (90 %): within ±margin just where the test is passed.
-    #: None with a single pair.
+    #: None with too few pairs.
     low: float | None
     high: float | None
-    #: The larger of the two one-sided p-values.
-    p: float
+    #: The larger of the two one-sided p-values. None with too few pairs, and where all differences are equal.
+    p: float | None
     margin: float
     n: int
     equivalent: bool
@@ -41,8 +43,8 @@ def tost(differences: np.ndarray, margin: float, alpha: float = ALPHA) -> Equiva
     """Two one-sided t tests of paired differences [n] against -margin and +margin.
 
     Where all differences are the same number the t statistic has no denominator: equivalence is then that number's
-    lying within the margin, and p is 0 or 1. It holds for the pairs seen: n equal pairs leave room for a share of up
-    to 1 - alpha^(1/n), about 3/n, of unequal ones among those not seen. One pair never shows equivalence.
+    lying within the margin, without a p. It holds for the pairs seen: n equal pairs leave room for a share of up
+    to 1 - alpha^(1/n), about 3/n, of unequal ones among those not seen. Fewer than FEWEST pairs never show equivalence.
     No difference at all is within any margin, 0 included.
 
     Raises AgentMixerError without any difference, or if one, the margin or alpha makes no sense."""
@@ -54,13 +56,13 @@ def tost(differences: np.ndarray, margin: float, alpha: float = ALPHA) -> Equiva
     if not 0 < alpha < 0.5:
         raise AgentMixerError(f"alpha is {alpha}; it must lie between 0 and 0.5")
     n, mean = len(d), float(d.mean())
-    if n == 1:
-        return Equivalence(mean, None, None, 1.0, margin, n, False)
+    if n < FEWEST:
+        return Equivalence(mean, None, None, None, margin, n, False)
     error = 0.0 if np.ptp(d) == 0 else float(stats.sem(d))
     if error == 0:  # also where differences differ by less than a variance can say
         mean = float(d[0])
         within = abs(mean) < margin or mean == 0
-        return Equivalence(mean, mean, mean, 0.0 if within else 1.0, margin, n, within)
+        return Equivalence(mean, mean, mean, None, margin, n, within)
     above, below = stats.t.sf((mean + margin) / error, n - 1), stats.t.cdf((mean - margin) / error, n - 1)
     reach = error * float(stats.t.ppf(1 - alpha, n - 1))
     p = float(max(above, below))
@@ -85,9 +87,16 @@ def sentence(found: Equivalence, wins: bool) -> str:
     """The result in words, without a verdict before it. wins: whether win rates were compared."""
     what = "win rate" if wins else "return"
     if found.low is None or found.high is None:
-        return f"{what}, deployed - actors: one pair of episodes shows no equivalence; play more (--episodes)"
+        return (
+            f"{what}, deployed - actors: {found.mean:+.3g}; {found.n} pairs of episodes are too few to show equivalence, "
+            f"play at least {FEWEST} (--episodes)"
+        )
+    how = (
+        f"all {found.n} pairs differ by the same; up to {1 - ALPHA ** (1 / found.n):.0%} of other pairs may not"
+        if found.p is None
+        else f"TOST of {found.n} pairs, p = {found.p:.2g}"
+    )
     return (
         f"{what}, deployed - actors: {found.mean:+.3g}, 90 % interval [{found.low:+.3g}, {found.high:+.3g}], "
-        f"{'within' if found.equivalent else 'not shown to be within'} ±{found.margin:.3g} (TOST of {found.n} pairs, "
-        f"p = {found.p:.2g})"
+        f"{'within' if found.equivalent else 'not shown to be within'} ±{found.margin:.3g} ({how})"
     )

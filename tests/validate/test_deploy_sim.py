@@ -247,4 +247,13 @@ def test_students_interval_by_hand() -> None:
     # mean 2, s = 1, n = 3: t(.975, 2) = 4.3027, half width 4.3027 / sqrt(3) = 2.4841
     found = intervals.mean(np.array([1.0, 2.0, 3.0]))
     assert (found.value, round(found.low, 4), round(found.high, 4)) == (2.0, -0.4841, 4.4841)
-    assert intervals.mean(np.array([5.0])) == (5.0, 5.0, 5.0)
+    assert intervals.mean(np.array([5.0, 5.0])) == (5.0, 5.0, 5.0)
+
+
+def test_one_value_has_no_interval_and_rates_stay_within_0_and_1() -> None:
+    assert intervals.mean(np.array([5.0])) == (5.0, None, None)
+    assert intervals.mean(np.array([5.0])).told(".1f") == "5.0 (no interval)"
+    # mean 0.9, s = 0.1, n = 3: 0.9 +- 4.3027 * 0.1 / sqrt(3) = 0.6516 .. 1.1484
+    seeds = np.array([0.8, 0.9, 1.0])
+    assert intervals.mean_of("win_rate", seeds).told(".4f") == "0.9000 [0.6516, 1.0000]"
+    assert intervals.mean_of("return", seeds).told(".4f") == "0.9000 [0.6516, 1.1484]"

@@ -16,7 +16,7 @@ from agentmixer.errors import AgentMixerError
 from agentmixer.validate.arms import Played
 from agentmixer.validate.equivalence import Equivalence, equivalence, sentence, tost
 
-differences = st.lists(st.floats(-10, 10).map(lambda x: round(x, 3)), min_size=2, max_size=30).map(np.array)
+differences = st.lists(st.floats(-10, 10).map(lambda x: round(x, 3)), min_size=5, max_size=30).map(np.array)
 
 
 def played(returns: list[float], won: list[bool] | None = None) -> Played:
@@ -44,6 +44,7 @@ def test_five_pairs_by_hand() -> None:
 @settings(max_examples=100, deadline=None)
 def test_both_sides_are_scipys_one_sided_tests(d: np.ndarray, margin: float) -> None:
     if np.ptp(d) == 0:
+        assert tost(d, margin).p is None
         return
     found = tost(d, margin)
     above = stats.ttest_1samp(d, -margin, alternative="greater").pvalue
@@ -60,7 +61,9 @@ def test_the_interval_lies_within_the_margin_just_where_the_test_is_passed(d: np
     if abs(gap) > 1e-9:
         assert found.equivalent == (gap > 0)
     mirrored = tost(-d, margin)
-    assert (mirrored.p, mirrored.mean) == pytest.approx((found.p, -found.mean))
+    assert (mirrored.mean, mirrored.p is None) == (pytest.approx(-found.mean), found.p is None)
+    if found.p is not None:
+        assert mirrored.p == pytest.approx(found.p)
 
 
 @pytest.mark.parametrize(
@@ -68,19 +71,25 @@ def test_the_interval_lies_within_the_margin_just_where_the_test_is_passed(d: np
     [(0.0, 0.05, True), (0.0, 0.0, True), (0.049, 0.05, True), (-0.05, 0.05, False), (0.1, 0.05, False)],
 )
 def test_equal_differences_are_judged_as_they_are(value: float, margin: float, equivalent: bool) -> None:
-    """0.1 three times over has a sum that is not 0.3: no rounding may leak into mean and interval."""
-    found = tost(np.full(3, value), margin)
-    assert found == Equivalence(value, value, value, 0.0 if equivalent else 1.0, margin, 3, equivalent)
+    """0.1 seven times over has a sum that is not 0.7: no rounding may leak into mean and interval."""
+    found = tost(np.full(7, value), margin)
+    assert found == Equivalence(value, value, value, None, margin, 7, equivalent)
 
 
 def test_differences_too_close_for_a_variance_are_equal() -> None:
-    assert tost(np.array([0.0, 1e-300]), 0.05) == Equivalence(0.0, 0.0, 0.0, 0.0, 0.05, 2, True)
+    assert tost(np.array([0.0] * 4 + [1e-300]), 0.05) == Equivalence(0.0, 0.0, 0.0, None, 0.05, 5, True)
 
 
-def test_one_pair_shows_nothing() -> None:
-    found = tost(np.zeros(1), 0.05)
-    assert (found.equivalent, found.p, found.low, found.high) == (False, 1.0, None, None)
-    assert "one pair" in sentence(found, True)
+@pytest.mark.parametrize("pairs", [1, 2, 4])
+def test_few_pairs_show_nothing(pairs: int) -> None:
+    found = tost(np.zeros(pairs), 0.05)
+    assert (found.equivalent, found.p, found.low, found.high) == (False, None, None, None)
+    assert f"{pairs} pairs of episodes are too few" in sentence(found, True)
+
+
+def test_equal_pairs_say_what_they_leave_room_for() -> None:
+    """32 pairs without a difference: 1 - 0.05^(1/32) = 8.9 %."""
+    assert "all 32 pairs differ by the same; up to 9% of other pairs may not" in sentence(tost(np.zeros(32), 0.05), True)
 
 
 def test_no_more_false_claims_than_alpha() -> None:
@@ -108,14 +117,14 @@ def test_what_makes_no_sense_is_refused(values: list[float], margin: float, alph
 
 
 def test_the_margin_of_win_rates_is_absolute_and_that_of_returns_a_share() -> None:
-    won = equivalence(played([9, 9, 9, 9], [True, True, False, True]), played([1, 1, 1, 1], [True] * 4), tiny_spec())
-    assert (won.mean, won.margin, won.n) == (-0.25, 0.05, 4)
-    assert "win rate, deployed - actors: -0.25" in sentence(won, True)
-    returns = equivalence(played([-101.0, -99.0]), played([-100.0, -100.0]), box_spec(), 0.1)
+    won = equivalence(played([9] * 5, [True] * 4 + [False]), played([1] * 5, [True] * 5), tiny_spec())
+    assert (won.mean, won.margin, won.n) == (-0.2, 0.05, 5)
+    assert "win rate, deployed - actors: -0.2," in sentence(won, True)
+    returns = equivalence(played([-101.0, -99.0] * 3), played([-100.0] * 6), box_spec(), 0.1)
     assert (returns.mean, returns.margin) == (0.0, 10.0)
-    assert "not shown to be within ±10" in sentence(tost(np.array([5.0, -9.0]), 10.0), False)
+    assert "not shown to be within ±4" in sentence(tost(np.array([5.0, -9.0] * 3), 4.0), False)
     # Actors that earn nothing leave a margin of 0; the same episodes are still the same.
-    assert equivalence(played([0.0, 0.0]), played([0.0, 0.0]), box_spec()).equivalent
+    assert equivalence(played([0.0] * 5), played([0.0] * 5), box_spec()).equivalent
     with pytest.raises(AgentMixerError, match="cannot be paired"):
         equivalence(played([1.0, 2.0]), played([1.0]), box_spec())
 
