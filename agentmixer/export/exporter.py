@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import tempfile
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from agentmixer import __version__, provenance
 from agentmixer.contract.manifest import (
     OPSET,
     SCHEMA_VERSION,
+    TEAM_FILE,
     AgentManifest,
     Release,
     Source,
@@ -184,27 +186,40 @@ def checked_team(team_id: str, release: int) -> tuple[str, int]:
         ) from error
 
 
+def _check_place(target: Path, replace: bool) -> None:
+    """Raise AgentMixerError if a bundle cannot go there: something is there, or something else than a bundle to replace."""
+    if not os.path.lexists(target):
+        return
+    if not (target.is_dir() and not target.is_symlink() and (target / TEAM_FILE).is_file()):
+        raise AgentMixerError(f"{target} exists already and is no bundle; choose another --out or remove it first")
+    if not replace:
+        raise AgentMixerError(
+            f"{target} exists already; choose another --out, or give --replace to lose what is there, its signatures and "
+            "reports with it"
+        )
+
+
 def export(
     run: Run, out: Path | None = None, progress: Callable[[str], None] = lambda _: None, sign: Path | None = None,
-    team_id: str | None = None, release: int = 0,
+    team_id: str | None = None, release: int = 0, file: Path | None = None, replace: bool = False,
 ) -> Exported:  # fmt: skip
-    """Export the newest checkpoint of `run`, one folder an agent; PM and critics are not written.
+    """Export a checkpoint of `run`, one folder an agent; PM and critics are not written.
 
-    `out` must not exist; without it the bundle goes to `default_path`, where an earlier export of the same
-    checkpoint is replaced. Nothing appears there before all agents have passed parity. Calls `progress`
-    with each agent's name. sign: file of the private key to sign it with; team_id, release: what a device may hold its
-    agent to (`default_team_id` unless given). Raises AgentMixerError if parity fails, `out` exists, the key is none,
+    file: the checkpoint, the run's newest unless given. The bundle goes to `out`, or to `default_path`. What is there
+    is left alone; with `replace` a bundle that is there gives way, with its signatures and reports. Nothing appears
+    there before all agents have passed parity. Calls `progress` with each agent's name. sign: file of the private key to sign it with; team_id, release: what a device may hold its
+    agent to (`default_team_id` unless given). Raises AgentMixerError if parity fails, something is in the bundle's place, the key is none,
     `team_id` or `release` cannot be what they should, or the algorithm's agents need more than their own observations."""
     key = signature.private_key(sign) if sign else None
     run = run.on_cpu()
-    file = checkpoint.latest(run)
+    file = file or checkpoint.latest(run)
     if (sees := ALGORITHMS[run.algorithm].execution_sees) is not Sees.OWN_OBSERVATION:
         raise AgentMixerError(
             f"an agent of {run.algorithm} needs {sees.value} to act, so none can be exported on its own; train with another "
             "algorithm (agentmixer_ppo, for example)"
         )
-    if out is not None and out.exists():
-        raise AgentMixerError(f"{out} exists already; choose another --out or remove it first")
+    if out is not None:
+        _check_place(out, replace)
     with contextlib.closing(run.make_task(1)) as task:
         spec = task.spec
         team = checked_team(default_team_id(spec) if team_id is None else team_id, release)
@@ -222,6 +237,7 @@ def export(
         checkpoint_sha256=sha256(file.read_bytes()),
     )
     target = out or default_path(source, spec)
+    _check_place(target, replace)
     tolerances = Tolerances()
     parity: dict[str, dict[str, Parity]] = {}
     agents: dict[str, AgentParts] = {}
@@ -263,7 +279,7 @@ def export(
         if key:
             signature.sign(draft, key)
         read_bundle(draft)
-        if target.exists():
+        if replace and target.exists():
             target.rename(Path(scratch) / "replaced")
         draft.rename(target)
     return Exported(target, parity, provenance.remember("bundles", digest, run.path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import multiprocessing
@@ -11,20 +12,22 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_compl
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
 
 from agentmixer import intervals, tasks
 from agentmixer.config import parse_assignments
+from agentmixer.contract.manifest import sha256
 from agentmixer.errors import AgentMixerError, nearest
 from agentmixer.intervals import Estimate
 from agentmixer.study import analysis
+from agentmixer.train import figures, trainer
 from agentmixer.train import run as runs
-from agentmixer.train import trainer
 from agentmixer.train.algorithms import ALGORITHMS
 from agentmixer.train.run import Run
+from agentmixer.versions import made_with
 
 COMPARISONS = Path("comparisons")
 MEASURES = ("return", "win_rate")
@@ -93,10 +96,11 @@ def prepare(
     task: str, scenario: str, chosen: list[Variant], seeds: list[int], settings: dict[str, str],
     options: dict[str, str], out: Path,
 ) -> list[tuple[Variant, Run]]:  # fmt: skip
-    """One run a variant and seed under `out`, new or as an earlier call left it.
+    """One run a variant and seed under `out`, new or as an earlier call left it. A digest of all settings is part of its
+    name, so that comparisons of a scenario share the runs that they have in common and no others.
 
-    Raises AgentMixerError before anything is trained if a name or value is wrong, or if a run of that name
-    has other settings."""
+    Raises AgentMixerError before anything is trained if a name or value is wrong, or if a run's settings were changed by
+    hand."""
     backend, resolved = tasks.check(task, scenario, None, options)
     planned = []
     for variant in chosen:
@@ -108,7 +112,8 @@ def prepare(
         planned += [(variant, seed, config) for seed in seeds]
     prepared = []
     for variant, seed, config in planned:
-        path = out / f"{runs.folder_name(variant.name)}-s{seed}"
+        name = _digest([backend, variant.algorithm, resolved, config.as_dict()])
+        path = out / f"{runs.folder_name(variant.name)}-{name}-s{seed}"
         if runs.is_vacant(path):
             run = runs.create(
                 task, scenario, backend, variant.algorithm, variant.preset, seed, "cpu", resolved, config, path
@@ -117,18 +122,59 @@ def prepare(
             run = runs.load(path, scenario)
             told = (run.task, run.scenario, run.algorithm, run.seed, run.options, run.config)
             if told != (task, scenario, variant.algorithm, seed, resolved, config):
-                raise AgentMixerError(f"{path} holds a run with other settings; choose another --out, or remove it")
+                raise AgentMixerError(
+                    f"{path} holds a run whose settings were changed; remove it, or choose another --out"
+                )
         prepared.append((variant, run))
     return prepared
 
 
+def _digest(value: Any) -> str:
+    """A short name of any JSON value."""
+    return sha256(json.dumps(value, sort_keys=True).encode())[:8]
+
+
+class Question(NamedTuple):
+    """What a comparison asks, and with what. digest: a short name of all but the command and the software."""
+
+    digest: str
+    command: str
+    task: str
+    scenario: str
+    options: dict[str, Any]
+    seeds: list[int]
+    measure: str
+    #: Algorithm, preset and every setting of each variant.
+    variants: dict[str, dict[str, Any]]
+    made_with: dict[str, str]
+
+
+def question(prepared: list[tuple[Variant, Run]], measure: str | None, command: str) -> Question:
+    """The question that these runs answer. measure: win_rate or return; what the task is judged by unless given.
+
+    Raises AgentMixerError, before anything is trained, if the task does not report that measure."""
+    run = prepared[0][1]
+    with contextlib.closing(run.make_task(1)) as task:
+        known = ["return", "win_rate"] if task.spec.reports_wins else ["return"]
+    if measure is not None and measure not in known:
+        raise AgentMixerError(f"{run.task} reports no {measure}; known: {', '.join(known)}")
+    measure = measure or figures.measure(run.task, dict.fromkeys(known))
+    asked = {
+        variant.name: {"algorithm": own.algorithm, "preset": own.preset, **own.config.as_dict()}
+        for variant, own in prepared
+    }
+    seeds = sorted({own.seed for _, own in prepared})
+    told = (run.task, run.scenario, run.options, seeds, measure, asked)
+    return Question(_digest(told), command, *told, made_with())
+
+
 def train_all(
-    prepared: list[tuple[Variant, Run]], jobs: int, done: Callable[[Trained], None], measure: str | None = None
+    prepared: list[tuple[Variant, Run]], jobs: int, done: Callable[[Trained], None], measure: str
 ) -> list[Trained]:
     """Train what is not finished, `jobs` runs at a time, each on one thread, and call `done` with each as it ends.
 
-    measure: win_rate or return; unless given, the win rate where the task reports one and is not a matrix. Returns all, in the order of `prepared`. Raises AgentMixerError if a run fails; what is finished is kept and
-    used by the next call."""
+    measure: win_rate or return. Returns all, in the order of `prepared`. Raises
+    AgentMixerError if a run fails; what is finished is kept and used by the next call."""
     found: dict[Path, Trained] = {}
 
     def note(variant: Variant, run: Run) -> None:
@@ -166,19 +212,11 @@ def _train(run: Run) -> bool:
     return trainer.train(run, Console(quiet=True), resume=bool(run.checkpoint_files))
 
 
-def judge(variant: Variant, run: Run, measure: str | None = None) -> Trained:
-    """What a finished run's own files say of it; for matrix games, its distance from equilibrium beside.
-
-    Raises AgentMixerError if the task does not report `measure`."""
+def judge(variant: Variant, run: Run, measure: str) -> Trained:
+    """What a finished run's own files say of it; for matrix games, its distance from equilibrium beside."""
     summary = run.summary
     assert summary is not None
     alone, joint = summary["decentralised_greedy"], summary["joint_greedy"]
-    if measure is None:
-        measure = "win_rate" if "win_rate" in alone and run.task != "matrix" else "return"
-    elif measure not in alone:
-        raise AgentMixerError(
-            f"{run.task} reports no {measure}; known: {', '.join(MEASURES[: 1 + ('win_rate' in alone)])}"
-        )
     last = json.loads((run.path / "metrics.jsonl").read_text().splitlines()[-1])
     gaps = None
     if run.task == "matrix":
@@ -218,8 +256,8 @@ def summarise(found: list[Trained]) -> list[Row]:
     return rows
 
 
-def markdown(found: list[Trained], rows: list[Row]) -> str:
-    """The table, as docs/results.md wants it."""
+def markdown(asked: Question, found: list[Trained], rows: list[Row]) -> str:
+    """The table, as docs/results.md wants it, under what was asked and made with what."""
     groups = {row.variant: [trained for trained in found if trained.variant == row.variant] for row in rows}
     gaps = any(trained.ce_gap for trained in found)
     head = [
@@ -246,10 +284,21 @@ def markdown(found: list[Trained], rows: list[Row]) -> str:
             worst = {key: max(t.ce_gap[key] for t in group if t.ce_gap) for key in ("joint", "actors_greedy")}
             cells.append(f"{worst['joint']:.4f}, {worst['actors_greedy']:.4f}")
         lines.append("| " + " | ".join([*cells, f"{np.mean([t.seconds for t in group]):.0f}"]) + " |")
-    return "\n".join(lines) + "\n"
+    software = ", ".join(f"{name} {version}" for name, version in asked.made_with.items())
+    steps = ", ".join(f"{settings['total_steps']:,}" for settings in asked.variants.values())
+    head = [
+        f"{asked.measure.replace('_', ' ')}, decentralised and greedy, {asked.task} {asked.scenario}",
+        f"`{asked.command}`",
+        f"steps: {steps}; {software}",
+    ]
+    return "\n\n".join(head) + "\n\n" + "\n".join(lines) + "\n"
 
 
-def to_json(found: list[Trained], rows: list[Row]) -> str:
-    """Every run and every row, as JSON."""
-    data: dict[str, Any] = {"runs": [asdict(t) for t in found], "rows": [asdict(row) for row in rows]}
+def to_json(asked: Question, found: list[Trained], rows: list[Row]) -> str:
+    """The question, every run and every row, as JSON."""
+    data: dict[str, Any] = {
+        "question": asked._asdict(),
+        "runs": [asdict(t) for t in found],
+        "rows": [asdict(row) for row in rows],
+    }
     return json.dumps(data, indent=2) + "\n"

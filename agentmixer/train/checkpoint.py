@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,20 +18,24 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from agentmixer.contract.manifest import sha256
 from agentmixer.contract.spec import TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.files import read_regular, write_whole
 from agentmixer.tasks import Task
 from agentmixer.tasks.side_by_side import joined
 from agentmixer.train.algorithms import ALGORITHMS, Algorithm
-from agentmixer.train.run import MAX_BYTES, Run, make_folder, unwritten
+from agentmixer.train.figures import measure
+from agentmixer.train.run import MAX_BYTES, Run, make_folder, metrics, step_of, unwritten
 from agentmixer.train.stream import Stream, begin
 
 KEEP = 2
 #: Which layout of a checkpoint this version writes and reads.
-FORMAT = "2"
+FORMAT = "3"
 #: What a checkpoint says of itself beside its tensors; all are text.
-STEP, UPDATE, LAYOUT, DIGEST = "step", "update", "format", "sha256"
+STEP, UPDATE, LAYOUT, DIGEST, SETTINGS = "step", "update", "format", "sha256", "settings"
+#: Settings that may change while a run is trained.
+FREE = {"total_steps"}
 
 
 class Clock(msgspec.Struct):
@@ -55,11 +60,12 @@ class Update(msgspec.Struct):
 
 
 class Saved(NamedTuple):
-    """A checkpoint's content. update: None before the first."""
+    """A checkpoint's content. update: None before the first; settings: what the team was trained with up to there."""
 
     step: int
     tensors: dict[str, Tensor]
     update: Update | None
+    settings: dict[str, Any]
 
 
 def save(
@@ -87,7 +93,7 @@ def save(
                 tensors |= {f"task.{lane}.{key}": array for key, array in arrays.items()}
             make_folder(run.checkpoints)
             written.append((run, run.checkpoints / f"step_{step:012d}.new"))
-            write_whole(written[-1][1], serialised(step, tensors, updates[team] if updates else None))
+            write_whole(written[-1][1], serialised(step, tensors, updates[team] if updates else None, _settings(run)))
         for _, scratch in written:
             scratch.rename(scratch.with_suffix(".safetensors"))
     except OSError as error:
@@ -101,17 +107,18 @@ def save(
 
 
 def tidy(runs: Sequence[Run]) -> None:
-    """Remove all but the newest checkpoints, and what a process left that was killed while it wrote one."""
+    """Remove all but the newest checkpoints and the best, and what a process left that was killed while it wrote one."""
     for run in runs:
+        kept = {*run.checkpoint_files[-KEEP:], *filter(None, [best(run)])}
         left_over = [file for ending in ("new", "new.partial") for file in run.checkpoints.glob(f"step_*.{ending}")]
-        for old in [*run.checkpoint_files[:-KEEP], *left_over]:
+        for old in [*(file for file in run.checkpoint_files if file not in kept), *left_over]:
             old.unlink()
 
 
-def serialised(step: int, tensors: Mapping[str, Tensor], update: Update | None = None) -> bytes:
+def serialised(step: int, tensors: Mapping[str, Tensor], update: Update | None, settings: Mapping[str, Any]) -> bytes:
     """The bytes of a checkpoint."""
     plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    about = {LAYOUT: FORMAT, STEP: str(step)} | (
+    about = {LAYOUT: FORMAT, STEP: str(step), SETTINGS: json.dumps(settings)} | (
         {} if update is None else {UPDATE: msgspec.json.encode(update).decode()}
     )
     return safetensors.torch.save(plain, about | {DIGEST: _digest(plain, about)})
@@ -155,6 +162,39 @@ def latest(run: Run) -> Path:
     return files[-1]
 
 
+def best(run: Run) -> Path | None:
+    """The checkpoint whose team did best when it was judged alone and greedy (metrics.jsonl), the newest of several such;
+    None if no team that has a checkpoint was judged."""
+    files = {step_of(file): file for file in run.checkpoint_files}
+    found: tuple[float, int] | None = None
+    for step, line in metrics(run).items():
+        judged = {key.removeprefix("eval_"): value for key, value in line.items() if key.startswith("eval_")}
+        value = judged.get(measure(run.task, judged))
+        if step in files and isinstance(value, float) and (found is None or (value, step) > found):
+            found = value, step
+    return files[found[1]] if found else None
+
+
+def chosen(run: Run, step: str | None) -> Path:
+    """A checkpoint as a user names it: the newest (None), "best" (see `best`), or a step.
+
+    Raises AgentMixerError that lists the run's checkpoints if it has no such one."""
+    if step is None:
+        return latest(run)
+    if step == "best":
+        if found := best(run):
+            return found
+        raise AgentMixerError(f"{run.path} has no checkpoint that was judged; leave out --step for the newest one")
+    files = {str(step_of(file)): file for file in run.checkpoint_files}
+    with contextlib.suppress(ValueError, OverflowError):
+        if found := files.get(str(int(float(step.replace(",", ""))))):
+            return found
+    raise AgentMixerError(
+        f"{run.path} has no checkpoint of step {step}; it has those of {', '.join(files) or 'no step'} (--step best is the "
+        "one that did best when it was judged)"
+    )
+
+
 def read(file: Path) -> tuple[int, dict[str, Tensor]]:
     """Step and tensors. Raises AgentMixerError as `read_all` does."""
     saved = read_all(file)
@@ -181,13 +221,32 @@ def read_all(file: Path) -> Saved:
         step = int(about[STEP])
         if not 0 <= step < 1 << 62:
             raise ValueError("its step is none")
-        return Saved(step, tensors, update)
+        return Saved(step, tensors, update, json.loads(about[SETTINGS]))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise AgentMixerError(f"{file} is not a readable checkpoint ({error}); {way_out}") from error
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def begin_from(algorithm: Algorithm, run: Run) -> None:
+    """Give every team the weights that its run is to begin with. Optimisers begin anew.
+
+    Raises AgentMixerError if that checkpoint is gone or another one, or does not fit."""
+    file = Path(run.begun_from)
+    tensors = read(file)[1] if file.is_file() else None
+    if tensors is None or sha256(file.read_bytes()) != run.begun_from_sha256:
+        raise AgentMixerError(
+            f"{file}, which {run.path} was to begin from, is gone or another one; choose again with --from, and another --out"
+        )
+    try:
+        algorithm.load([_below(tensors, "model.")] * algorithm.team.count)
+    except RuntimeError as error:
+        raise AgentMixerError(
+            f"{file} does not fit: {str(error).splitlines()[-1].strip()}; settings of the networks must be those of the run "
+            "that it is from"
+        ) from error
 
 
 def restore_weights(algorithm: Algorithm, tensors: dict[str, Tensor], file: Path) -> None:
@@ -200,15 +259,39 @@ def restore_weights(algorithm: Algorithm, tensors: dict[str, Tensor], file: Path
         ) from error
 
 
-def restore(
-    algorithm: Algorithm, tasks: Sequence[Sequence[Task]], files: Sequence[Path]
-) -> tuple[int, list[Stream], list[Update | None]]:
-    """Continue exactly where `save` stood, with each team's own tasks and a file a team. Returns the step, a stream for
-    each of a team's tasks, and each team's last update.
+def _settings(run: Run) -> dict[str, Any]:
+    """All that decides what a run's next update comes to, as JSON has it."""
+    fixed = {key: value for key, value in run.config.as_dict().items() if key not in FREE}
+    return {"algorithm": run.algorithm, "seed": run.seed, "options": run.options, **fixed}
 
-    Raises AgentMixerError if a file does not fit the settings or lacks something, or if files are not of one step."""
+
+def _check_settings(run: Run, saved: Saved, file: Path) -> None:
+    """Raise AgentMixerError if a run's config.toml is not what its checkpoint was trained with."""
+    now, then = _settings(run), saved.settings
+    if changed := [key for key in now if now[key] != then.get(key)]:
+        told = ", ".join(f"{key} is {now[key]} and was {then.get(key)}" for key in changed)
+        again = ["agentmixer", "train", run.task, run.scenario, "--from", str(run.path)]
+        again += [f"--set={key}={now[key]}" for key in changed if key in run.config.as_dict()]
+        raise AgentMixerError(
+            f"{run.path / 'config.toml'} was changed since {file.name} was written: {told}; put it back, or begin a new run "
+            f"with these weights: {shlex.join(again)}"
+        )
+
+
+def restore(
+    algorithm: Algorithm, tasks: Sequence[Sequence[Task]], runs: Sequence[Run]
+) -> tuple[int, list[Stream], list[Update | None]]:
+    """Continue exactly where `save` stood last, with each team's own tasks. Returns the step, a stream for each of a
+    team's tasks, and each team's last update.
+
+    Raises AgentMixerError if a checkpoint does not fit the settings, was trained with others or lacks something, or if
+    checkpoints are not of one step."""
+    files = [latest(run) for run in runs]
+    saved = [read_all(file) for file in files]
+    for run, own, file in zip(runs, saved, files, strict=True):
+        _check_settings(run, own, file)
     try:
-        return _restore(algorithm, tasks, files)
+        return _restore(algorithm, tasks, saved, files)
     except (KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
         raise AgentMixerError(
             f"{files[0]} does not hold what this run needs to go on ({error}); remove it, and --resume goes on from the one "
@@ -217,9 +300,9 @@ def restore(
 
 
 def _restore(
-    algorithm: Algorithm, tasks: Sequence[Sequence[Task]], files: Sequence[Path]
+    algorithm: Algorithm, tasks: Sequence[Sequence[Task]], saved: Sequence[Saved], files: Sequence[Path]
 ) -> tuple[int, list[Stream], list[Update | None]]:
-    steps, parts, updates = zip(*map(read_all, files), strict=True)
+    steps, parts, updates, _ = zip(*saved, strict=True)
     if len(set(steps)) > 1:
         raise AgentMixerError(
             f"{files[0]} and {files[steps.index(max(steps))]} are not of the same step; resume each run alone"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,13 @@ def headline(numbers: dict[str, Any], prefix: str = "") -> str:
     return ", ".join(parts)
 
 
+def measure(task: str, numbers: Mapping[str, Any]) -> str:
+    """The figure that runs of a task are judged by: win_rate where `numbers` has a win rate that matters, else return.
+
+    A matrix game's wins say less than its payoffs."""
+    return "win_rate" if "win_rate" in numbers and task != "matrix" else "return"
+
+
 def summary_line(run: Run) -> str:
     """One sentence on a finished run."""
     summary = run.summary
@@ -54,15 +61,15 @@ def table(chosen: Sequence[Run]) -> Table:
     summaries = [run.summary for run in chosen]
     rows = [[summary[arm] for arm in ("decentralised_greedy", "joint_greedy")] for summary in summaries if summary]
     assert len(rows) == len(chosen)
-    measure = "win_rate" if "win_rate" in rows[0][0] and chosen[0].task != "matrix" else "return"
+    what = measure(chosen[0].task, rows[0][0])
     out = Table(
-        title=f"{measure.replace('_', ' ')}, greedy, {rows[0][0]['episodes']} episodes a seed", title_justify="left"
+        title=f"{what.replace('_', ' ')}, greedy, {rows[0][0]['episodes']} episodes a seed", title_justify="left"
     )
     for column in ("seed", "decentralised", "joint"):
         out.add_column(column, justify="right")
     for run, row in zip(chosen, rows, strict=True):
-        out.add_row(str(run.seed), *(f"{arm[measure]:.3f}" for arm in row))
-    means = [intervals.mean_of(measure, np.array([row[arm][measure] for row in rows])) for arm in (0, 1)]
+        out.add_row(str(run.seed), *(f"{arm[what]:.3f}" for arm in row))
+    means = [intervals.mean_of(what, np.array([row[arm][what] for row in rows])) for arm in (0, 1)]
     out.add_section()
     out.add_row("mean", *(escape(mean.told()) for mean in means))
     return out

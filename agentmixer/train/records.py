@@ -11,7 +11,6 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from agentmixer.files import read_regular
 from agentmixer.train import run as runs
 from agentmixer.train.run import Run
 
@@ -23,10 +22,11 @@ class Records:
 
     def __init__(self, run: Run, step: int):
         self._run, self._file = run, run.path / "metrics.jsonl"
-        kept = _until(self._file, step)
+        # What a killed run wrote after its last checkpoint, a half line for one, is left out; it is written again.
+        kept = {at: line for at, line in runs.metrics(run).items() if at <= step}
         #: Whether there is a line of `step` itself.
         self.complete = step in kept
-        runs.write(self._file, "".join(kept.values()), run)
+        runs.write(self._file, "".join(json.dumps(line) + "\n" for line in kept.values()), run)
         # The file is new, so nothing is written through a link; and nothing waits in a buffer.
         self._metrics = open(self._file, "ab", buffering=0, opener=_no_link)  # noqa: SIM115
         runs.make_folder(run.path / "tensorboard")
@@ -59,20 +59,3 @@ class Records:
 
 def _no_link(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-
-
-def _until(metrics_file: Path, step: int) -> dict[int, str]:
-    """Lines up to `step`, by their steps. What a killed run wrote after its last checkpoint, a half line for one, is left
-    out; the resumed run writes it again."""
-    kept: dict[int, str] = {}
-    if os.path.lexists(metrics_file):
-        again = "remove it; what it held is lost then, and the run can go on"
-        data = read_regular(metrics_file, runs.MAX_BYTES, links=None, again=again)
-        for line in data.decode(errors="replace").splitlines():
-            try:
-                number = json.loads(line)["step"]
-                if type(number) is int and number <= step:
-                    kept[number] = line + "\n"
-            except (ValueError, TypeError, KeyError, RecursionError):  # half a line, or not ours
-                continue
-    return kept

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from agentmixer import __version__, provenance
+from agentmixer import provenance
 from agentmixer.contract.manifest import sha256
 from agentmixer.errors import AgentMixerError, nearest
 from agentmixer.files import read_regular, write_whole
@@ -21,14 +21,17 @@ from agentmixer.tasks import Task, make, names_code
 from agentmixer.train.algorithms import ALGORITHMS
 from agentmixer.train.lock import LOCK, locked
 from agentmixer.train.settings import Config
+from agentmixer.versions import made_with
 
 RUNS = Path("runs")
 #: Most bytes of a checkpoint or of metrics.jsonl that are read.
 MAX_BYTES = 1 << 30
 #: What config.toml says of a run beside its settings.
-IDENTITY = ("task", "scenario", "backend", "algorithm", "preset", "seed", "device")
+IDENTITY = (
+    "task", "scenario", "backend", "algorithm", "preset", "seed", "device", "begun_from", "begun_from_sha256",
+)  # fmt: skip
 #: Which layout of config.toml this version writes and reads.
-FORMAT = 2
+FORMAT = 3
 #: Largest config.toml or summary.json that is read, bytes.
 MAX_TEXT = 2**20
 #: What a creation that was interrupted may leave in a run's directory.
@@ -52,6 +55,11 @@ class Run:
     config: Config
     #: SHA-256 of config.toml as it was read or written last.
     digest: str = ""
+    #: The checkpoint whose weights a new run began with, and its SHA-256; empty where a run began with random weights.
+    begun_from: str = ""
+    begun_from_sha256: str = ""
+    #: What software created the run (`versions.made_with`).
+    made_with: dict[str, str] = field(default_factory=dict, compare=False)
     #: Code that the user lets the task import, as the scenario names it. Needed only for a run that was not trained here.
     task_code: str | None = field(default=None, compare=False)
 
@@ -117,14 +125,20 @@ def create(
     config: Config,
     out: Path | None,
     stamp: str | None = None,
+    begun_from: Path | None = None,
 ) -> Run:
     """Make the directory and write config.toml. stamp: what leads its name unless `out` is given; `now()` if None.
+    begun_from: a checkpoint whose weights it begins with.
 
     Raises AgentMixerError if settings do not fit each other, and if `out` holds anything: nothing is overwritten. What
     an interrupted creation left does not count."""
     config.check()
     path = out or RUNS / task / folder_name(scenario) / algorithm / f"{stamp or now()}-s{seed}"
-    run = Run(path, task, scenario, backend, algorithm, preset, seed, device, options, config, task_code=scenario)
+    run = Run(
+        path, task, scenario, backend, algorithm, preset, seed, device, options, config, task_code=scenario,
+        made_with=made_with(), begun_from=str(begun_from.resolve()) if begun_from else "",
+        begun_from_sha256=sha256(begun_from.read_bytes()) if begun_from else "",
+    )  # fmt: skip
     _check_vacant(run)
     path.mkdir(parents=True, exist_ok=True)
     with locked(path):
@@ -188,8 +202,9 @@ def write_config(run: Run) -> Run:
     """config.toml: what was asked for and every setting as resolved. Returns the run with the file's digest, which is
     remembered as made here."""
     head = {name: getattr(run, name) for name in IDENTITY}
-    lines = [f"{key} = {_toml(value)}" for key, value in (head | {"agentmixer": __version__, "format": FORMAT}).items()]
-    lines += ["", "[options]"] + [f"{_toml(key)} = {_toml(value)}" for key, value in run.options.items()]
+    lines = [f"{key} = {_toml(value)}" for key, value in (head | {"format": FORMAT}).items()]
+    for table, values in (("made_with", run.made_with), ("options", run.options)):
+        lines += ["", f"[{table}]"] + [f"{_toml(key)} = {_toml(value)}" for key, value in values.items()]
     for name, part in run.config.parts.items():
         lines += ["", f"[settings.{name}]"] + [f"{key} = {_toml(value)}" for key, value in part.as_dict().items()]
     text = "\n".join(lines) + "\n"
@@ -224,14 +239,19 @@ def load(path: Path, task_code: str | None = None) -> Run:
         if not 0 <= head["seed"] < 2**31:
             raise ValueError(f"seed {head['seed']}")
         options = data.get("options", {})
-        if type(options) is not dict:
-            raise ValueError("options is not a table")
+        software = data["made_with"]
+        if type(options) is not dict or type(software) is not dict:
+            raise ValueError("options or made_with is not a table")
+        if any(type(value) is not str for value in software.values()):
+            raise ValueError("made_with has a version that is not text")
         if head["algorithm"] not in ALGORITHMS:
             raise ValueError(f"unknown algorithm '{head['algorithm']}'{nearest(head['algorithm'], ALGORITHMS)}")
         config = _settings(ALGORITHMS[head["algorithm"]].configure(), data["settings"])
     except (ValueError, KeyError, TypeError, RecursionError, AgentMixerError) as error:
         raise AgentMixerError(f"{file} is damaged or of another version ({error}); the run cannot be read") from error
-    return Run(path=path, options=options, config=config, digest=sha256(text), task_code=task_code, **head)
+    return Run(
+        path=path, options=options, config=config, digest=sha256(text), task_code=task_code, made_with=software, **head
+    )
 
 
 def _settings(start: Config, data: dict[str, Any]) -> Config:
@@ -258,6 +278,19 @@ def _checked(summary: Any) -> dict[str, Any]:
     return summary
 
 
+def metrics(run: Run) -> dict[int, dict[str, Any]]:
+    """The lines of metrics.jsonl by their steps. Lines that are not whole are left out."""
+    file, found = run.path / "metrics.jsonl", {}
+    if os.path.lexists(file):
+        again = "remove it; what it held is lost then, and the run can go on"
+        for line in read_regular(file, MAX_BYTES, links=None, again=again).decode(errors="replace").splitlines():
+            with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):  # half a line, or not ours
+                data = json.loads(line)
+                if type(data["step"]) is int:
+                    found[data["step"]] = data
+    return found
+
+
 def find_all(root: Path = RUNS) -> list[Path]:
     """Directories of all runs under `root`, oldest first."""
     found = []
@@ -271,13 +304,19 @@ def newest(
     task: str | None = None, scenario: str | None = None, root: Path = RUNS, with_checkpoint: bool = True,
     task_code: str | None = None,
 ) -> Run:  # fmt: skip
-    """The newest run, one that has a checkpoint unless said otherwise. task_code: see `load`. Raises AgentMixerError
-    saying what to type when there is none."""
+    """The newest run. Where a checkpoint is wanted, a finished run comes before one that is not, and one that was trained
+    at all before one that was not. task_code: see `load`. Raises AgentMixerError saying what to type when there is none."""
+    unfinished = []
     for path in reversed(find_all(root)):
         run = load(path, task_code)
-        wanted = task in (None, run.task) and scenario in (None, run.scenario)
-        if wanted and (run.checkpoint_files or not with_checkpoint):
+        if task not in (None, run.task) or scenario not in (None, run.scenario):
+            continue
+        if not with_checkpoint or (run.checkpoint_files and run.summary is not None):
             return run
+        if run.checkpoint_files:
+            unfinished.append(run)
+    if unfinished:
+        return max(unfinished, key=lambda run: steps_done(run) > 0)
     what = (f"run of {task} {scenario}" if task else "run") + (" with a checkpoint" if with_checkpoint else "")
     raise AgentMixerError(
         f"no {what} found under {root}/; train one first: agentmixer train {task or 'smacv2'} {scenario or 'protoss_5v5'}"
@@ -375,4 +414,17 @@ def _told(run: Run) -> dict[str, Any]:
 def steps_done(run: Run) -> int:
     """Environment steps up to the newest checkpoint; 0 if there is none."""
     files = run.checkpoint_files
-    return int(files[-1].stem.removeprefix("step_")) if files else 0
+    return step_of(files[-1]) if files else 0
+
+
+def step_of(file: Path) -> int:
+    """The step in a checkpoint's name."""
+    return int(file.stem.removeprefix("step_"))
+
+
+def standing(run: Run, step: int) -> str:
+    """How far a run is at a step: "at step 400,000", or "at step 0 of 400,000, unfinished"."""
+    total = run.config.run.total_steps
+    if step >= total:
+        return f"at step {step:,}"
+    return f"at step {step:,} of {total:,}" + (", unfinished" if run.summary is None else "")

@@ -114,10 +114,10 @@ class _Training:
         updates: list[Update | None] = []
         begun = resume and any(map(runs.steps_done, chosen))
         if begun:
-            self.step, self.streams, updates = checkpoint.restore(
-                algorithm, self.tasks, [checkpoint.latest(run) for run in chosen]
-            )
+            self.step, self.streams, updates = checkpoint.restore(algorithm, self.tasks, chosen)
         else:
+            if self.first.begun_from:
+                checkpoint.begin_from(algorithm, self.first)
             self.step, self.streams = 0, []
             shares = np.split(np.arange(self.settings.num_envs), len(self.lanes))
             for same, episodes in zip(zip(*self.tasks, strict=True), shares, strict=True):

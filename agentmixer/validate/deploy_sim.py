@@ -31,11 +31,14 @@ DEPLOY_SEED = 3_000_017
 @dataclass(frozen=True, kw_only=True)
 class ParityCheck(Check):
     """Deployed actions against the torch actors' on the same observations, over whole closed-loop episodes: passed if no
-    action differs beyond a near tie or the tolerance."""
+    decision that came in time differs beyond a near tie or the tolerance. A fallback is nobody's decision: it is not
+    compared, and other checks count it."""
 
     episodes: int
     steps: int
+    #: Decisions that came in time and were compared, and steps of an agent that fell back instead.
     actions: int
+    fallbacks: int
     different: int
     near_ties: int
     #: Largest difference of a real-valued action element, in the task's units; None for discrete actions.
@@ -91,23 +94,30 @@ class DeploySimReport(Report):
 
 
 def compare(
-    played: Played, logits: list[list[np.ndarray]], agents: tuple[str, ...], tolerances: Tolerances
-) -> ParityCheck:
+    played: Played, logits: list[list[np.ndarray]], agents: tuple[str, ...], tolerances: Tolerances,
+    decided: np.ndarray | None = None,
+) -> ParityCheck:  # fmt: skip
     """Hold what the deployed arm did against what its shadow, the torch actors, would have done at every step.
 
-    logits[episode][step]: [N, A], the actors' (discrete actions only). Real-valued actions are equal within
-    the tolerances, discrete ones exactly."""
-    steps = different = ties = 0
+    logits[episode][step]: [N, A], the actors' (discrete actions only). decided: [steps of all episodes, N] bool, where an
+    agent's decision came in time; everywhere unless given. Real-valued actions are equal within the tolerances,
+    discrete ones exactly."""
+    steps = actions = different = ties = 0
     largest: float | None = None
     first: dict[str, Any] | None = None
     for episode, (deployed, actors) in enumerate(zip(played.actions, played.shadow, strict=True)):
+        counted = (
+            np.ones((len(deployed), len(agents)), bool) if decided is None else decided[steps : steps + len(deployed)]
+        )
         steps += len(deployed)
+        actions += int(counted.sum())
         discrete = deployed.ndim == 2
         if discrete:
             parted = deployed != actors
         else:
-            largest = max(largest or 0.0, float(np.abs(deployed - actors).max()))
+            largest = max(largest or 0.0, float(np.abs(deployed - actors)[counted].max(initial=0.0)))
             parted = ~np.isclose(deployed, actors, tolerances.relative, tolerances.absolute).all(-1)
+        parted &= counted
         different += int(parted.sum())
         for t, agent in np.argwhere(parted):
             if discrete and is_near_tie(logits[episode][t][agent], int(deployed[t, agent]), tolerances):
@@ -120,16 +130,20 @@ def compare(
                     "actors": actors[t, agent].tolist(),
                     "deployed": deployed[t, agent].tolist(),
                 }
-    actions = steps * len(agents)
+    fallbacks = steps * len(agents) - actions
     how = f"{ties} near ties" if largest is None else f"largest error {largest:.1e}"
+    if fallbacks:
+        how += f"; {fallbacks:,} fallbacks are not compared"
+    if first:
+        how += "; first in episode {episode}, step {step}: {agent} did {deployed}, its actor {actors}".format(**first)
     return ParityCheck(
         name="parity",
-        status=judged(not first),
-        sentence=f"{actions - different:,} of {actions:,} actions equal over {steps:,} steps, {how}"
-        + (f"; first: {first}" if first else ""),
+        status=judged(not first) if actions else "not run",
+        sentence=f"{actions - different:,} of {actions:,} decisions equal over {steps:,} steps, {how}",
         episodes=len(played.actions),
         steps=steps,
         actions=actions,
+        fallbacks=fallbacks,
         different=different,
         near_ties=ties,
         largest_error=largest,
@@ -207,7 +221,13 @@ def _deploy_sim(
     return DeploySimReport(
         bundle=str(bundle.path),
         checks=(
-            compare(played["deployed"], shadow.logits, task.spec.agents, bundle.team.tolerances),
+            compare(
+                played["deployed"],
+                shadow.logits,
+                task.spec.agents,
+                bundle.team.tolerances,
+                np.array([[d.in_time and d.invalid is None for d in step] for step in deployed.decisions]),
+            ),
             *timing_checks(figures, host.deadline_s, task.spec.control_period_s),
             equivalence_check(equivalent, task.spec.reports_wins, margin is not None),
         ),

@@ -13,6 +13,7 @@ import numpy as np
 from agentmixer import intervals
 from agentmixer.contract.manifest import Tolerances
 from agentmixer.contract.results import Check, Report, judged
+from agentmixer.errors import AgentMixerError
 from agentmixer.host.faulty_link import Faults, Key
 from agentmixer.host.lock_step import Event, Host
 from agentmixer.runtime.agent import Agent
@@ -106,7 +107,8 @@ def matrix(
     progress: Callable[[str], None] = lambda _: None, require_isolation: bool = False,
 ) -> FaultMatrixReport:  # fmt: skip
     """One report for each kind of fault at each rate, all on the same episodes; rate 0 is played once, without any fault,
-    and comes first. A delayed frame is held for one deadline, so that it always misses its step. Errors as in `rehearse`."""
+    and comes first. A delayed frame is held for one deadline, so that it always misses its step. Errors as in `rehearse`;
+    AgentMixerError also if decisions are late without any fault, on a busy machine."""
     held_s = bundle.team.task.control_period_s if deadline_s is None else deadline_s
     cells = [Faults()] if 0 in rates else []
     cells += [Faults({kind: rate}, held_s) for kind in kinds for rate in rates if rate]
@@ -115,7 +117,19 @@ def matrix(
         for faults in cells:
             progress(", ".join(f"{kind} {rate:.0%}" for kind, rate in faults.rates.items()) or "no fault")
             reports.append(_rehearse(bundle, task, faults, episodes, seed, deadline_s, require_isolation))
+            if not faults.rates:
+                _check_calm(reports[0])
     return FaultMatrixReport(bundle=str(bundle.path), checks=tuple(map(_cell, reports)), reports=tuple(reports))
+
+
+def _check_calm(report: FaultReport) -> None:
+    """Raise AgentMixerError if agents were late without any fault: what came of faults could not be told from that."""
+    if late := report.total("fallbacks"):
+        decisions = late + report.total("decisions")
+        raise AgentMixerError(
+            f"this machine is too busy to judge: without any fault {late:,} of {decisions:,} decisions were later than "
+            f"{report.deadline_s * 1e3:g} ms; try again when it is idle, or with a longer --deadline-ms"
+        )
 
 
 def _cell(report: FaultReport) -> Check:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 from pathlib import Path
@@ -14,14 +15,19 @@ from agentmixer.files import check_writable, write_whole
 class ReportFile:
     """A file that a verdict will be written to, made sure of before anything is played.
 
-    bundle: whose reports/ folder it goes to, unless `asked` says where; name: of the file there. The folder of a bundle
-    is somebody else's: nothing is written through a link that lies in it. Raises AgentMixerError if nothing can be
-    written there."""
+    bundle: whose reports/ folder it goes to, unless `asked` says where; name: of the file there, with -2, -3 and so on
+    where there is an earlier report, which stays. The folder of a bundle is somebody else's: nothing is written through a
+    link that lies in it. Raises AgentMixerError if nothing can be written there."""
 
     def __init__(self, bundle: Path, asked: Path | None, name: str):
         self.path = asked or bundle / REPORTS_FOLDER / name
         if asked is None:
             self._own_folder(bundle / REPORTS_FOLDER)
+            first = self.path
+            for number in itertools.count(2):
+                if self.path.is_symlink() or not self.path.is_file():  # whatever else is there is refused below
+                    break
+                self.path = first.with_stem(f"{first.stem}-{number}")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             check_writable(self.path)

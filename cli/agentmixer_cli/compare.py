@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -57,6 +59,7 @@ def compare(
     chosen = comparison.variants(vary or [], algorithm, preset)
     options = parse_assignments(env_args or [], "--env-arg", "penalty=-1")
     prepared = comparison.prepare(task, scenario, chosen, parse_seeds(seeds), settings, options, target)
+    asked = comparison.question(prepared, measure, shlex.join(["agentmixer", *sys.argv[1:]]))
     console = Terminal()
     console.print(f"{len(prepared)} runs, {jobs} at a time, under {target}", soft_wrap=True, markup=False)
 
@@ -69,11 +72,12 @@ def compare(
             markup=False,
         )
 
-    found = comparison.train_all(prepared, jobs, done, measure)
+    found = comparison.train_all(prepared, jobs, done, asked.measure)
     rows = comparison.summarise(found)
-    table = comparison.markdown(found, rows)
-    runs.write(target / "table.md", table)
-    runs.write(target / "results.json", comparison.to_json(found, rows))
-    console.print(f"\n{found[0].measure.replace('_', ' ')}, greedy, over the preset's final episodes", highlight=False)
-    console.print(table, soft_wrap=True, highlight=False, markup=False)
-    console.print(f"table {target / 'table.md'}", soft_wrap=True, markup=False)
+    table = comparison.markdown(asked, found, rows)
+    written = [target / f"{asked.digest}.{ending}" for ending in ("md", "json")]
+    runs.write(written[0], table)
+    runs.write(written[1], comparison.to_json(asked, found, rows))
+    console.sentence(f"\n{table}")
+    for file in written:
+        console.place("written", file)

@@ -10,7 +10,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from agentmixer_cli.opening import TaskCodeOption
+from agentmixer_cli.opening import StepOption, TaskCodeOption, run_and_checkpoint
 from agentmixer_cli.terminal import Terminal
 
 
@@ -35,6 +35,11 @@ def export(
         int,
         typer.Option(help="Grows with every release, so that a device can refuse an older one.", min=0, max=2**31 - 1),
     ] = 0,
+    step: StepOption = None,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Let a bundle that is in its place go, its signatures and reports with it."),
+    ] = False,
     task_code: TaskCodeOption = None,
 ) -> None:
     """Strip Policy Modifier and critics, write one ONNX model an agent, and check it against torch.
@@ -43,15 +48,15 @@ def export(
     """
     from agentmixer.errors import AgentMixerError, nearest
     from agentmixer.export import exporter
-    from agentmixer.train import run as runs
 
     if per_agent != "onnx":
         raise AgentMixerError(f"unknown export format '{per_agent}'{nearest(per_agent, ['onnx'])}")
     console = Terminal()
-    source = runs.load(run, task_code) if run else runs.newest(task_code=task_code)
-    console.print(f"exporting {source.path}", soft_wrap=True, markup=False)
+    source, file = run_and_checkpoint(run, step, task_code, console)
     with console.status("exporting") as status:
-        result = exporter.export(source, out, lambda agent: status.update(f"exporting {agent}"), sign, team, release)
+        result = exporter.export(
+            source, out, lambda agent: status.update(f"exporting {agent}"), sign, team, release, file, replace
+        )
     table = Table(title="parity with the trained network, golden steps", box=box.SIMPLE)
     for column in ("agent", "steps", "torch", "onnxruntime", "reference", "near ties", "size"):
         table.add_column(column, justify="left" if column == "agent" else "right")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agentmixer_cli.terminal import Terminal
+
 if TYPE_CHECKING:
     from agentmixer.runtime.bundle import Bundle
     from agentmixer.train.run import Run
@@ -34,6 +36,35 @@ TrustedOption = Annotated[
         help="Refuse a bundle that this public key did not sign, or that its pin excludes.",
     ),
 ]
+
+StepOption = Annotated[
+    str | None,
+    typer.Option(
+        "--step",
+        metavar="N",
+        help="Which of the run's checkpoints: a step, or best (when it was judged); the newest unless given.",
+    ),
+]
+
+
+def run_and_checkpoint(
+    run: Path | None, step: str | None, task_code: str | None, console: Terminal | None
+) -> tuple[Run, Path]:
+    """The run at `run`, or the newest that is finished, and a checkpoint of it. console: where to say which, if anywhere."""
+    from agentmixer.train import checkpoint
+    from agentmixer.train import run as runs
+
+    found = runs.load(run, task_code) if run else runs.newest(task_code=task_code)
+    file = checkpoint.chosen(found, step)
+    if console:
+        console.sentence(f"{found.path} {runs.standing(found, runs.step_of(file))}")
+        newer = None if run else runs.newest(with_checkpoint=False, task_code=task_code)
+        if newer and newer.path != found.path:
+            console.sentence(
+                f"note: {newer.path} is newer, and unfinished {runs.standing(newer, runs.steps_done(newer)).removesuffix(', unfinished')}; "
+                "name it if you mean it"
+            )
+    return found, file
 
 
 def opened(bundle: Path | None, trusted: Path | None) -> Bundle:

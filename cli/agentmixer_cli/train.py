@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -41,6 +41,14 @@ def train(
     out: Annotated[
         Path | None, typer.Option(help="Run directory; runs/<task>/<scenario>/<algorithm>/<time>-s<seed> unless given.")
     ] = None,
+    begin_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="RUN",
+            help="Begin a new run with the newest weights of RUN, and with its settings but for --set (fine-tuning).",
+        ),
+    ] = None,
     resume: Annotated[
         bool,
         typer.Option(
@@ -55,7 +63,7 @@ def train(
     from agentmixer import tasks
     from agentmixer.config import parse_assignments, parse_seeds
     from agentmixer.errors import AgentMixerError, nearest
-    from agentmixer.train import figures, trainer
+    from agentmixer.train import checkpoint, figures, trainer
     from agentmixer.train import run as runs
     from agentmixer.train.algorithms import ALGORITHMS
 
@@ -75,10 +83,11 @@ def train(
             or preset != "default"
             or seed is not None
             or backend
+            or begin_from
         ):
             raise AgentMixerError(
                 "--resume continues with the run's own settings; leave out --set, --env-arg, --algorithm, --preset, "
-                "--seed and --backend"
+                "--seed and --backend, or begin a new run with its weights: --from RUN instead of --resume"
             )
         if seeds is not None:
             chosen = runs.extend_together(task, scenario, wanted, steps, device)
@@ -91,16 +100,37 @@ def train(
             if (run.task, run.scenario) != (task, scenario):
                 raise AgentMixerError(f"{run.path} is a run of {run.task} {run.scenario}, not of {task} {scenario}")
             chosen = [runs.extend(run, steps, device)]
+            if (total := chosen[0].config.run.total_steps) != run.config.run.total_steps:
+                console.sentence(
+                    f"{run.config.run.total_steps:,} steps are now {total:,}: settings that follow a run's progress (step "
+                    "sizes with lr_decay, tau) go on as at this share of the new total"
+                )
     else:
         trainer.check_together(algorithm, len(wanted))
-        given = parse_assignments(env_args or [], "--env-arg", "penalty=-1")
+        given: dict[str, Any] = dict(parse_assignments(env_args or [], "--env-arg", "penalty=-1"))
+        file = None
+        if begin_from is None:
+            config = ALGORITHMS[algorithm].configure(preset, task)
+        else:
+            if algorithm != "agentmixer_ppo" or preset != "default":
+                raise AgentMixerError(
+                    "--from takes algorithm and settings from its run; leave out --algorithm and --preset"
+                )
+            before = runs.load(begin_from, scenario)
+            algorithm, preset, config = before.algorithm, before.preset, before.config
+            trainer.check_together(algorithm, len(wanted))
+            file = checkpoint.latest(before)
+            if (before.task, before.scenario) == (task, scenario):
+                given = before.options | given
         name, options = tasks.check(task, scenario, backend, given)
-        config = ALGORITHMS[algorithm].configure(preset, task).replace(parse_assignments(assignments or []))
+        config = config.replace(parse_assignments(assignments or []))
         if steps is not None:
             config = config.replace({"total_steps": steps})
         stamp = runs.now()
         chosen = [
-            runs.create(task, scenario, name, algorithm, preset, own, device or "cpu", options, config, out, stamp)
+            runs.create(
+                task, scenario, name, algorithm, preset, own, device or "cpu", options, config, out, stamp, file
+            )
             for own in wanted
         ]
     for run in chosen:

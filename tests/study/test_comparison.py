@@ -13,7 +13,7 @@ from scipy import stats
 from agentmixer.config import parse_seeds
 from agentmixer.errors import AgentMixerError
 from agentmixer.study import comparison
-from agentmixer.study.comparison import Trained, Variant, prepare, summarise, train_all, variants
+from agentmixer.study.comparison import Question, Trained, Variant, prepare, question, summarise, train_all, variants
 
 QUICK = {"total_steps": "200", "num_envs": "50", "eval_interval": "0", "final_episodes": "4", "hidden": "8"}
 
@@ -55,7 +55,11 @@ def test_rows_are_means_over_seeds_and_differences_are_paired() -> None:
     interval = stats.ttest_rel(theirs, ours).confidence_interval(0.95)
     assert b.difference is not None
     assert b.difference == pytest.approx((4 / 3, interval.low, interval.high))
-    table = comparison.markdown(found, [a, b])
+    asked = Question(
+        "0", "agentmixer compare a b", "a", "b", {}, [0, 1, 2], "return", {"a": {"total_steps": 1500}}, {"x": "1"}
+    )
+    table = comparison.markdown(asked, found, [a, b])
+    assert "`agentmixer compare a b`\n\nsteps: 1,500; x 1\n" in table
     assert "| a | 1 | 5 | 9 | 5 [-4.94, 14.9] | 6 |  | 0.500 | 1 |" in table
     assert "| b | 2 | 7 | 10 |" in table
 
@@ -64,7 +68,9 @@ def test_runs_are_trained_once_and_used_again(tmp_path: Path) -> None:
     chosen = variants(["pm=mixer,none"], "agentmixer_ppo", "default")
     prepared = prepare("matrix", "climbing", chosen, [0], QUICK, {}, tmp_path)
     order: list[str] = []
-    found = train_all(prepared, 2, lambda trained: order.append(trained.variant))
+    asked = question(prepared, None, "agentmixer compare")
+    assert asked.measure == "return"
+    found = train_all(prepared, 2, lambda trained: order.append(trained.variant), asked.measure)
     assert sorted(order) == ["pm=mixer", "pm=none"]
     assert [t.variant for t in found] == ["pm=mixer", "pm=none"]
     for one, (_, run) in zip(found, prepared, strict=True):
@@ -73,15 +79,29 @@ def test_runs_are_trained_once_and_used_again(tmp_path: Path) -> None:
         assert one.ce_gap is not None
         assert one.ce_gap["actors_greedy"] >= 0
     written = (prepared[0][1].path / "summary.json").stat().st_mtime_ns
-    again = train_all(prepare("matrix", "climbing", chosen, [0], QUICK, {}, tmp_path), 2, lambda trained: None)
+    same = prepare("matrix", "climbing", chosen, [0], QUICK, {}, tmp_path)
+    assert question(same, None, "typed otherwise").digest == asked.digest
+    again = train_all(same, 2, lambda trained: None, "return")
     assert again == found
     assert (prepared[0][1].path / "summary.json").stat().st_mtime_ns == written
     wins = train_all(prepared, 1, lambda trained: None, "win_rate")
     assert [one.measure for one in wins] == ["win_rate"] * 2
     assert [one.decentralised for one in wins] == [float(one.decentralised == 11) for one in found]
-    assert json.loads(comparison.to_json(found, summarise(found)))["runs"][1]["variant"] == "pm=none"
-    with pytest.raises(AgentMixerError, match="other settings"):
-        prepare("matrix", "climbing", chosen, [0], QUICK | {"clip": "0.1"}, {}, tmp_path)
+    told = json.loads(comparison.to_json(asked, found, summarise(found)))
+    assert told["runs"][1]["variant"] == "pm=none"
+    assert told["question"]["command"] == "agentmixer compare"
+    assert told["question"]["variants"]["pm=none"]["pm"] == "none"
+    assert told["question"]["made_with"]["agentmixer"]
+    # Another question of the same scenario has runs, and an answer, of its own.
+    other = prepare("matrix", "climbing", chosen, [0], QUICK | {"clip": "0.1"}, {}, tmp_path)
+    assert not {run.path for _, run in other} & {run.path for _, run in prepared}
+    assert question(other, None, "agentmixer compare").digest != asked.digest
+
+
+def test_a_measure_that_the_task_lacks_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    chosen = prepare("mamujoco", "Hopper-3x1", variants([], "mappo", "default"), [0], {}, {}, tmp_path)
+    with pytest.raises(AgentMixerError, match="mamujoco reports no win_rate; known: return"):
+        question(chosen, "win_rate", "agentmixer compare")
 
 
 def test_a_wrong_name_is_refused_before_anything_exists(tmp_path: Path) -> None:
@@ -103,7 +123,9 @@ def test_a_run_that_was_interrupted_is_gone_on_with(tmp_path: Path) -> None:
     assert trainer.train(short, quiet())
     (run.path / "summary.json").unlink()
     assert steps_done(run) == 100
-    [found] = train_all(prepare("matrix", "climbing", chosen, [3], QUICK, {}, tmp_path), 1, lambda trained: None)
+    [found] = train_all(
+        prepare("matrix", "climbing", chosen, [3], QUICK, {}, tmp_path), 1, lambda trained: None, "return"
+    )
     steps = [json.loads(line)["step"] for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     assert steps == [50, 100, 150, 200]
     assert np.isfinite(found.decentralised)

@@ -156,6 +156,13 @@ def test_a_report_that_cannot_be_written_is_said_before_anything_is_played(tmp_p
         ReportFile(tmp_path, tmp_path / "file" / "report.json", "x")
 
 
+def test_a_report_leaves_earlier_reports_as_they_are(tmp_path: Path) -> None:
+    for text in ("PASS", "FAIL", "FAIL again"):
+        ReportFile(tmp_path, None, "deploy_sim.json").write(text)
+    kept = {file.name: file.read_text() for file in (tmp_path / "reports").iterdir()}
+    assert kept == {"deploy_sim.json": "PASS", "deploy_sim-2.json": "FAIL", "deploy_sim-3.json": "FAIL again"}
+
+
 @pytest.mark.parametrize("what", ["folder", "file", "half written file", "dangling", "folder under the run's name"])
 def test_no_report_is_written_through_a_link_in_a_bundle(tmp_path: Path, what: str) -> None:
     """Whoever made the bundle chose where its links lead."""
@@ -197,6 +204,21 @@ def test_near_ties_are_counted_apart_from_differences() -> None:
     assert (result.different, result.near_ties) == (2, 1)
     assert result.first == {"episode": 0, "step": 1, "agent": "a", "actors": 0, "deployed": 2}
     assert not result.passed
+    assert "1 of 3 decisions equal over 3 steps, 1 near ties; first in episode 0, step 1: a did 2, its actor 0" in (
+        result.sentence
+    )
+
+
+def test_a_fallback_is_no_difference() -> None:
+    """Of four decisions over two episodes the second was late; what the agent fell back to is not compared."""
+    logits = [[np.array([[1.0, 0.0]])] * 2] * 2
+    team = played([[[0], [1]], [[0], [0]]], [[[0], [0]], [[0], [0]]])
+    decided = np.array([[True], [False], [True], [True]])
+    result = compare(team, logits, ("a",), Tolerances(), decided)
+    assert (result.passed, result.actions, result.fallbacks, result.different) == (True, 3, 1, 0)
+    assert "3 of 3 decisions equal over 4 steps, 0 near ties; 1 fallbacks are not compared" in result.sentence
+    assert not compare(team, logits, ("a",), Tolerances()).passed
+    assert compare(team, logits, ("a",), Tolerances(), decided & False).status == "not run"
 
 
 def test_real_valued_actions_may_differ_by_the_tolerance_and_no_more() -> None:

@@ -89,7 +89,9 @@ def test_few_pairs_show_nothing(pairs: int) -> None:
 
 def test_equal_pairs_say_what_they_leave_room_for() -> None:
     """32 pairs without a difference: 1 - 0.05^(1/32) = 8.9 %."""
-    assert "all 32 pairs differ by the same; up to 9% of other pairs may not" in sentence(tost(np.zeros(32), 0.05), True)
+    assert "all 32 pairs differ by the same; up to 9% of other pairs may not" in sentence(
+        tost(np.zeros(32), 0.05), True
+    )
 
 
 def test_no_more_false_claims_than_alpha() -> None:
