@@ -95,6 +95,14 @@ class Agent:
 
         return cls(inspected(place, key, name))
 
+    def __repr__(self) -> str:
+        """Which agent this is, in one line. The strings of the manifest are quoted, so that none of them breaks the line."""
+        manifest = self.manifest
+        return (
+            f"Agent(agent={manifest.agent!r}, task={manifest.task!r}, scenario={manifest.scenario!r}, "
+            f"release={manifest.release}, memory={manifest.memory}, rate_hz={1 / manifest.control_period_s:g})"
+        )
+
     def reset(self) -> None:
         """A new episode: forget the recurrent state."""
         if self._state_input:

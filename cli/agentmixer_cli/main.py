@@ -22,6 +22,7 @@ from agentmixer_cli import (
     parity,
     pin,
     runs,
+    show,
     tasks,
     train,
     verify,
@@ -39,6 +40,7 @@ app.command("train")(train.train)
 app.command("export")(export.export)
 app.command("deploy-sim")(deploy_sim.deploy_sim)
 app.command("verify")(verify.verify)
+app.command("show")(show.show)
 app.command("parity")(parity.parity)
 app.command("keygen")(keygen.keygen)
 app.command("pin")(pin.pin)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from made_bundle import made_bundle
 
 from agentmixer.errors import AgentMixerError
 from agentmixer.export.exporter import Exported
@@ -101,6 +103,18 @@ def test_an_observation_that_overflows_the_policy_is_refused_and_changes_nothing
     agent.act(obs, mask)
     assert agent.act(obs, mask) == after[0]
     np.testing.assert_array_equal(agent.policy, after[1])  # type: ignore[arg-type]
+
+
+def test_an_agent_says_which_one_it_is(agent: Agent, tmp_path: Path) -> None:
+    assert repr(agent) == (
+        "Agent(agent='agent_2', task='smacv2', scenario='protoss_5v5', release=0, memory=16, rate_hz="
+        f"{1 / agent.manifest.control_period_s:g})"
+    )
+    folder = made_bundle(tmp_path / "bundle") / "agents/b"
+    file = folder / "agent.json"
+    file.write_text(file.read_text().replace('"scenario": "none"', '"scenario": "two\\nlines"'))
+    made = "Agent(agent='b', task='none', scenario='two\\nlines', release=1, memory=0, rate_hz=5)"
+    assert repr(Agent.load(folder)) == made
 
 
 def test_the_device_side_imports_no_training_library(exported: Exported) -> None:
