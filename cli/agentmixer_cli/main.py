@@ -22,6 +22,7 @@ from agentmixer_cli import (
     parity,
     pin,
     runs,
+    settings,
     tasks,
     train,
     verify,
@@ -49,6 +50,7 @@ app.command("analyze")(analyze.analyze)
 app.command("compare")(compare.compare)
 app.command("isolation")(isolation.isolation)
 app.command("tasks")(tasks.tasks)
+app.command("settings")(settings.settings)
 app.command("runs")(runs.runs)
 
 

@@ -28,7 +28,10 @@ def train(
         str, typer.Option(help="default: results per minute on a small machine. paper: the paper's tables.")
     ] = "default",
     assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Override a setting (agentmixer settings lists them); may be repeated."
+        ),
     ] = None,
     env_args: Annotated[
         list[str] | None,
@@ -93,9 +96,10 @@ def train(
             chosen = [runs.extend(run, steps, device)]
     else:
         trainer.check_together(algorithm, len(wanted))
-        given = parse_assignments(env_args or [], "--env-arg", "penalty=-1")
+        given = parse_assignments(env_args or [], "--env-arg", "penalty=-1", tasks.option_names(task, scenario))
         name, options = tasks.check(task, scenario, backend, given)
-        config = ALGORITHMS[algorithm].configure(preset, task).replace(parse_assignments(assignments or []))
+        config = ALGORITHMS[algorithm].configure(preset, task)
+        config = config.replace(parse_assignments(assignments or [], known=config.as_dict()), options)
         if steps is not None:
             config = config.replace({"total_steps": steps})
         stamp = runs.now()
