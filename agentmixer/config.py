@@ -7,6 +7,7 @@ of the ranges below; `Meta(ge=..., le=...)` states any other range. Bounds are i
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, NamedTuple, Self, get_args, get_origin, get_type_hints
 
@@ -37,10 +38,15 @@ class Settings(msgspec.Struct, frozen=True):
         return cls.__struct_fields__
 
     @classmethod
+    def declared(cls) -> dict[str, Declared]:
+        """Every setting as it is declared, by its name."""
+        hints = get_type_hints(cls, include_extras=True)
+        return {name: _declared(hints[name]) for name in cls.names()}
+
+    @classmethod
     def explained(cls) -> dict[str, str]:
         """The sentence of every setting that has one."""
-        hints = get_type_hints(cls, include_extras=True)
-        return {name: said for name in cls.names() if (said := _declared(hints[name]).sentence)}
+        return {name: declared.sentence for name, declared in cls.declared().items() if declared.sentence}
 
     def as_dict(self) -> dict[str, Any]:
         """Every setting by its name."""
@@ -65,14 +71,21 @@ def unknown(keys: Iterable[str], known: Iterable[str], kind: str = "setting") ->
             raise AgentMixerError(f"unknown {kind} '{key}'{nearest(key, names)}")
 
 
-def parse_assignments(assignments: list[str], option: str = "--set", example: str = "actor_lr=3e-4") -> dict[str, str]:
-    """['key=value', ...] -> {key: value}. Raises AgentMixerError for anything else."""
+def parse_assignments(
+    assignments: list[str], option: str = "--set", example: str = "actor_lr=3e-4", known: Iterable[str] | None = None
+) -> dict[str, str]:
+    """['key=value', ...] -> {key: value}. known: the keys that there are; None if that is not known.
+
+    Raises AgentMixerError for anything that is not key=value. The error names the nearest known key where the text begins
+    with an unknown one."""
     pairs = {}
     for text in assignments:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip() or not value.strip():
-            raise AgentMixerError(f"{option} takes key=value, got '{text}'; for example {option} {example}")
-        pairs[key.strip()] = value.strip()
+        key, equals, value = (part.strip() for part in text.partition("="))
+        if not equals or not key or not value:
+            misspelled = known is not None and key not in (names := set(known))
+            hint = nearest(key, names) if misspelled else f"; for example {option} {example}"
+            raise AgentMixerError(f"{option} takes key=value, got '{text}'{hint}")
+        pairs[key] = value
     return pairs
 
 
@@ -103,7 +116,7 @@ def parse_seeds(text: str) -> list[int]:
     return found
 
 
-class _Declared(NamedTuple):
+class Declared(NamedTuple):
     """A setting as it is declared. type: int, float, bool, str or Literal. low, high: None where there is no bound."""
 
     type: Any
@@ -111,15 +124,41 @@ class _Declared(NamedTuple):
     high: float | None
     sentence: str
 
+    @property
+    def choices(self) -> tuple[Any, ...]:
+        """The only values that the setting may have; none where it may have any in its range."""
+        return get_args(self.type) if get_origin(self.type) is Literal else ()
 
-def _declared(hint: Any) -> _Declared:
+    @property
+    def wanted(self) -> str:
+        """The values that the setting may have, in words."""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        what = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a word"}[self.type]
+        if self.low is not None and self.high is not None:
+            return f"{what} between {self.low} and {self.high}"
+        return what if self.low is None else f"{what} of at least {self.low}"
+
+
+def _in_digits(text: str) -> int | None:
+    """400k, 1.5M or 1,000,000 -> the whole number that is meant; None for any other text."""
+    if re.fullmatch(r"[0-9]{1,3}(,[0-9]{3})+", text):
+        return int(text.replace(",", ""))
+    if found := re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([kKmMbB])", text):
+        digits, letter = found.groups()
+        number = float(f"{digits}e{ {'k': 3, 'm': 6, 'b': 9}[letter.lower()] }")
+        return int(number) if number.is_integer() else None
+    return None
+
+
+def _declared(hint: Any) -> Declared:
     base, *extras = get_args(hint) if get_origin(hint) is Annotated else [hint]
     metas = [extra for extra in extras if isinstance(extra, Meta)]
 
     def said(name: str) -> Any:
         return next((value for meta in metas if (value := getattr(meta, name)) is not None), None)
 
-    return _Declared(base, said("ge"), said("le"), said("description") or "")
+    return Declared(base, said("ge"), said("le"), said("description") or "")
 
 
 def _checked(name: str, value: Any, hint: Any) -> Any:
@@ -128,7 +167,9 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
     try:
         return msgspec.convert(_read(value, declared.type), hint)
     except (ValueError, OverflowError):
-        raise AgentMixerError(f"{name} must be {_wanted(declared)}, got {value}") from None
+        meant = _in_digits(str(value)) if declared.type is int else None
+        way_out = f", which is typed {meant}" if meant is not None else ""
+        raise AgentMixerError(f"{name} must be {declared.wanted}, got {value}{way_out}") from None
 
 
 def _read(value: Any, kind: Any) -> Any:
@@ -141,14 +182,3 @@ def _read(value: Any, kind: Any) -> Any:
     if not math.isfinite(number):
         raise ValueError(value)
     return int(number) if kind is int and number.is_integer() else number
-
-
-def _wanted(declared: _Declared) -> str:
-    """The values that a setting may have, in words."""
-    kind, low, high, _ = declared
-    if get_origin(kind) is Literal:
-        return f"one of {', '.join(get_args(kind))}"
-    what = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a word"}[kind]
-    if low is not None and high is not None:
-        return f"{what} between {low} and {high}"
-    return what if low is None else f"{what} of at least {low}"

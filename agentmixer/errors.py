@@ -34,7 +34,12 @@ class TeamError(AgentMixerError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the known word closest to `word`, or the list of known words."""
+    """`; did you mean 'x'?` for the known word closest to `word`, or the list of known words.
+
+    A name that has `word` between its underscores comes before a name that is spelled like it: lr means actor_lr or
+    critic_lr, not pm."""
     names = sorted(known)
+    if holding := [name for name in names if word and f"_{word}_" in f"_{name}_"]:
+        return f"; did you mean {' or '.join(repr(name) for name in holding)}?"
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(names) or 'none'}"

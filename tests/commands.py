@@ -21,13 +21,13 @@ class Done(NamedTuple):
     stderr: str
 
 
-def agentmixer(*arguments: object, cwd: Path) -> Done:
-    """Run `agentmixer ARGUMENTS` in the folder `cwd`, on a terminal 200 columns wide."""
+def agentmixer(*arguments: object, cwd: Path, columns: int = 200) -> Done:
+    """Run `agentmixer ARGUMENTS` in the folder `cwd`, on a terminal so many columns wide."""
     out, error = io.StringIO(), io.StringIO()
     with (
         contextlib.chdir(cwd),
         mock.patch.object(sys, "argv", ["agentmixer", *map(str, arguments)]),
-        mock.patch.dict(os.environ, COLUMNS="200"),
+        mock.patch.dict(os.environ, COLUMNS=str(columns)),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(error),
     ):

@@ -107,7 +107,7 @@ def prepare(
         if variant.algorithm not in ALGORITHMS:
             raise AgentMixerError(f"unknown algorithm '{variant.algorithm}'{nearest(variant.algorithm, ALGORITHMS)}")
         config = ALGORITHMS[variant.algorithm].configure(variant.preset, task)
-        config = config.replace(settings).replace(variant.settings)
+        config = config.replace(settings, resolved).replace(variant.settings, resolved)
         config.check()
         planned += [(variant, seed, config) for seed in seeds]
     prepared = []

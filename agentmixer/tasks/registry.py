@@ -37,6 +37,16 @@ def names_code(task: str) -> bool:
     return bool(getattr(family(task), "names_code", True))
 
 
+def option_names(task: str, scenario: str) -> tuple[str, ...] | None:
+    """Names of the options (--env-arg) that a scenario takes, None if that is not known beforehand.
+
+    A family whose scenarios decide on the options has a function `option_names(scenario)`; for every other family the
+    names are those of its `Options`. Raises AgentMixerError where there is no such task or no such factory."""
+    found = family(task)
+    own = getattr(found, "option_names", None)
+    return own(scenario) if own else found.Options.names()
+
+
 def check(
     task: str, scenario: str, backend: str | None = None, options: Mapping[str, Any] | None = None
 ) -> tuple[str, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
 import msgspec
@@ -119,9 +120,16 @@ class Config(msgspec.Struct, frozen=True):
         """Every setting by its key."""
         return {key: value for part in self.parts.values() for key, value in part.as_dict().items()}
 
-    def replace(self, overrides: dict[str, Any]) -> Self:
-        """A copy with overrides applied and checked, whichever part they belong to; see `Settings.replace`."""
-        unknown(overrides, self.as_dict())
+    def replace(self, overrides: dict[str, Any], options: Iterable[str] = ()) -> Self:
+        """A copy with overrides applied and checked, whichever part they belong to; see `Settings.replace`.
+
+        options: names of the task's options. Raises AgentMixerError that names --env-arg if an override is one of them."""
+        known = self.as_dict()
+        for key in set(overrides) & set(options) - set(known):
+            raise AgentMixerError(
+                f"{key} is an option of the task and not a setting; use --env-arg {key}={overrides[key]}"
+            )
+        unknown(overrides, known)
         changed = {
             name: part.replace({key: value for key, value in overrides.items() if key in part.names()})
             for name, part in self.parts.items()

@@ -57,7 +57,7 @@ def compare(
     target = out or comparison.COMPARISONS / task / runs.folder_name(scenario)
     settings = parse_assignments(assignments or []) | ({} if steps is None else {"total_steps": steps})
     chosen = comparison.variants(vary or [], algorithm, preset)
-    options = parse_assignments(env_args or [], "--env-arg", "penalty=-1")
+    options = parse_assignments(env_args or [], "--env-arg", "penalty=-1", tasks.option_names(task, scenario))
     prepared = comparison.prepare(task, scenario, chosen, parse_seeds(seeds), settings, options, target)
     asked = comparison.question(prepared, measure, shlex.join(["agentmixer", *sys.argv[1:]]))
     console = Terminal()

@@ -23,6 +23,7 @@ from agentmixer_cli import (
     pin,
     runs,
     show,
+    settings,
     tasks,
     train,
     verify,
@@ -51,6 +52,7 @@ app.command("analyze")(analyze.analyze)
 app.command("compare")(compare.compare)
 app.command("isolation")(isolation.isolation)
 app.command("tasks")(tasks.tasks)
+app.command("settings")(settings.settings)
 app.command("runs")(runs.runs)
 
 

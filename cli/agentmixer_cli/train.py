@@ -28,7 +28,10 @@ def train(
         str, typer.Option(help="default: results per minute on a small machine. paper: the paper's tables.")
     ] = "default",
     assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Override a setting (agentmixer settings lists them); may be repeated."
+        ),
     ] = None,
     env_args: Annotated[
         list[str] | None,
@@ -107,7 +110,9 @@ def train(
                 )
     else:
         trainer.check_together(algorithm, len(wanted))
-        given: dict[str, Any] = dict(parse_assignments(env_args or [], "--env-arg", "penalty=-1"))
+        given: dict[str, Any] = dict(
+            parse_assignments(env_args or [], "--env-arg", "penalty=-1", tasks.option_names(task, scenario))
+        )
         file = None
         if begin_from is None:
             config = ALGORITHMS[algorithm].configure(preset, task)
@@ -123,7 +128,7 @@ def train(
             if (before.task, before.scenario) == (task, scenario):
                 given = before.options | given
         name, options = tasks.check(task, scenario, backend, given)
-        config = config.replace(parse_assignments(assignments or []))
+        config = config.replace(parse_assignments(assignments or [], known=config.as_dict()), options)
         if steps is not None:
             config = config.replace({"total_steps": steps})
         stamp = runs.now()

@@ -115,6 +115,28 @@ def test_ctrl_c_and_resume(tmp_path: Path) -> None:
             "unknown setting 'actor_rl'; did you mean 'actor_lr'?",
         ),
         (
+            ["train", "smacv2", "protoss_5v5", "--set", "lr=1"],
+            "unknown setting 'lr'; did you mean 'actor_lr' or 'critic_lr' or 'lr_decay' or 'pm_lr'?",
+        ),
+        (["train", "smacv2", "protoss_5v5", "--set", "lr"], "takes key=value, got 'lr'; did you mean 'actor_lr' or"),
+        (
+            ["train", "predator_prey", "5x5", "--set", "penalty=-1"],
+            "penalty is an option of the task and not a setting; use --env-arg penalty=-1",
+        ),
+        (
+            ["compare", "predator_prey", "5x5", "--set", "penalty=-1"],
+            "penalty is an option of the task and not a setting; use --env-arg penalty=-1",
+        ),
+        (
+            ["train", "smacv2", "protoss_5v5", "--steps", "1M"],
+            "between 1 and 1000000000000, got 1M, which is typed 1000000",
+        ),
+        (["train", "smacv2", "protoss_5v5", "--set", "total_steps=1.5M"], "got 1.5M, which is typed 1500000"),
+        (["train", "smacv2", "protoss_5v5", "--steps", "400k"], "got 400k, which is typed 400000"),
+        (["train", "smacv2", "protoss_5v5", "--steps", "1,000,000"], "got 1,000,000, which is typed 1000000"),
+        (["compare", "smacv2", "protoss_5v5", "--steps", "1M"], "got 1M, which is typed 1000000"),
+        (["train", "predator_prey", "5x5", "--env-arg", "preys=1k"], "got 1k, which is typed 1000"),
+        (
             ["train", "smacv2", "protoss_5v5", "--set", "gamma=2"],
             "gamma must be a finite number between 0.0 and 1.0, got 2",
         ),
@@ -152,6 +174,13 @@ def test_ctrl_c_and_resume(tmp_path: Path) -> None:
         ),
         (["train", "predator_prey", "5x5", "--env-arg", "penality=-1"], "did you mean 'penalty'?"),
         (["train", "predator_prey", "5x5", "--env-arg", "penalty"], "--env-arg takes key=value, got 'penalty'"),
+        (["train", "predator_prey", "5x5", "--env-arg", "penality"], "got 'penality'; did you mean 'penalty'?"),
+        (["train", "matrix", "climbing", "--env-arg", "sze=3"], "unknown option 'sze'; known: none"),
+        (
+            ["settings", "mapo"],
+            "unknown algorithm 'mapo'; did you mean 'mappo'? known: agentmixer_ppo, agentmixer_sac, mappo",
+        ),
+        (["settings", "--task", "matrx"], "unknown task 'matrx'; did you mean 'matrix'?"),
         (["train", "predator_prey", "5x5", "--env-arg", "predators=1"], "it takes at least 2 to catch a prey"),
         (["train", "matrix", "gone.json"], "there is no file gone.json"),
         (["train", "matrix", "/dev/null/x.npy"], "cannot be read as payoffs"),
@@ -238,7 +267,9 @@ def test_tasks_lists_every_scenario_and_what_the_stand_in_lacks(tmp_path: Path) 
         assert word in result.stdout
 
 
-@pytest.mark.parametrize("command", ["train", "export", "deploy-sim", "evaluate", "tasks", "runs", "analyze"])
+@pytest.mark.parametrize(
+    "command", ["train", "export", "deploy-sim", "evaluate", "tasks", "settings", "runs", "analyze"]
+)
 def test_help_shows_a_working_example(command: str, tmp_path: Path) -> None:
     result = agentmixer(command, "--help", cwd=tmp_path)
     assert result.returncode == 0

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import agentmixer
 
 from agentmixer.contract.spec import Box, Discrete
 from agentmixer.errors import AgentMixerError
@@ -342,6 +343,17 @@ def test_a_file_in_the_current_directory_is_found(tmp_path: Path, monkeypatch: p
     task.close()
 
 
+def test_an_option_without_a_value_is_answered_with_the_nearest_parameter(tmp_path: Path) -> None:
+    """Of the factory that the scenario names; where it takes any argument, with an example."""
+    for scenario, words in (
+        ("zoo_envs:counting", "did you mean 'length'?"),
+        (SPREAD, "for example --env-arg penalty=-1"),
+    ):
+        done = agentmixer("train", "pettingzoo", scenario, "--env-arg", "lenght", cwd=tmp_path)
+        assert done.returncode == 2
+        assert done.stderr == f"error: --env-arg takes key=value, got 'lenght'; {words}\n"
+
+
 @pytest.mark.parametrize(
     ("scenario", "options", "words"),
     [
@@ -350,7 +362,7 @@ def test_a_file_in_the_current_directory_is_found(tmp_path: Path, monkeypatch: p
         ("no_such_module:make", {}, "module 'no_such_module' cannot be imported .* pip install the package"),
         ("mpe2.simple_spreed_v3", {}, "module 'mpe2.simple_spreed_v3' cannot be imported"),
         ("runs/x:make", {}, "is not of the form module:factory"),
-        ("zoo_envs:counting", {"lenght": 3}, "cannot be called with these options: .*'lenght'"),
+        ("zoo_envs:counting", {"lenght": 3}, "cannot be called with these options: .*'lenght'; did you mean 'length'"),
         ("zoo_envs:counting", {"a-b": 3}, "option 'a-b' cannot be an argument's name"),
         ("zoo_envs:failing", {"size": 3}, "making zoo_envs:failing failed with RuntimeError: no licence for size 3"),
         (SPREAD, {"colour": "red"}, "making .* failed with TypeError: .*colour"),

@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 from agentmixer.contract.spec import OptionValue
-from agentmixer.errors import AgentMixerError
+from agentmixer.errors import AgentMixerError, nearest
 from agentmixer.tasks.base import ScenarioInfo, Task
 from agentmixer.tasks.pettingzoo.factory import EXAMPLE, arguments, factory
 
@@ -73,6 +73,17 @@ def scenarios() -> list[ScenarioInfo]:
     ]
 
 
+def option_names(scenario: str) -> tuple[str, ...] | None:
+    """Names of the factory's parameters; None where it takes arguments of any name or has no signature to read."""
+    try:
+        parameters = inspect.signature(factory(scenario)).parameters
+    except (TypeError, ValueError):
+        return None
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return None
+    return tuple(parameters)
+
+
 def check(scenario: str, backend: str, options: Options) -> None:
     """Raise AgentMixerError unless the factory exists, takes these options and gives an environment that can be
     used. One environment is built and closed; no process is started."""
@@ -80,7 +91,10 @@ def check(scenario: str, backend: str, options: Options) -> None:
     try:
         inspect.signature(make_env).bind(**arguments(options.as_dict()))
     except TypeError as error:
-        raise AgentMixerError(f"{scenario} cannot be called with these options: {error}; see --env-arg") from None
+        names = option_names(scenario)
+        wrong = [] if names is None else [name for name in options.as_dict() if name not in names]
+        hint = nearest(wrong[0], names or ()) if wrong else "; see --env-arg"
+        raise AgentMixerError(f"{scenario} cannot be called with these options: {error}{hint}") from None
     except ValueError:  # no signature to read, as for some compiled functions
         pass
     try:
