@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 
 class Estimate(NamedTuple):
@@ -29,6 +28,8 @@ def rate(successes: np.ndarray, confidence: float = 0.95) -> Estimate:
 
 def share(part: int, whole: int, confidence: float = 0.95) -> Estimate:
     """`part` of `whole` with its Wilson interval, whole >= 1."""
+    from scipy import stats  # here, so that what is written can be told where scipy is not installed
+
     interval = stats.binomtest(part, whole).proportion_ci(confidence, method="wilson")
     return Estimate(part / whole, float(interval.low), float(interval.high))
 
@@ -42,6 +43,8 @@ def mean(values: np.ndarray, bounds: tuple[float, float] = (-np.inf, np.inf), co
         return Estimate(centre, None, None)
     if np.ptp(values) == 0:
         return Estimate(centre, centre, centre)
+    from scipy import stats
+
     low, high = stats.t.interval(confidence, len(values) - 1, loc=centre, scale=stats.sem(values))
     return Estimate(centre, max(float(low), bounds[0]), min(float(high), bounds[1]))
 

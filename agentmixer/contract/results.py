@@ -56,6 +56,20 @@ class Report:
             check.passed and not check.control for check in self.checks
         )
 
+    @property
+    def verdict(self) -> str:
+        """ "PASS", or "FAIL" with the reason: what failed first, and how much beside it."""
+        if self.passed:
+            return "PASS"
+        wrong = [check for check in self.checks if check.status == "failed"]
+        wrong += [check for check in self.checks if check.status == "not run"]
+        if not wrong:
+            return "FAIL: nothing was judged"
+        first, more = wrong[0], len(wrong) - 1
+        subject = "" if first.subject == TEAM else f", {first.subject}"
+        beside = f" (and {more} more)" if more else ""
+        return f"FAIL: {first.name}{subject}: {first.sentence}{beside}"
+
     def to_json(self) -> str:
         """The whole report, `passed` first. Raises ValueError for a number that is not finite."""
         return json.dumps(_plain(self), indent=2, allow_nan=False) + "\n"

@@ -7,6 +7,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -174,7 +175,8 @@ def train_all(
     """Train what is not finished, `jobs` runs at a time, each on one thread, and call `done` with each as it ends.
 
     measure: win_rate or return. Returns all, in the order of `prepared`. Raises
-    AgentMixerError if a run fails; what is finished is kept and used by the next call."""
+    AgentMixerError if a run fails, KeyboardInterrupt if it was interrupted, once every run has a checkpoint; what is
+    finished is kept and used by the next call."""
     found: dict[Path, Trained] = {}
 
     def note(variant: Variant, run: Run) -> None:
@@ -190,7 +192,7 @@ def train_all(
         try:
             for future in as_completed(futures):
                 if not future.result():
-                    raise AgentMixerError("interrupted; the same command goes on from here")
+                    raise KeyboardInterrupt
                 note(*futures[future])
         except BrokenProcessPool:
             raise AgentMixerError(
@@ -202,7 +204,10 @@ def train_all(
 
 
 def _in_a_process(run: Run) -> bool:
-    """A fresh process a run: none inherits what another left in torch's or JAX's global state."""
+    """A fresh process a run: none inherits what another left in torch's or JAX's global state.
+
+    It begins with Ctrl-C blocked, which reaches every process of a terminal: the trainer in it listens once it can."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_train, run).result()
 

@@ -26,7 +26,8 @@ from agentmixer.tasks import Task
 from agentmixer.tasks.side_by_side import joined
 from agentmixer.train.algorithms import ALGORITHMS, Algorithm
 from agentmixer.train.figures import measure
-from agentmixer.train.run import MAX_BYTES, Run, make_folder, metrics, step_of, unwritten
+from agentmixer.train.run import MAX_BYTES, Run, make_folder, metrics, unwritten
+from agentmixer.train.run_files import step_of
 from agentmixer.train.stream import Stream, begin
 
 KEEP = 2

@@ -23,7 +23,10 @@ def report(episodes: Episodes, spec: TaskSpec) -> dict[str, float | None]:
     if spec.reports_wins:
         win = intervals.rate(episodes.won)
         numbers |= {"win_rate": win.value, "win_rate_low": win.low, "win_rate_high": win.high}
-    return numbers | {"length": float(episodes.lengths.mean()), "episodes": len(episodes.returns)}
+    return numbers | {
+        "length": float(episodes.lengths.mean()), "episodes": len(episodes.returns),
+        "unended": int(episodes.unended.sum()),
+    }  # fmt: skip
 
 
 def headline(numbers: dict[str, Any], prefix: str = "") -> str:

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shlex
-import tomllib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,20 +19,22 @@ from agentmixer.files import read_regular, write_whole
 from agentmixer.tasks import Task, make, names_code
 from agentmixer.train.algorithms import ALGORITHMS
 from agentmixer.train.lock import LOCK, locked
+from agentmixer.train.run_files import (
+    FORMAT,
+    IDENTITY,
+    checkpoint_files,
+    find_all,
+    read_config,
+    read_summary,
+    step_of,
+    unreadable,
+)
 from agentmixer.train.settings import Config
 from agentmixer.versions import made_with
 
 RUNS = Path("runs")
 #: Most bytes of a checkpoint or of metrics.jsonl that are read.
 MAX_BYTES = 1 << 30
-#: What config.toml says of a run beside its settings.
-IDENTITY = (
-    "task", "scenario", "backend", "algorithm", "preset", "seed", "device", "begun_from", "begun_from_sha256",
-)  # fmt: skip
-#: Which layout of config.toml this version writes and reads.
-FORMAT = 3
-#: Largest config.toml or summary.json that is read, bytes.
-MAX_TEXT = 2**20
 #: What a creation that was interrupted may leave in a run's directory.
 LEFT_OVERS = {LOCK, "config.toml.partial"}
 
@@ -77,24 +78,13 @@ class Run:
         """Complete checkpoints, oldest first. A run with at least one can be evaluated and exported.
 
         Raises AgentMixerError if their folder is a link: files of others would be read, and removed."""
-        if self.checkpoints.is_symlink():
-            raise AgentMixerError(f"{self.checkpoints} is not a folder but a file or a link; remove it")
-        files = self.checkpoints.glob("step_*.safetensors")
-        return sorted(file for file in files if re.fullmatch(r"step_[0-9]{12}\.safetensors", file.name))
+        return checkpoint_files(self.path)
 
     @property
     def summary(self) -> dict[str, Any] | None:
         """summary.json, or None while the run is unfinished. One of fewer steps than the run is to have speaks of it as
         it was before it was extended."""
-        file = self.path / "summary.json"
-        if not os.path.lexists(file):
-            return None
-        again = f"remove it, and --resume judges {self.path} again"
-        try:
-            found = _checked(json.loads(read_regular(file, MAX_TEXT, links=None, again=again)))
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise AgentMixerError(f"{file} is damaged ({error}); {again}") from error
-        return found if found["steps"] >= self.config.run.total_steps else None
+        return read_summary(self.path, self.config.run.total_steps)
 
     def make_task(self, num_envs: int) -> Task:
         """The run's task, `num_envs` at a time.
@@ -223,35 +213,20 @@ def load(path: Path, task_code: str | None = None) -> Run:
     """Read a run back. task_code: code that its task may import though the run was not trained here.
 
     Raises AgentMixerError if `path` holds no run, or one this version cannot read."""
-    file = path / "config.toml"
-    if not os.path.lexists(file):
-        if path.is_dir() and is_vacant(path):
-            raise AgentMixerError(f"{path} holds no run yet; train one there without --resume")
-        raise AgentMixerError(f"{path} holds no run (no config.toml); list runs with: agentmixer runs")
-    text = read_regular(file, MAX_TEXT, links=None, again="the run cannot be read")
+    if path.is_dir() and is_vacant(path) and not os.path.lexists(path / "config.toml"):
+        raise AgentMixerError(f"{path} holds no run yet; train one there without --resume")
+    written = read_config(path)
+    algorithm = written.head["algorithm"]
     try:
-        data = tomllib.loads(text.decode())
-        if data.get("format", 1) != FORMAT:
-            raise ValueError(f"its format is {data.get('format', 1)}, this version reads format {FORMAT}")
-        head = {name: data[name] for name in IDENTITY}
-        if any(type(value) is not (int if name == "seed" else str) for name, value in head.items()):
-            raise ValueError("the run's task, algorithm, device or seed is not of its type")
-        if not 0 <= head["seed"] < 2**31:
-            raise ValueError(f"seed {head['seed']}")
-        options = data.get("options", {})
-        software = data["made_with"]
-        if type(options) is not dict or type(software) is not dict:
-            raise ValueError("options or made_with is not a table")
-        if any(type(value) is not str for value in software.values()):
-            raise ValueError("made_with has a version that is not text")
-        if head["algorithm"] not in ALGORITHMS:
-            raise ValueError(f"unknown algorithm '{head['algorithm']}'{nearest(head['algorithm'], ALGORITHMS)}")
-        config = _settings(ALGORITHMS[head["algorithm"]].configure(), data["settings"])
-    except (ValueError, KeyError, TypeError, RecursionError, AgentMixerError) as error:
-        raise AgentMixerError(f"{file} is damaged or of another version ({error}); the run cannot be read") from error
+        if algorithm not in ALGORITHMS:
+            raise ValueError(f"unknown algorithm '{algorithm}'{nearest(algorithm, ALGORITHMS)}")
+        config = _settings(ALGORITHMS[algorithm].configure(), written.settings)
+    except (ValueError, KeyError, TypeError, AgentMixerError) as error:
+        raise unreadable(path, error) from error
     return Run(
-        path=path, options=options, config=config, digest=sha256(text), task_code=task_code, made_with=software, **head
-    )
+        path=path, options=written.options, config=config, digest=written.digest, task_code=task_code,
+        made_with=written.made_with, **written.head,
+    )  # fmt: skip
 
 
 def _settings(start: Config, data: dict[str, Any]) -> Config:
@@ -262,20 +237,6 @@ def _settings(start: Config, data: dict[str, Any]) -> Config:
         start = start.replace(data[name])
     start.check()
     return start
-
-
-def _checked(summary: Any) -> dict[str, Any]:
-    """A summary that has every number printed of it. Raises ValueError, KeyError or TypeError."""
-    numbers = [summary[name] for name in ("steps", "steps_per_second", "seconds")]
-    ends: list[Any] = []
-    for arm in (summary["decentralised_greedy"], summary["joint_greedy"]):
-        numbers.append(arm["episodes"])
-        for name in ("return", "win_rate") if "win_rate" in arm else ("return",):
-            numbers.append(arm[name])
-            ends += [arm[f"{name}_low"], arm[f"{name}_high"]]  # None where there was one episode
-    if not all(type(number) in (int, float) for number in [*numbers, *(end for end in ends if end is not None)]):
-        raise ValueError("a figure is not a number")
-    return summary
 
 
 def metrics(run: Run) -> dict[int, dict[str, Any]]:
@@ -289,15 +250,6 @@ def metrics(run: Run) -> dict[int, dict[str, Any]]:
                 if type(data["step"]) is int:
                     found[data["step"]] = data
     return found
-
-
-def find_all(root: Path = RUNS) -> list[Path]:
-    """Directories of all runs under `root`, oldest first."""
-    found = []
-    for file in root.rglob("config.toml"):
-        with contextlib.suppress(OSError):  # gone since
-            found.append((file.lstat().st_mtime_ns, str(file), file.parent))
-    return [path for *_, path in sorted(found)]
 
 
 def newest(
@@ -415,11 +367,6 @@ def steps_done(run: Run) -> int:
     """Environment steps up to the newest checkpoint; 0 if there is none."""
     files = run.checkpoint_files
     return step_of(files[-1]) if files else 0
-
-
-def step_of(file: Path) -> int:
-    """The step in a checkpoint's name."""
-    return int(file.stem.removeprefix("step_"))
 
 
 def standing(run: Run, step: int) -> str:

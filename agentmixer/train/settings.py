@@ -87,6 +87,11 @@ class RunSettings(Settings, frozen=True):
     final_episodes: Annotated[
         Episodes, about("episodes of the two evaluations at the end, decentralised and joint")
     ] = 200
+    judge_limit: Annotated[
+        int,
+        Meta(ge=1, le=10**9),
+        about("steps after which an episode that is judged is given up and lost, where the task has no episode limit"),
+    ] = 10_000
     checkpoint_interval: Annotated[Interval, about("steps between checkpoints; 0 for one at the end")] = 100_000
 
     @property

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from agentmixer import intervals
@@ -24,7 +23,7 @@ from agentmixer.train import checkpoint, stream
 from agentmixer.train import run as runs
 from agentmixer.train.algorithms import ALGORITHMS
 from agentmixer.train.checkpoint import Clock, Update
-from agentmixer.train.evaluate import evaluate
+from agentmixer.train.evaluate import Interrupted, evaluate, longest_episode
 from agentmixer.train.figures import headline, report
 from agentmixer.train.lock import locked
 from agentmixer.train.records import Records
@@ -32,6 +31,8 @@ from agentmixer.train.run import Run
 
 #: Evaluation episodes come from this stream; the command line keeps training seeds below a million.
 EVALUATION_SEED = 1_000_003
+#: Where there is no terminal to draw a bar on, a line is printed as often, s.
+LINE_EVERY_S = 10.0
 
 
 def train(run: Run, console: Console, resume: bool = False) -> bool:
@@ -48,6 +49,8 @@ def train_together(chosen: Sequence[Run], console: Console, resume: bool = False
     that training it alone would leave there. Where one fails, all stop."""
     check_together(chosen[0].algorithm, len(chosen))
     with contextlib.ExitStack() as stack:
+        # Before the task is made, which takes seconds: whoever stops a run is to find a checkpoint.
+        interrupt = stack.enter_context(_Interrupt())
         for run in chosen:
             stack.enter_context(locked(run.path))
 
@@ -59,7 +62,7 @@ def train_together(chosen: Sequence[Run], console: Console, resume: bool = False
         lanes = [side_by_side(same, chosen[0].device) for same in zip(*tasks, strict=True)]
         for lane in lanes:
             stack.callback(lane.close)
-        training = _Training(chosen, tasks, lanes, make(chosen[0], settings.num_envs), console, resume)
+        training = _Training(chosen, tasks, lanes, make(chosen[0], settings.num_envs), console, resume, interrupt)
         return training.run()
 
 
@@ -91,11 +94,16 @@ class _Training:
         judge: Task,
         console: Console,
         resume: bool,
+        interrupt: _Interrupt,
     ):
+        self.interrupt = interrupt
         self.chosen, self.tasks, self.lanes, self.judge, self.console = chosen, tasks, lanes, judge, console
         self.first, self.settings, self.spec = chosen[0], chosen[0].config.run, judge.spec
         self.several = len(chosen) > 1
         self.measure = "win_rate" if self.spec.reports_wins else "return"
+        #: What `latest` is: not what is exported, which alone acts greedily.
+        self._figure = f"sampled joint {self.measure.replace('_', ' ')}"
+        self._said = time.monotonic()
         self.algorithm = checkpoint.build(chosen, self.spec)
         if self.algorithm.own_threads:
             torch.set_num_threads(1)
@@ -138,19 +146,25 @@ class _Training:
 
     def run(self) -> bool:
         """Train to the end and judge. Returns False if interrupted."""
-        total, interrupted = self.settings.total_steps, False
-        progress = _progress(self.console, ("mean " if self.several else "") + self.measure.replace("_", " "))
-        with _Interrupt() as interrupt, progress, contextlib.ExitStack() as files:
+        try:
+            return self._train() and self._judge()
+        except Interrupted:  # while a team was judged; what it was trained to is in a checkpoint
+            return False
+
+    def _train(self) -> bool:
+        """Train to the end. Returns False if interrupted before."""
+        total, interrupted = self.settings.total_steps, self.interrupt.asked
+        progress = _progress(self.console, self._figure)
+        with progress, contextlib.ExitStack() as files:
             records = [files.enter_context(contextlib.closing(Records(run, self.step))) for run in self.chosen]
             for team, update in enumerate(self._unwritten):
                 if update is not None and not records[team].complete:  # killed between its checkpoint and this line
                     records[team].add(self.step, self._line(team, update))
-            what = f"{self.first.task} {self.first.scenario}" + (f", {len(self.chosen)} seeds" if self.several else "")
-            bar = progress.add_task(escape(what), total=total, completed=self.step, rate=0.0, latest=self.latest[0])
+            bar = progress.add_task("", total=total, completed=self.step, rate=0.0, latest="-")
             while self.step < total and not interrupted:
                 before = self.step
                 updates = self._learn()
-                interrupted = interrupt.asked
+                interrupted = self.interrupt.asked
                 judged = _crossed(before, self.step, self.settings.eval_interval) or self.step >= total
                 for update in updates:
                     update.judged = judged
@@ -162,10 +176,7 @@ class _Training:
                 self._show(progress, bar)
                 if judged:
                     self._say(lines)
-        if self.step < total:
-            return False
-        self._judge()
-        return True
+        return self.step >= total
 
     def _learn(self) -> list[Update]:
         """Collect one rollout and learn from it."""
@@ -187,7 +198,8 @@ class _Training:
         self.step += self.settings.num_envs * self.settings.rollout_length
         for team, (own, ended) in enumerate(zip(numbers, finished, strict=True)):
             own["episodes"] = len(ended["won"])
-            if len(ended["won"]):
+            # Before the first limit of steps only short episodes have ended, which are not like the others.
+            if len(ended["won"]) and self.step >= self.spec.episode_limit * self.settings.num_envs:
                 own["train_return"] = ended["return"].mean().item()
                 if self.spec.reports_wins:
                     own["train_win_rate"] = ended["won"].float().mean().item()
@@ -210,10 +222,23 @@ class _Training:
         if self.several:
             self.alone.load([self.algorithm.share(team)])
             self.alone.team.generators[0] = generator
+        longest = longest_episode(self.spec, self.settings.judge_limit)
         try:
-            return report(evaluate(self.alone.team, self.judge, episodes, EVALUATION_SEED, joint), self.spec)
+            played = evaluate(
+                self.alone.team,
+                self.judge,
+                episodes,
+                EVALUATION_SEED,
+                joint,
+                True,
+                longest,
+                lambda: self.interrupt.asked,
+            )
         finally:
             generator.set_state(kept)
+        if played.note():
+            self.console.print(f"note: {self._whose(self.chosen[team])}{played.note()}", soft_wrap=True, markup=False)
+        return report(played, self.spec)
 
     def _line(self, team: int, update: Update) -> dict[str, Any]:
         """What metrics.jsonl has of an update; the team is judged if that is due."""
@@ -221,8 +246,8 @@ class _Training:
         times = {"steps_per_second": update.clock.steps_per_second(self.step), "seconds": self._elapsed()}
         return update.numbers | {f"eval_{key}": value for key, value in figures.items()} | times
 
-    def _judge(self) -> None:
-        """Write the summary of every run that has none."""
+    def _judge(self) -> bool:
+        """Write the summary of every run that has none. Returns True."""
         self.alone.schedule(1.0)
         for team, run in enumerate(self.chosen):
             if run.summary is not None:  # judged before the process was killed that trained it
@@ -234,15 +259,18 @@ class _Training:
                 "seconds_updating": self.clock.updating, "decentralised_greedy": alone, "joint_greedy": joint,
             }  # fmt: skip
             runs.write(run.path / "summary.json", json.dumps(summary, indent=2) + "\n", run)
+        return True
 
     def _show(self, progress: Progress, bar: TaskID) -> None:
         known = [value for value in self.latest if _finite(value)]
-        progress.update(
-            bar,
-            completed=min(self.step, self.settings.total_steps),
-            rate=self.clock.steps_per_second(self.step),
-            latest=sum(known) / len(known) if known else float("nan"),
-        )
+        latest = f"{sum(known) / len(known):.2f}" if known else "-"
+        rate = self.clock.steps_per_second(self.step)
+        progress.update(bar, completed=min(self.step, self.settings.total_steps), rate=rate, latest=latest)
+        if not self.console.is_terminal and time.monotonic() - self._said >= LINE_EVERY_S:
+            self._said = time.monotonic()
+            self.console.print(
+                f"step {self.step:>10,}  {rate:>6,.0f} steps/s  {self._figure} {latest}", soft_wrap=True, markup=False
+            )
 
     def _say(self, lines: list[dict[str, Any]]) -> None:
         """One line of what teams that were just judged came to."""
@@ -269,13 +297,16 @@ class _Training:
 
 
 class _Interrupt:
-    """Turns the first Ctrl-C into a request to stop after the current update; a second one stops at once."""
+    """Turns the first Ctrl-C into a request to stop after the current update; a second one stops at once.
+
+    In the main thread of a process only, where Python handles signals."""
 
     def __init__(self) -> None:
         self.asked = False
 
     def __enter__(self) -> _Interrupt:
         self._old = signal.signal(signal.SIGINT, self._ask)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # processes of `compare` begin with it blocked
         return self
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
@@ -288,9 +319,9 @@ class _Interrupt:
 
 def _progress(console: Console, figure: str) -> Progress:
     return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+        BarColumn(10), MofNCompleteColumn(),
         TextColumn("{task.fields[rate]:,.0f} steps/s"), TimeRemainingColumn(),
-        TextColumn(figure + " {task.fields[latest]:.2f}"), console=console, disable=not console.is_terminal,
+        TextColumn(figure + " {task.fields[latest]}"), console=console, disable=not console.is_terminal,
     )  # fmt: skip
 
 

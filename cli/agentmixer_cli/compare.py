@@ -35,6 +35,7 @@ def compare(
         str | None, typer.Option(help="return or win_rate; the win rate unless given, where there is one.")
     ] = None,
     jobs: Annotated[int, typer.Option(help="Runs at a time, one thread each.", min=1, max=256)] = 2,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     out: Annotated[
         Path | None, typer.Option(help="Where runs and table go; comparisons/<task>/<scenario> unless given.")
     ] = None,
@@ -60,7 +61,7 @@ def compare(
     options = parse_assignments(env_args or [], "--env-arg", "penalty=-1", tasks.option_names(task, scenario))
     prepared = comparison.prepare(task, scenario, chosen, parse_seeds(seeds), settings, options, target)
     asked = comparison.question(prepared, measure, shlex.join(["agentmixer", *sys.argv[1:]]))
-    console = Terminal()
+    console = Terminal(stderr=as_json)
     console.print(f"{len(prepared)} runs, {jobs} at a time, under {target}", soft_wrap=True, markup=False)
 
     def done(trained: comparison.Trained) -> None:
@@ -72,12 +73,19 @@ def compare(
             markup=False,
         )
 
-    found = comparison.train_all(prepared, jobs, done, asked.measure)
+    try:
+        found = comparison.train_all(prepared, jobs, done, asked.measure)
+    except KeyboardInterrupt:
+        console.sentence("interrupted; the same command goes on from here")
+        raise typer.Exit(130) from None
     rows = comparison.summarise(found)
     table = comparison.markdown(asked, found, rows)
     written = [target / f"{asked.digest}.{ending}" for ending in ("md", "json")]
     runs.write(written[0], table)
     runs.write(written[1], comparison.to_json(asked, found, rows))
+    if as_json:
+        typer.echo(comparison.to_json(asked, found, rows), nl=False)
+        return
     console.sentence(f"\n{table}")
     for file in written:
         console.place("written", file)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,6 +62,7 @@ def deploy_sim(
     fault_matrix: Annotated[
         bool, typer.Option("--fault-matrix", help="Play with each kind of fault at 0, 1, 5 and 20 % instead.")
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Rehearse the deployment: every agent in its own process, against the same episodes in process; a verdict.
 
@@ -74,7 +75,7 @@ def deploy_sim(
     from agentmixer.validate import deploy_sim as rehearsal
     from agentmixer.validate.reports import ReportFile
 
-    console = Terminal()
+    console = Terminal(stderr=as_json)
     opened, source = opened_with_run(bundle, trusted, run, task_code)
     path = opened.path
     if margin is not None and (fault or fault_matrix):
@@ -82,13 +83,15 @@ def deploy_sim(
     if fault and fault_matrix:
         raise AgentMixerError("--fault-matrix sets the faults itself; leave out --fault")
     faults = parse_faults(fault or [], opened.team.task.agents)
-    console.place("bundle", path)
+    if not as_json:
+        console.place("bundle", path)
     name = "faults.json" if fault_matrix else "deploy_sim_faults.json" if fault else "deploy_sim.json"
     target = ReportFile(path, report, name)
     arguments = (opened, episodes, rehearsal.DEPLOY_SEED if seed is None else seed, source)
     try:
         if fault or fault_matrix:
-            _with_faults(console, target, None if fault_matrix else faults, deadline_ms, require_isolation, *arguments)
+            chosen = None if fault_matrix else faults
+            _with_faults(console, as_json, target, chosen, deadline_ms, require_isolation, *arguments)
             return
         with console.status("starting") as status:
             result = rehearsal.deploy_sim(
@@ -99,24 +102,34 @@ def deploy_sim(
                 margin=margin,
             )
     except AgentLost as error:
-        target.write(rehearsal.lost_report(opened, error).to_json())
-        console.print(f"FAIL {error}", soft_wrap=True, markup=False)
-        console.verdict(False)
+        _keep(console, target, rehearsal.lost_report(opened, error), as_json, lambda: None)
         raise typer.Exit(1) from error
+    _keep(console, target, result, as_json, lambda: _print(console, result))
+    leave(result)
+
+
+def _keep(console: Terminal, target: ReportFile, report: Report, as_json: bool, show: Callable[[], None]) -> None:
+    """Write a report before anything of it is printed, then print it. show: prints what comes before its verdict."""
+    target.write(report.to_json())
+    if as_json:
+        typer.echo(report.to_json(), nl=False)
+        return
+    show()
+    console.place("report", target.path)
+    console.verdict(report)
+
+
+def _print(console: Terminal, result: DeploySimReport) -> None:
     for table in (_arms(result), _agents(result)):
         console.print(table)
     for check in result.checks:
         console.check(check)
     for line in _sentences(result):
         console.sentence(f"     {line}")
-    target.write(result.to_json())
-    console.place("report", target.path)
-    console.verdict(result.passed)
-    leave(result.passed)
 
 
 def _with_faults(
-    console: Terminal, target: ReportFile, faults: Faults | None, deadline_ms: float | None, require_isolation: bool,
+    console: Terminal, as_json: bool, target: ReportFile, faults: Faults | None, deadline_ms: float | None, require_isolation: bool,
     bundle: Bundle, episodes: int, seed: int, run: Run,
 ) -> None:  # fmt: skip
     """Rehearse under these faults, or under the matrix of them."""
@@ -135,19 +148,20 @@ def _with_faults(
         else:
             alone = rehearsal.rehearse(bundle, faults, episodes, seed, run, deadline_s, require_isolation)
             result, reports = alone, (alone,)
-    for table in _faults(reports):
-        console.print(table)
-    for report in reports:
-        for check in report.checks:
-            if faults or not check.passed:
-                console.check(check, f"{report.told}: " if len(reports) > 1 else "")
-    if faults is None and result.passed:
-        promises = ", ".join(check.name for check in reports[0].checks)
-        console.sentence(f"ok   {len(reports)} rehearsals behaved as declared: {promises}")
-    target.write(result.to_json())
-    console.place("report", target.path)
-    console.verdict(result.passed)
-    leave(result.passed)
+
+    def show() -> None:
+        for table in _faults(reports):
+            console.print(table)
+        for report in reports:
+            for check in report.checks:
+                if faults or not check.passed:
+                    console.check(check, f"{report.told}: " if len(reports) > 1 else "")
+        if faults is None and result.passed:
+            promises = ", ".join(check.name for check in reports[0].checks)
+            console.sentence(f"ok   {len(reports)} rehearsals behaved as declared: {promises}")
+
+    _keep(console, target, result, as_json, show)
+    leave(result)
 
 
 def _faults(reports: Sequence[FaultReport]) -> list[Table]:

@@ -46,7 +46,10 @@ def evaluate(
     with contextlib.closing(chosen.make_task(min(episodes, chosen.config.run.num_envs))) as task:
         algorithm, at = checkpoint.load_weights(chosen, task, file)
         algorithm.team.generators[0].manual_seed(stream)
-        played = judge.evaluate(algorithm.team, task, episodes, stream, joint=policy == "joint", greedy=not sampled)
+        longest = judge.longest_episode(task.spec, chosen.config.run.judge_limit)
+        played = judge.evaluate(
+            algorithm.team, task, episodes, stream, joint=policy == "joint", greedy=not sampled, longest=longest
+        )
         found = figures.report(played, task.spec)
     if as_json:
         typer.echo(
@@ -57,3 +60,5 @@ def evaluate(
         return
     how = f"{policy}, {'sampled' if sampled else 'greedy'}, {episodes} episodes"
     console.sentence(f"{how}: {figures.headline(found)}")
+    if played.note():
+        console.sentence(f"note: {played.note()}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -41,6 +42,7 @@ def export(
         typer.Option("--replace", help="Let a bundle that is in its place go, its signatures and reports with it."),
     ] = False,
     task_code: TaskCodeOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Strip Policy Modifier and critics, write one ONNX model an agent, and check it against torch.
 
@@ -51,23 +53,30 @@ def export(
 
     if per_agent != "onnx":
         raise AgentMixerError(f"unknown export format '{per_agent}'{nearest(per_agent, ['onnx'])}")
-    console = Terminal()
-    source, file = run_and_checkpoint(run, step, task_code, console)
+    console = Terminal(stderr=as_json)
+    source, file = run_and_checkpoint(run, step, task_code, None if as_json else console)
     with console.status("exporting") as status:
         result = exporter.export(
             source, out, lambda agent: status.update(f"exporting {agent}"), sign, team, release, file, replace
         )
+    if as_json:
+        parity = {
+            name: {kind: found._asdict() for kind, found in kinds.items()} for name, kinds in result.parity.items()
+        }
+        told = {"bundle": str(result.path), "run": str(source.path), "checkpoint": file.name, "parity": parity}
+        typer.echo(json.dumps(told, indent=2))
+        return
     table = Table(title="parity with the trained network, golden steps", box=box.SIMPLE)
     for column in ("agent", "steps", "torch", "onnxruntime", "reference", "near ties", "size"):
         table.add_column(column, justify="left" if column == "agent" else "right")
-    for agent, parity in result.parity.items():
+    for agent, kinds in result.parity.items():
         size = (result.path / "agents" / agent / "policy.onnx").stat().st_size
-        errors = [f"{parity[kind].policy_error:.1e}" for kind in ("torch", "onnxruntime", "reference")]
+        errors = [f"{kinds[kind].policy_error:.1e}" for kind in ("torch", "onnxruntime", "reference")]
         table.add_row(
             agent,
-            str(parity["torch"].steps),
+            str(kinds["torch"].steps),
             *errors,
-            str(sum(p.near_ties for p in parity.values())),
+            str(sum(found.near_ties for found in kinds.values())),
             f"{size / 1024:.0f} KiB",
         )
     console.print(table)

@@ -35,7 +35,7 @@ def isolation(
         typer.echo(result.to_json(), nl=False)
     else:
         _print(console, result)
-    leave(result.passed)
+    leave(result)
 
 
 def _print(console: Terminal, result: IsolationReport) -> None:
@@ -59,7 +59,7 @@ def _print(console: Terminal, result: IsolationReport) -> None:
         f"{len(result.attacks) - len(shown)} not shown here"
     )
     console.sentence(f"still answer after the attacks: {sum(answer)} of {len(answer)} others")
-    console.verdict(result.passed)
+    console.verdict(result)
 
 
 def _cells(check: AttackCheck) -> tuple[str, str]:

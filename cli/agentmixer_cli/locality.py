@@ -49,7 +49,7 @@ def locality(
         typer.echo(found.to_json(), nl=False)
     else:
         _print(console, path, target, found)
-    leave(found.passed)
+    leave(found)
 
 
 def _print(console: Terminal, path: Path, target: ReportFile, found: LocalityReport) -> None:
@@ -72,4 +72,4 @@ def _print(console: Terminal, path: Path, target: ReportFile, found: LocalityRep
     )
     console.sentence(f"observation: {found.observation}")
     console.place("report", target.path)
-    console.verdict(found.passed)
+    console.verdict(found)

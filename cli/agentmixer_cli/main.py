@@ -22,8 +22,8 @@ from agentmixer_cli import (
     parity,
     pin,
     runs,
-    show,
     settings,
+    show,
     tasks,
     train,
     verify,
@@ -93,7 +93,7 @@ def main() -> None:
         )
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
-        say("interrupted", err=True)
+        say("interrupted; nothing half done was left behind", err=True)
         sys.exit(130)
 
 

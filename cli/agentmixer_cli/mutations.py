@@ -54,5 +54,6 @@ def mutations(
         console.place("report", target.path)
         caught, survived = (sum(m.status == status for m in found.mutations) for status in ("passed", "failed"))
         apart = len(found.mutations) - caught - survived
-        console.verdict(found.passed, f": {caught} caught, {survived} survived, {apart} do not apply")
-    leave(found.passed)
+        console.sentence(f"{caught} caught, {survived} survived, {apart} do not apply")
+        console.verdict(found)
+    leave(found)

@@ -53,11 +53,12 @@ def run_and_checkpoint(
     """The run at `run`, or the newest that is finished, and a checkpoint of it. console: where to say which, if anywhere."""
     from agentmixer.train import checkpoint
     from agentmixer.train import run as runs
+    from agentmixer.train.run_files import step_of
 
     found = runs.load(run, task_code) if run else runs.newest(task_code=task_code)
     file = checkpoint.chosen(found, step)
     if console:
-        console.sentence(f"{found.path} {runs.standing(found, runs.step_of(file))}")
+        console.sentence(f"{found.path} {runs.standing(found, step_of(file))}")
         newer = None if run else runs.newest(with_checkpoint=False, task_code=task_code)
         if newer and newer.path != found.path:
             console.sentence(

@@ -47,8 +47,8 @@ def parity(
                 console.check(check)
         console.sentence("     closed loop: agentmixer deploy-sim plays whole episodes")
         console.place("report", target.path)
-        console.verdict(result.passed)
-    leave(result.passed)
+        console.verdict(result)
+    leave(result)
 
 
 def _table(result: ParityReport) -> Table:

@@ -2,48 +2,72 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from agentmixer_cli.terminal import Terminal
 
 
-def runs(root: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs")) -> None:
-    """List runs, oldest first, with how far they came and their win rate alone and greedy.
+def runs(
+    root: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List runs, oldest first, with how far they came and what they came to alone and greedy.
 
     Example: agentmixer runs
     """
     from agentmixer.errors import AgentMixerError
-    from agentmixer.train import run as records
-    from agentmixer.train.figures import headline
+    from agentmixer.train.run_files import find_all
 
-    found = records.find_all(root)
+    found = find_all(root)
     if not found:
         raise AgentMixerError(f"no run found under {root}/; train one first: agentmixer train smacv2 protoss_5v5")
-    table = Table()
-    for column in ("run", "preset", "steps", "decentralised greedy [95 %]", "state"):
-        table.add_column(column, overflow="fold")
-    damaged = []
+    console = Terminal(stderr=as_json)
+    listed, damaged = [], []
     for path in found:
         try:
-            run = records.load(path)
-            summary, steps = run.summary, records.steps_done(run)
+            listed.append(_told(path))
         except (AgentMixerError, OSError) as error:
             damaged.append(str(error))
-            continue
-        result = headline(summary["decentralised_greedy"]) if summary else "-"
-        table.add_row(
-            escape(str(run.path)),
-            escape(run.preset),
-            f"{steps:,} of {run.config.run.total_steps:,}",
-            escape(result),
-            "finished" if summary else "unfinished",
-        )
-    console = Terminal()
-    console.print(table)
+    if as_json:
+        typer.echo(json.dumps(listed, indent=2))
+    else:
+        for run in listed:
+            _print(console, run)
     for sentence in damaged:
-        console.print(f"note: {sentence}", soft_wrap=True, markup=False)
+        console.sentence(f"note: {sentence}")
+
+
+def _told(path: Path) -> dict[str, Any]:
+    """All that is listed of a run, as JSON has it."""
+    from agentmixer.train.run_files import checkpoint_files, read_config, read_summary, step_of
+
+    written = read_config(path)
+    checkpoints = checkpoint_files(path)
+    return {
+        "run": str(path),
+        **written.head,
+        "step": step_of(checkpoints[-1]) if checkpoints else 0,
+        "total_steps": written.total_steps,
+        "checkpoints": [step_of(file) for file in checkpoints],
+        "summary": read_summary(path, written.total_steps),
+        "made_with": written.made_with,
+    }
+
+
+def _print(console: Terminal, run: dict[str, Any]) -> None:
+    """A run in two lines; the first is its directory, to be copied."""
+    from agentmixer.intervals import Estimate
+
+    console.sentence(run["run"])
+    state = "finished" if run["summary"] else "unfinished"
+    parts = [f"{state}, {run['step']:,} of {run['total_steps']:,} steps, preset {run['preset']}"]
+    figures = (run["summary"] or {}).get("decentralised_greedy", {})
+    for name, form in (("win_rate", ".3f"), ("return", ".2f")):
+        if name in figures:
+            estimate = Estimate(*(figures[f"{name}{end}"] for end in ("", "_low", "_high")))
+            parts.append(f"{name.replace('_', ' ')} {estimate.told(form)}")
+    console.sentence(f"  {'; '.join(parts)}")

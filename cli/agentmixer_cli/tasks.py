@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 from rich.table import Table
 
 from agentmixer_cli.terminal import Terminal
 
+if TYPE_CHECKING:
+    from agentmixer.tasks.base import TaskFamily
 
-def tasks(name: Annotated[str | None, typer.Argument(help="One task; all unless given.")] = None) -> None:
+
+def tasks(
+    name: Annotated[str | None, typer.Argument(help="One task; all unless given.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
     """List tasks and scenarios with their sizes, and what their simulators do not model.
 
     Example: agentmixer tasks smacv2
     """
     from agentmixer import tasks as registry
 
+    if as_json:
+        chosen = [name] if name else registry.names()
+        typer.echo(json.dumps({task: _told(registry.family(task)) for task in chosen}, indent=2))
+        return
     console = Terminal()
     for task in [name] if name else registry.names():
         family = registry.family(task)
-        table = Table(title=f"{task} (backends: {', '.join(family.backends)})")
-        for column in ("scenario", "agents", "observation", "state", "actions", "limit"):
-            table.add_column(column, no_wrap=column != "observation")
+        table = Table(title=f"{task} (backends: {', '.join(family.backends)})", box=None, padding=(0, 2, 0, 0))
+        for column in ("scenario", "agents", "obs", "state", "actions", "limit"):
+            table.add_column(column, no_wrap=column != "obs", overflow="fold")
         sources: dict[str, list[str]] = {}
         for row in family.scenarios():
             sizes = "/".join(str(size) for size in dict.fromkeys(row.obs_sizes)) or "its own"
@@ -38,3 +50,14 @@ def tasks(name: Annotated[str | None, typer.Argument(help="One task; all unless 
             console.print(f"--env-arg {option}={defaults[option]}  {sentence}", markup=False, soft_wrap=True)
         console.print(family.notes)
     console.print("next: agentmixer train smacv2 protoss_5v5")
+
+
+def _told(family: TaskFamily) -> dict[str, Any]:
+    """All that is listed of a task, as JSON has it."""
+    defaults, explained = family.Options().as_dict(), family.Options.explained()
+    return {
+        "backends": list(family.backends),
+        "scenarios": [msgspec.to_builtins(row) for row in family.scenarios()],
+        "options": {name: {"default": value, "about": explained.get(name, "")} for name, value in defaults.items()},
+        "notes": family.notes,
+    }

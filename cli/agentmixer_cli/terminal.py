@@ -9,7 +9,7 @@ import typer
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from agentmixer.contract.results import TEAM, Check
+from agentmixer.contract.results import TEAM, Check, Report
 from agentmixer.errors import printable
 
 #: What stands before a check's sentence.
@@ -40,29 +40,21 @@ class Terminal(Console):
         subject = "" if check.subject == TEAM else f", {check.subject}"
         self.sentence(f"{MARKS[check.status]} {before}{check.name}{subject}: {check.sentence}")
 
-    def verdict(self, passed: bool, figures: str = "") -> None:
-        """The last line of a report."""
-        self.print(f"verdict: {_word(passed)}{figures}", style="bold green" if passed else "bold red")
+    def verdict(self, report: Report) -> None:
+        """The last line of a report, with the reason if it failed."""
+        style = "bold green" if report.passed else "bold red"
+        self.print(f"verdict: {report.verdict}", style=style, soft_wrap=True, highlight=False, markup=False)
 
 
-def leave(passed: bool) -> None:
+def leave(report: Report) -> None:
     """End the command with the exit code of a report."""
-    if not passed:
+    if not report.passed:
         raise typer.Exit(1)
-
-
-def say_verdict(passed: bool) -> None:
-    """The last line of a report, without colours."""
-    say(f"verdict: {_word(passed)}")
 
 
 def say(text: str, err: bool = False) -> None:
     """A line without colours; what is not printable is spelled out."""
     typer.echo(printable(text), err=err)
-
-
-def _word(passed: bool) -> str:
-    return "PASS" if passed else "FAIL"
 
 
 def _lines(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 from typing import Annotated, Any
@@ -58,6 +59,9 @@ def train(
             "--resume", help="Continue the newest run of this scenario (of each of --seeds), or the one at --out."
         ),
     ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print what each run came to as JSON, and no progress.")
+    ] = False,
 ) -> None:
     """Train a team centrally: actors, Policy Modifier and critics.
 
@@ -70,7 +74,7 @@ def train(
     from agentmixer.train import run as runs
     from agentmixer.train.algorithms import ALGORITHMS
 
-    console = Terminal()
+    console = Terminal(stderr=as_json, quiet=as_json)
     if algorithm not in ALGORITHMS:
         raise AgentMixerError(f"unknown algorithm '{algorithm}'{nearest(algorithm, ALGORITHMS)}")
     tasks.family(task)
@@ -145,6 +149,11 @@ def train(
         again = shlex.join(["agentmixer", "train", task, scenario, "--resume", *which])
         console.print(f"interrupted; continue with: {again}", soft_wrap=True, markup=False)
         raise typer.Exit(130)
+    if as_json:
+        typer.echo(
+            json.dumps([{"run": str(run.path), "seed": run.seed, **(run.summary or {})} for run in chosen], indent=2)
+        )
+        return
     if len(chosen) == 1:
         console.print(figures.summary_line(chosen[0]), soft_wrap=True, markup=False)
     else:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from agentmixer_cli.opening import TrustedOption
-from agentmixer_cli.terminal import leave, say, say_verdict
+from agentmixer_cli.terminal import leave, say
 
 #: What a status is called in this command's lines.
 WORDS = {"passed": "ok", "failed": "FAILED"}
@@ -23,9 +23,12 @@ def verify(
     agent: Annotated[
         str | None, typer.Option(metavar="NAME", help="Which agent a folder must be of: a team mate is signed as well.")
     ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="A line for every check, not for those that failed only.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check that a bundle is what was exported, holds nothing else and decides as it did: one line a check.
+    """Check that a bundle is what was exported, holds nothing else and decides as it did.
 
     Exits 1 if a check fails. Runs on a device, with the base install. Example: agentmixer verify
     """
@@ -38,9 +41,14 @@ def verify(
     else:
         say(report.bundle)
         width = max(len(entry.subject) for entry in report.checks)
-        for entry in report.checks:
-            word = WORDS.get(entry.status, entry.status)
-            say(f"{word:<7}  {entry.subject:<{width}}  {entry.name:<9}  {entry.sentence}")
+        for subject in dict.fromkeys(entry.subject for entry in report.checks):
+            mine = [entry for entry in report.checks if entry.subject == subject]
+            if passed := [entry for entry in mine if entry.passed and not every and entry.name != "signature"]:
+                say(f"{'ok':<7}  {subject:<{width}}  {', '.join(entry.name for entry in passed)}")
+            for entry in mine:
+                if entry not in passed:
+                    word = WORDS.get(entry.status, entry.status)
+                    say(f"{word:<7}  {entry.subject:<{width}}  {entry.name:<9}  {entry.sentence}")
         say(f"checked by a process whose isolation was {report.isolation}")
-        say_verdict(report.passed)
-    leave(report.passed)
+        say(f"verdict: {report.verdict}")
+    leave(report)

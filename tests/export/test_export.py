@@ -241,7 +241,7 @@ def test_ragged_real_valued_agents_are_exported_without_their_padding(recurrent:
 
 def test_actors_that_are_built_alike_share_one_trace_and_nothing_else() -> None:
     """Bit for bit the graph that a trace of its own gives; where weights are equal by chance, each is traced."""
-    spec = tiny_spec()
+    spec = tiny_spec(agents=2)
     actor = tiny_algorithm(spec).team.actor
     for equal in (False, True):
         exporter = Exporter()

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from agentmixer import files, tasks
 from agentmixer.errors import AgentMixerError
-from agentmixer.train import checkpoint, records, rollout, trainer
+from agentmixer.train import checkpoint, records, rollout, run_files, trainer
 from agentmixer.train import run as runs
 from agentmixer.train.algorithms import AgentMixerPPO
 from agentmixer.train.run import Run
@@ -223,19 +223,21 @@ def test_a_checkpoint_of_other_environments_is_refused(trained: Run, tmp_path: P
     text = (path / "config.toml").read_text()
     (path / "config.toml").write_text(text.replace("pipelined = false", "pipelined = true"))
     with pytest.raises(
-        AgentMixerError, match=r"holds (\d+) environments, but by config\.toml .* are \d+ \+ \d+; put that"
+        AgentMixerError,
+        match=r"config\.toml was changed since step_0+512.safetensors was written: pipelined is True and was False; put it "
+        r"back, or begin .* agentmixer train smacv2 protoss_5v5 --from .*/run --set=pipelined=True",
     ):
         trainer.train(runs.extend(runs.load(path), "1024", None), quiet(), resume=True)
     (path / "config.toml").write_text(text)
     file = checkpoint.latest(runs.load(path))
     step, tensors = checkpoint.read(file)
     old = {key: value for key, value in tensors.items() if not key.startswith("stream.")}
-    file.write_bytes(checkpoint.serialised(step, old))
+    file.write_bytes(checkpoint.serialised(step, old, None, checkpoint.read_all(file).settings))
     with pytest.raises(AgentMixerError, match="holds  environments"):
         trainer.train(runs.extend(runs.load(path), "1024", None), quiet(), resume=True)
     save_file(tensors, file, metadata={"step": str(step)})
     with pytest.raises(
-        AgentMixerError, match=r"was written by another version of AgentMixer \(format 1, this version reads format 2\)"
+        AgentMixerError, match=r"was written by another version of AgentMixer \(format 1, this version reads format 3\)"
     ):
         trainer.train(runs.extend(runs.load(path), "1024", None), quiet(), resume=True)
 
@@ -620,7 +622,7 @@ def test_only_twelve_digits_make_a_checkpoint(copied: Run) -> None:
 
 def test_a_config_that_is_too_large_is_refused(copied: Run) -> None:
     with (copied.path / "config.toml").open("ab") as file:
-        file.write(b"#" * runs.MAX_TEXT)
+        file.write(b"#" * run_files.MAX_TEXT)
     with pytest.raises(AgentMixerError, match=r"config\.toml has more than 1,048,576 bytes"):
         runs.load(copied.path)
 
@@ -700,11 +702,13 @@ def test_a_checkpoint_that_was_made_up_is_one_sentence(trained: Run, tmp_path: P
         tensors["optimiser.actor.0.a.b"] = torch.zeros(1)
     elif damage == "rng":
         del tensors["rng"]
-    file.write_bytes(checkpoint.serialised(10**400 if damage == "step" else saved.step, tensors, saved.update))
+    file.write_bytes(
+        checkpoint.serialised(10**400 if damage == "step" else saved.step, tensors, saved.update, saved.settings)
+    )
     if damage == "sparse":
         with open(file, "r+b") as opened:
             opened.truncate(1 << 42)
     with contextlib.closing(run.make_task(run.config.run.num_envs)) as task:
         algorithm = checkpoint.build([run], task.spec)
         with pytest.raises(AgentMixerError, match="train again"):
-            checkpoint.restore(algorithm, [[task]], [file])
+            checkpoint.restore(algorithm, [[task]], [run])

@@ -156,4 +156,4 @@ Stage.__init__ = lambda self, bundle, protected: real(self, bundle, False)
     )
     assert failed.returncode == 1, failed.stderr
     assert "GOT THROUGH" in failed.stdout
-    assert failed.stdout.rstrip().endswith("verdict: FAIL")
+    assert failed.stdout.rstrip().splitlines()[-1].startswith("verdict: FAIL: ")

@@ -304,7 +304,7 @@ def test_the_command_names_who_fell_and_where(made: Path, tmp_path: Path) -> Non
     moved = Path(shutil.copytree(made / "run", tmp_path / "moved"))
     result = CliRunner().invoke(app, ["parity", str(bundle), "--run", str(moved)], env={"COLUMNS": "160"})
     assert result.exit_code == 1
-    assert result.output.splitlines()[-1] == "verdict: FAIL"
+    assert result.output.splitlines()[-1].startswith("verdict: FAIL: ")
     assert "FAIL single step, agent_1: first at episode 0, step 0 of play; expected action " in result.output
     assert "agent_0" not in "".join(line for line in result.output.splitlines() if line.startswith("FAIL"))
 

@@ -44,8 +44,14 @@ class WorkerPool:
                 process = context.Process(
                     target=_serve, args=(CloudpickleWrapper(cast(Any, make)), memory, far_end), daemon=True
                 )
-                with far_end:
-                    process.start()
+                # A process inherits what its parent has blocked. Ctrl-C reaches every process of a terminal, and while a
+                # worker imports what it needs there is nobody in it who could ignore that.
+                before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+                try:
+                    with far_end:
+                        process.start()
+                finally:
+                    signal.pthread_sigmask(signal.SIG_SETMASK, before)
                 self.processes.append(process)
                 self._pipes.append(pipe)
             self._answers()
