@@ -113,38 +113,41 @@ class DeployedArm:
 
 class Played(NamedTuple):
     """Episodes of one arm, in order. actions: one [T, N] or [T, N, A] array an episode; shadow: what the shadow
-    would have done on the very same observations."""
+    would have done on the very same observations; unended: episodes that were cut off, which are lost."""
 
     returns: np.ndarray
     won: np.ndarray
     actions: list[np.ndarray]
     shadow: list[np.ndarray]
+    unended: tuple[int, ...] = ()
 
 
-def play(arm: Arm, task: Task, episodes: int, seed: int, shadow: Arm | None = None) -> Played:
+def play(arm: Arm, task: Task, episodes: int, seed: int, shadow: Arm | None = None, longest: int = 10_000) -> Played:
     """Play episodes 0 .. episodes-1 of `seed` one after the other. Two arms that act alike see, bit for
     bit, the same episodes. task: one environment.
 
     shadow: another arm that sees every step and decides too, with its own memory, but moves nothing. Where
-    physics is chaotic, two arms that differ in the last bit soon live in different worlds; a shadow stays in one."""
+    physics is chaotic, two arms that differ in the last bit soon live in different worlds; a shadow stays in one.
+    longest: steps after which an episode is cut off (`evaluate.longest_episode`)."""
     # One environment's networks gain nothing from threads, and lose much where other work holds the cores.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return _play(arm, task, episodes, seed, shadow)
+        return _play(arm, task, episodes, seed, shadow, longest)
     finally:
         torch.set_num_threads(threads)
 
 
-def _play(arm: Arm, task: Task, episodes: int, seed: int, shadow: Arm | None) -> Played:
-    returns, won, actions, shadows = [], [], [], []
+def _play(arm: Arm, task: Task, episodes: int, seed: int, shadow: Arm | None, longest: int) -> Played:
+    returns, won, actions, shadows, unended = [], [], [], [], []
     for episode in range(episodes):
         step = task.reset(seed, np.array([episode]))
         arm.reset(episode)
         if shadow:
             shadow.reset(episode)
-        total, taken, beside, ended = 0.0, [], [], False
-        while not ended:
+        taken: list[np.ndarray] = []
+        total, beside, ended = 0.0, [], False
+        while not ended and len(taken) < longest:
             if shadow:
                 beside.append(shadow.act(step))
             action = arm.act(step)
@@ -153,7 +156,9 @@ def _play(arm: Arm, task: Task, episodes: int, seed: int, shadow: Arm | None) ->
             total += float(np.asarray(step.reward)[0])
             ended = bool(np.asarray(step.terminated)[0] or np.asarray(step.truncated)[0])
         returns.append(total)
-        won.append(bool(np.asarray(step.won)[0]))
+        won.append(ended and bool(np.asarray(step.won)[0]))
+        if not ended:
+            unended.append(episode)
         actions.append(np.stack(taken))
         shadows.append(np.stack(beside) if shadow else np.empty(0))
-    return Played(np.array(returns), np.array(won), actions, shadows)
+    return Played(np.array(returns), np.array(won), actions, shadows, tuple(unended))

@@ -18,6 +18,7 @@ from agentmixer.runtime.bundle import Bundle
 from agentmixer.runtime.golden import is_near_tie
 from agentmixer.tasks import Task
 from agentmixer.train import checkpoint
+from agentmixer.train.evaluate import longest_episode
 from agentmixer.train.run import Run
 from agentmixer.validate import equivalence
 from agentmixer.validate.arms import ActorsArm, DeployedArm, JointArm, Played, play
@@ -83,6 +84,9 @@ class DeploySimReport(Report):
     equivalence: Equivalence
     deadline_s: float
     control_period_s: float
+    #: Episodes of each arm that did not end within `longest_episode` steps and count as lost.
+    longest_episode: int
+    unended: dict[str, tuple[int, ...]]
     step_us: dict[str, float | None]
     start_to_first_action_s: float
     agents: dict[str, AgentFigures]
@@ -204,15 +208,16 @@ def _deploy_sim(
 ) -> DeploySimReport:  # fmt: skip
     check_task(task, bundle, run)
     algorithm, _ = checkpoint.load_weights(run, task, run.checkpoints / bundle.team.source.checkpoint)
+    longest = longest_episode(task.spec, run.config.run.judge_limit)
     progress("joint")
     joint = JointArm(algorithm.team)
-    played = {"joint": play(joint, task, episodes, seed)}
+    played = {"joint": play(joint, task, episodes, seed, longest=longest)}
     progress("actors")
-    played["actors"] = play(ActorsArm(algorithm.team), task, episodes, seed)
+    played["actors"] = play(ActorsArm(algorithm.team), task, episodes, seed, longest=longest)
     progress("deployed")
     with Host(bundle, deadline_s, require_isolation=require_isolation) as host:
         deployed, shadow = DeployedArm(host, task.spec), ActorsArm(algorithm.team)
-        played["deployed"] = play(deployed, task, episodes, seed, shadow)
+        played["deployed"] = play(deployed, task, episodes, seed, shadow, longest)
         figures = {agent.name: _figures(host, i, deployed.decisions) for i, agent in enumerate(host.agents)}
         first_action = max(host.start_seconds) + deployed.step_ns[0] / 1e9
     equivalent = equivalence.equivalence(
@@ -251,6 +256,8 @@ def _deploy_sim(
         equivalence=equivalent,
         deadline_s=host.deadline_s,
         control_period_s=task.spec.control_period_s,
+        longest_episode=longest,
+        unended={name: arm.unended for name, arm in played.items() if arm.unended},
         step_us=quantiles(deployed.step_ns),
         start_to_first_action_s=first_action,
         agents=figures,

@@ -21,6 +21,7 @@ from agentmixer.runtime.bundle import AgentFiles, Bundle
 from agentmixer.runtime.frames import observation, unpack
 from agentmixer.runtime.golden import is_close
 from agentmixer.tasks import Task
+from agentmixer.train.evaluate import longest_episode
 from agentmixer.train.run import Run
 from agentmixer.validate.arms import DeployedArm, play
 from agentmixer.validate.deploy_sim import quantiles
@@ -97,8 +98,8 @@ def rehearse(
     """Play `episodes` episodes with the deployed team under `faults`, drawn from `seed` as the episodes are.
 
     Raises AgentMixerError if the run is gone or an agent cannot be started, AgentLost if one breaks the protocol."""
-    with _task(bundle, run) as task:
-        return _rehearse(bundle, task, faults, episodes, seed, deadline_s, require_isolation)
+    with _task(bundle, run) as (task, longest):
+        return _rehearse(bundle, task, longest, faults, episodes, seed, deadline_s, require_isolation)
 
 
 def matrix(
@@ -113,10 +114,10 @@ def matrix(
     cells = [Faults()] if 0 in rates else []
     cells += [Faults({kind: rate}, held_s) for kind in kinds for rate in rates if rate]
     reports: list[FaultReport] = []
-    with _task(bundle, run) as task:
+    with _task(bundle, run) as (task, longest):
         for faults in cells:
             progress(", ".join(f"{kind} {rate:.0%}" for kind, rate in faults.rates.items()) or "no fault")
-            reports.append(_rehearse(bundle, task, faults, episodes, seed, deadline_s, require_isolation))
+            reports.append(_rehearse(bundle, task, longest, faults, episodes, seed, deadline_s, require_isolation))
             if not faults.rates:
                 _check_calm(reports[0])
     return FaultMatrixReport(bundle=str(bundle.path), checks=tuple(map(_cell, reports)), reports=tuple(reports))
@@ -138,20 +139,21 @@ def _cell(report: FaultReport) -> Check:
 
 
 @contextlib.contextmanager
-def _task(bundle: Bundle, run: Run | None) -> Iterator[Task]:
+def _task(bundle: Bundle, run: Run | None) -> Iterator[tuple[Task, int]]:
+    """The bundle's task, and the steps after which an episode of it is cut off."""
     run = run or source_run(bundle)
     with contextlib.closing(run.make_task(1)) as task:
         check_task(task, bundle, run)
-        yield task
+        yield task, longest_episode(task.spec, run.config.run.judge_limit)
 
 
 def _rehearse(
-    bundle: Bundle, task: Task, faults: Faults, episodes: int, seed: int, deadline_s: float | None,
+    bundle: Bundle, task: Task, longest: int, faults: Faults, episodes: int, seed: int, deadline_s: float | None,
     require_isolation: bool,
 ) -> FaultReport:  # fmt: skip
     with Host(bundle, deadline_s, faults, seed, restart=True, require_isolation=require_isolation) as host:
         arm = DeployedArm(host, task.spec)
-        played = play(arm, task, episodes, seed)
+        played = play(arm, task, episodes, seed, longest=longest)
         settle(host, faults)
     figures: dict[str, Any] = {"return": intervals.mean(played.returns)._asdict()}
     if task.spec.reports_wins:

@@ -238,7 +238,13 @@ def _sentences(result: DeploySimReport) -> list[str]:
             f"joint policy and actor have the same mode in {_share(agree['joint'])} of decisions played jointly, "
             f"{_share(agree['deployed'])} deployed"
         )
+    cut = [
+        f"{len(found)} of {result.parity.episodes} episodes of arm {arm} did not end within {result.longest_episode:,} steps "
+        f"(the first: episode {found[0]}); they count as lost"
+        for arm, found in result.unended.items()
+    ]
     return [
+        *cut,
         f"joint minus deployed, same episodes: {measure} {Estimate(**gap).told('+.3f')}; {modes}",
         f"isolation: {'full' if not lacks else 'without ' + ', '.join(lacks)}",
         f"lock-step round trip of {len(result.agents)} agents: p50 {_number(step['p50'])}, p99 {_number(step['p99'])}, p99.9 {_number(step['p99.9'])}, "

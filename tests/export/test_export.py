@@ -256,6 +256,23 @@ def test_actors_that_are_built_alike_share_one_trace_and_nothing_else() -> None:
         assert len(exporter._traced) == (0 if equal else 1)
 
 
+def test_a_bundle_that_is_there_stays_unless_it_is_to_be_replaced(trained: Run, tmp_path: Path) -> None:
+    place = exporting.export(trained, tmp_path / "bundle").path
+    (place / "reports").mkdir()
+    (place / "reports" / "deploy_sim.json").write_text("{}")
+    with pytest.raises(AgentMixerError, match="exists already; choose another --out, or give --replace"):
+        exporting.export(trained, place)
+    assert (place / "reports" / "deploy_sim.json").is_file()
+    exporting.export(trained, place, replace=True)
+    assert not (place / "reports").exists()
+    shutil.rmtree(place)
+    place.mkdir()
+    (place / "thesis.tex").touch()
+    with pytest.raises(AgentMixerError, match="exists already and is no bundle"):
+        exporting.export(trained, place, replace=True)
+    assert sorted(tmp_path.rglob("*")) == [place, place / "thesis.tex"]
+
+
 def test_agents_that_need_more_than_their_own_observation_are_not_exported(
     trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from agentmixer import files, tasks
+from agentmixer.contract.manifest import sha256
 from agentmixer.errors import AgentMixerError
 from agentmixer.train import checkpoint, records, rollout, run_files, trainer
 from agentmixer.train import run as runs
@@ -399,6 +400,98 @@ def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(sm
     file.unlink()
     assert trainer.train(runs.extend(copied, None, None), quiet(), resume=True)
     assert metrics(copied) == metrics(small) and without_times(copied) == without_times(small)
+
+
+# ---- which checkpoint, which run -----------------------------------------------------------------
+
+
+def test_the_checkpoint_that_did_best_when_judged_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judged at 8, 16, 24 and 32 with returns of 3, 9, 9 and 5: of the two best, the later stays."""
+    returns = iter([3.0, 9.0, 9.0, 5.0])
+    real = trainer.report
+    judged = lambda *a: real(*a) | {"return": next(returns, 0.0)}  # noqa: E731
+    monkeypatch.setattr(trainer, "report", judged)
+    run = make_small(tmp_path / "run", eval_interval=8, checkpoint_interval=8, total_steps=40)
+    returns = iter([3.0, 9.0, 9.0, 5.0, 1.0])
+    assert trainer.train(run, quiet())
+    assert [run_files.step_of(file) for file in run.checkpoint_files] == [24, 32, 40]
+    assert checkpoint.chosen(run, "best").name == "step_000000000024.safetensors"
+    assert checkpoint.chosen(run, "3.2e1") == checkpoint.chosen(run, "32") == run.checkpoint_files[1]
+    assert checkpoint.chosen(run, None) == run.checkpoint_files[2]
+    for step in ("8", "half", "nan", "-24"):
+        with pytest.raises(AgentMixerError, match=rf"no checkpoint of step {step}; it has those of 24, 32, 40"):
+            checkpoint.chosen(run, step)
+
+
+def test_a_run_that_was_never_judged_has_no_best(copied: Run) -> None:
+    lines = [{k: v for k, v in line.items() if not k.startswith("eval_")} for line in metrics(copied)]
+    (copied.path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(AgentMixerError, match="no checkpoint that was judged"):
+        checkpoint.chosen(copied, "best")
+
+
+def test_a_finished_run_is_taken_before_a_newer_one_that_is_not(small: Run, tmp_path: Path) -> None:
+    """A crash at step 0 must not become what is exported."""
+    for name, age in (("old", 3), ("unfinished", 2), ("crashed", 1)):
+        path = Path(shutil.copytree(small.path, tmp_path / name))
+        if name != "old":
+            (path / "summary.json").unlink()
+        if name == "crashed":
+            for file in runs.load(path).checkpoint_files[1:]:
+                file.unlink()
+            runs.load(path).checkpoint_files[0].rename(path / "checkpoints" / f"step_{0:012d}.safetensors")
+        os.utime(path / "config.toml", (10**9 - age, 10**9 - age))
+    assert runs.newest(root=tmp_path).path == tmp_path / "old"
+    assert runs.newest(root=tmp_path, with_checkpoint=False).path == tmp_path / "crashed"
+    assert runs.standing(runs.load(tmp_path / "crashed"), 0) == "at step 0 of 32, unfinished"
+    shutil.rmtree(tmp_path / "old")
+    assert runs.newest(root=tmp_path).path == tmp_path / "unfinished"
+    shutil.rmtree(tmp_path / "unfinished")
+    assert runs.newest(root=tmp_path).path == tmp_path / "crashed"
+
+
+def test_a_run_that_begins_from_another_has_its_weights_and_goes_on_alone(small: Run, tmp_path: Path) -> None:
+    file = checkpoint.latest(small)
+    config = small.config.replace({"actor_lr": 0.01, "total_steps": 16})
+    arguments = (
+        small.task,
+        small.scenario,
+        small.backend,
+        small.algorithm,
+        small.preset,
+        5,
+        "cpu",
+        small.options,
+        config,
+    )
+    run = runs.create(*arguments, tmp_path / "run", begun_from=file)
+    assert (run.begun_from, run.begun_from_sha256) == (str(file.resolve()), sha256(file.read_bytes()))
+    assert runs.load(run.path) == run
+    weights = {key: value for key, value in load_file(file).items() if key.startswith("model.")}
+    with pytest.MonkeyPatch.context() as patch:  # stopped before its first update
+        patch.setattr(trainer._Training, "_train", lambda self: False)
+        assert not trainer.train(run, quiet())
+    first = load_file(checkpoint.latest(run))
+    assert all(torch.equal(first[key], weights[key]) for key in weights)
+    assert trainer.train(runs.extend(runs.load(run.path), None, None), quiet(), resume=True)
+    assert runs.steps_done(run) == 16
+    assert not torch.equal(
+        load_file(checkpoint.latest(run))["model.actor.head.weight"], first["model.actor.head.weight"]
+    )
+
+    other = runs.create(*arguments, tmp_path / "other", begun_from=file)
+    gone = replace(other, begun_from=str(tmp_path / "gone"))
+    with pytest.raises(AgentMixerError, match=r"gone, which .* was to begin from, is gone or another one"):
+        trainer.train(gone, quiet())
+    narrow = runs.create(*arguments[:-1], config.replace({"hidden": 16}), tmp_path / "narrow", begun_from=file)
+    with pytest.raises(AgentMixerError, match=r"does not fit: .*settings of the networks must be those of the run"):
+        trainer.train(narrow, quiet())
+
+
+def test_a_run_says_what_software_made_it(small: Run) -> None:
+    told = runs.load(small.path).made_with
+    assert told["torch"] == torch.__version__
+    assert set(told) >= {"agentmixer", "python", "numpy", "machine"}
 
 
 # ---- one process at a time -----------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_algorithm
+from conftest import make_run, tiny_algorithm
 
 from agentmixer import intervals
 from agentmixer.contract.manifest import Tolerances
@@ -243,6 +243,13 @@ def test_the_run_it_came_from_must_be_there_unchanged(exported: Exported, traine
     assert source_run(bundle).path == trained.path
     with pytest.raises(AgentMixerError, match="--run DIR"):
         source_run(bundle, tmp_path / "gone")
+    other = make_run(tmp_path / "other")
+    text = (other.path / "config.toml").read_text()
+    (other.path / "config.toml").write_text(text.replace("protoss_5v5", "terran_5v5"))
+    with pytest.raises(
+        AgentMixerError, match=r"is a run of smacv2 terran_5v5, and .* was exported from one of smacv2 protoss"
+    ):
+        source_run(bundle, other.path)
     moved = Path(shutil.copytree(trained.path, tmp_path / "moved"))
     assert source_run(bundle, moved).path == moved
     file = moved / "checkpoints" / bundle.team.source.checkpoint

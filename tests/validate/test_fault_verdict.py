@@ -172,6 +172,14 @@ def test_the_matrix_plays_each_kind_at_each_rate_on_the_same_episodes(exported: 
     assert [report["passed"] for report in data["reports"]] == [report.passed for report in reports]
 
 
+def test_a_machine_too_busy_is_no_verdict(exported: Exported) -> None:
+    """Nobody decides within 10 microseconds."""
+    with pytest.raises(
+        AgentMixerError, match=r"too busy to judge: without any fault [\d,]+ of [\d,]+ decisions were later"
+    ):
+        rehearsal.matrix(read_bundle(exported.path), 1, seed=5, deadline_s=1e-5)
+
+
 def test_causes_are_lost_or_late_and_a_late_one_outweighs_a_lost_copy(bundle: Bundle) -> None:
     host = Host(bundle, 1.0, Faults())
     tally = host.tallies[0]
