@@ -76,7 +76,7 @@ def test_every_command_prints_on_it() -> None:
                 r"\bConsole\(|\bprint\(f|sys\.std(out|err)\.write", text.replace("console.print(f", "")
             ), file
             for echoed in re.findall(r"typer\.echo\(([^\n]*)", text):
-                assert re.match(r"json\.dumps|\w+\.to_json\(\)|f?\"agentmixer |$", echoed), (file, echoed)
+                assert re.match(r"json\.dumps|\w+\.to_json\(|f?\"agentmixer |$", echoed), (file, echoed)
 
 
 def test_names_of_files_and_scenarios_are_text(tmp_path: Path) -> None:
