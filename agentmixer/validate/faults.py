@@ -213,7 +213,7 @@ def judge(host: Host, applied: list[dict[Key, np.ndarray]], longest_s: float, fa
     refused = sum(link.refused for link in host.links) + sum(tally.broken for tally in host.tallies)
     stale, doubles = (sum(getattr(tally, name) for tally in host.tallies) for name in ("stale", "duplicates"))
     wrong, compared = _wrong(host, applied)
-    first = f"; first: {wrong[0]}" if wrong else ""
+    first = "; first: {agent} in episode {episode}, step {step}".format(**wrong[0]) if wrong else ""
     checks = [
         Check(
             name="fallbacks",

@@ -113,7 +113,7 @@ def check_parity(host: Host, context: Context) -> tuple[str, str] | None:
         return None
     return (
         "deploy-sim parity",
-        f"{parity.different} of {parity.actions} actions differ from the actors', first: {parity.first}",
+        parity.sentence,
     )
 
 

@@ -47,13 +47,15 @@ def _told(path: Path) -> dict[str, Any]:
 
     written = read_config(path)
     checkpoints = checkpoint_files(path)
+    summary = read_summary(path, written.total_steps)
+    reached = step_of(checkpoints[-1]) if checkpoints else 0
     return {
         "run": str(path),
         **written.head,
-        "step": step_of(checkpoints[-1]) if checkpoints else 0,
+        "step": summary["steps"] if summary else reached,
         "total_steps": written.total_steps,
         "checkpoints": [step_of(file) for file in checkpoints],
-        "summary": read_summary(path, written.total_steps),
+        "summary": summary,
         "made_with": written.made_with,
     }
 
@@ -63,7 +65,7 @@ def _print(console: Terminal, run: dict[str, Any]) -> None:
     from agentmixer.intervals import Estimate
 
     console.sentence(run["run"])
-    state = "finished" if run["summary"] else "unfinished"
+    state = ("finished" if run["summary"] else "unfinished") + ("" if run["checkpoints"] else ", without a checkpoint")
     parts = [f"{state}, {run['step']:,} of {run['total_steps']:,} steps, preset {run['preset']}"]
     figures = (run["summary"] or {}).get("decentralised_greedy", {})
     for name, form in (("win_rate", ".3f"), ("return", ".2f")):

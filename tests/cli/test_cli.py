@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from agentmixer_cli.main import app
 from commands import agentmixer
 
 from agentmixer.export.exporter import Exported
@@ -274,6 +275,19 @@ def test_help_shows_a_working_example(command: str, tmp_path: Path) -> None:
     result = agentmixer(command, "--help", cwd=tmp_path)
     assert result.returncode == 0
     assert f"Example: agentmixer {command}" in result.stdout
+
+
+def test_every_command_answers_in_json_if_asked(tmp_path: Path) -> None:
+    for command in app.registered_commands:
+        assert "--json" in agentmixer(command.name, "--help", cwd=tmp_path).stdout, command.name
+
+
+def test_runs_are_listed_without_what_trains(trained: Run, tmp_path: Path) -> None:
+    code = "import sys; sys.modules.update(dict.fromkeys(('torch', 'jax', 'scipy'))); from agentmixer_cli.main import main; main()"
+    command = [sys.executable, "-c", code, "runs", "--root", str(trained.path.parent)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[0] == str(trained.path)
 
 
 def test_listing_tasks_needs_no_simulator(tmp_path: Path) -> None:
