@@ -4,6 +4,7 @@ folders on its way may), and nothing blocks."""
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from pathlib import Path
@@ -22,11 +23,16 @@ def read_regular(
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise AgentMixerError(f"{path} is missing or not a regular file ({error.strerror}); {again}") from error
+        what = {
+            errno.ENOENT: "is missing",
+            errno.ELOOP: "is a link, which is not followed here; put the file itself there",
+            errno.EACCES: "cannot be read by this user (permission denied)",
+        }.get(error.errno or 0, f"is missing or not a regular file ({error.strerror})")
+        raise AgentMixerError(f"{path} {what}; {again}") from error
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
-            raise AgentMixerError(f"{path} is missing or not a regular file; {again}")
+            raise AgentMixerError(f"{path} is not a regular file; {again}")
         if links is not None and found.st_nlink > links:
             raise AgentMixerError(
                 f"{path} has {found.st_nlink} names (hard links), so that it can change under another; {again}"

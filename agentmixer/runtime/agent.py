@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +44,10 @@ class InvalidDecision(AgentMixerError):
 class Agent:
     """One team member, acting from its own observations and its own recurrent state alone.
 
+    Nothing that is given to an agent or got from one is shared with it: arrays may be changed afterwards. Several threads
+    may call `act`. Without memory they get what each would get alone; with memory, decisions are made one after the other,
+    in whatever order the threads come, and each starts from the state that the one before it left.
+
     >>> agent = Agent.load("bundle/agents/agent_0")
     >>> agent.reset()
     >>> action = agent.act(obs, action_mask)
@@ -73,7 +79,7 @@ class Agent:
         self._discrete, self._n = isinstance(space, Discrete), space.n
         if isinstance(space, Box):  # compared in float32, which the graph clamps in
             self._low, self._high = np.asarray(space.low, np.float32), np.asarray(space.high, np.float32)
-        self._feed: dict[str, np.ndarray] = {}
+        self._lock = threading.Lock() if state else contextlib.nullcontext()
         self.reset()
         #: What the last decision was the mode of, [A]: logits (an illegal action has a very negative one) or
         #: means in units of half the action range.
@@ -105,13 +111,13 @@ class Agent:
 
     def reset(self) -> None:
         """A new episode: forget the recurrent state."""
-        if self._state_input:
-            self._feed[self._state_input] = self._zeros
+        with self._lock:
+            self._state = self._zeros
 
     @property
     def state(self) -> np.ndarray:
-        """The recurrent state that the next decision starts from, [H] float32; H is 0 without memory."""
-        return (self._feed[self._state_input] if self._state_input else self._zeros)[0]
+        """A copy of the recurrent state that the next decision starts from, [H] float32; H is 0 without memory."""
+        return self._state[0].copy()
 
     def act(self, obs: np.ndarray, action_mask: np.ndarray | None = None) -> np.ndarray:
         """Decide. obs [D] float32; action_mask [A] bool, where the task masks.
@@ -129,14 +135,26 @@ class Agent:
             raise AgentMixerError(
                 f"agent {self.manifest.agent}: obs[{where}] ({name}) is {obs[where]}; send finite numbers only"
             )
-        feed, mask = self._feed, action_mask
-        feed["obs"] = obs[None]
+        feed, mask = {"obs": obs[None]}, action_mask
         if self._masked:
             if type(mask) is not np.ndarray or mask.shape != self._mask_shape or mask.dtype is not _BOOL:
                 mask = self._checked(mask, "action_mask", self._mask_shape, _BOOL)
+            if mask.view(np.uint8).max() > 1:  # the graph would compute with that number
+                raise AgentMixerError(
+                    f"agent {self.manifest.agent}: action_mask has bytes other than 0 and 1, which are no bool; make it with "
+                    "array != 0"
+                )
             feed["action_mask"] = mask[None]
         elif mask is not None:
             raise AgentMixerError(f"agent {self.manifest.agent}: this task has no action mask; call act(obs)")
+        if self._state_input is None:
+            return self._decided(feed, mask)
+        with self._lock:
+            feed[self._state_input] = self._state
+            return self._decided(feed, mask)
+
+    def _decided(self, feed: dict[str, np.ndarray], mask: np.ndarray | None) -> np.ndarray:
+        """Run the graph and check what it gives; see `act`."""
         outputs = self.session.run(self._outputs, feed)
         action, policy = outputs[0][0], outputs[1][0]
         if self._discrete:
@@ -153,7 +171,7 @@ class Agent:
                 "not finite: the observation is so large that the policy overflowed, or its weights are broken"
             )
         if self._state_input:
-            feed[self._state_input] = outputs[2]
+            self._state = outputs[2]
         self.policy = policy
         return action
 

@@ -11,7 +11,6 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from agentmixer_cli.opening import run_and_checkpoint
 from agentmixer_cli.terminal import Terminal
 
 
@@ -31,13 +30,15 @@ def analyze(
     Example: agentmixer analyze
     """
     from agentmixer.study import analysis
+    from agentmixer.train import run as runs
 
-    console = Terminal()
-    chosen, _ = run_and_checkpoint(run, None, None, None if as_json else console)
+    chosen = runs.load(run) if run else runs.newest()
     result = analysis.analyze(chosen)
     if as_json:
         typer.echo(json.dumps({"run": str(chosen.path), "scenario": chosen.scenario, **result}))
         return
+    console = Terminal()
+    console.print(f"{chosen.path} at step {result['step']:,}", soft_wrap=True, markup=False)
     console.print(
         _table(result["policies"], escape(f"{Path(chosen.scenario).name}: highest payoff {result['maximum']:g}"))
     )
