@@ -30,7 +30,10 @@ os.environ["XDG_STATE_HOME"] = _state.name
 torch.set_num_threads(1)
 
 #: Small enough to train in seconds, large enough to have several updates and checkpoints.
-TINY = {"num_envs": 8, "rollout_length": 16, "total_steps": 512, "minibatches": 2, "chunk_length": 4, "hidden": 16}
+TINY = {
+    "num_envs": 8, "rollout_length": 16, "total_steps": 512, "minibatches": 2, "chunk_length": 4, "hidden": 16,
+    "eval_episodes": 16, "final_episodes": 16,
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -186,6 +186,16 @@ def checked_team(team_id: str, release: int) -> tuple[str, int]:
         ) from error
 
 
+@contextlib.contextmanager
+def _none_left_empty(folder: Path) -> Iterator[None]:
+    """Remove the folder afterwards if there is nothing in it."""
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
 def _check_place(target: Path, replace: bool) -> None:
     """Raise AgentMixerError if a bundle cannot go there: something is there, or something else than a bundle to replace."""
     if not os.path.lexists(target):
@@ -243,7 +253,7 @@ def export(
     agents: dict[str, AgentParts] = {}
     exporter = Exporter()
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=target.parent) as scratch:
+    with _none_left_empty(target.parent), tempfile.TemporaryDirectory(prefix=".export-", dir=target.parent) as scratch:
         draft = Path(scratch) / "bundle"
         for index, name in enumerate(spec.agents):
             progress(name)

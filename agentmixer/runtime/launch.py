@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import socket
 import subprocess
 import sys
@@ -35,15 +36,36 @@ class Launched(NamedTuple):
     started_ns: int
 
 
+#: What the processes import beside the standard library.
+PACKAGES = ("agentmixer", "numpy", "onnxruntime", "msgspec")
+#: Runs a script as Python does, once the folders of PACKAGES stand behind the standard library. Isolated mode (-I) knows
+#: neither PYTHONPATH nor a user's own packages, where a robot's workspace may have them.
+_BOOT = """
+import runpy, sys
+folders, sys.argv = sys.argv[1].split("\\n"), sys.argv[2:]
+site = [i for i, folder in enumerate(sys.path) if folder.endswith("-packages")]
+at = min(site, default=len(sys.path))
+sys.path[at:at] = [folder for folder in folders if folder not in sys.path]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def import_folders() -> list[str]:
+    """The folders that this process imports PACKAGES from."""
+    specs = [importlib.util.find_spec(name) for name in PACKAGES]
+    origins = [Path(spec.origin) for spec in specs if spec is not None and spec.origin is not None]
+    return list(dict.fromkeys(str(origin.resolve().parents[1]) for origin in origins))
+
+
 def launch(script: Path, *arguments: str) -> Launched:
-    """Start `script` with an empty environment in an empty directory. Its standard input is its end of a
-    SEQPACKET socket pair, and its only descriptor but stderr."""
+    """Start `script` with an empty environment in an empty directory. It imports PACKAGES from where this process does. Its
+    standard input is its end of a SEQPACKET socket pair, and its only descriptor but stderr."""
     link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     directory = tempfile.TemporaryDirectory(prefix="agentmixer-")
     started = time.monotonic_ns()
     with theirs:
         process = subprocess.Popen(
-            [sys.executable, "-I", str(script), *arguments],
+            [sys.executable, "-I", "-c", _BOOT, "\n".join(import_folders()), str(script), *arguments],
             env={},
             cwd=directory.name,
             stdin=theirs.fileno(),

@@ -194,6 +194,11 @@ def train_all(
                 if not future.result():
                     raise KeyboardInterrupt
                 note(*futures[future])
+        except KeyboardInterrupt:  # the processes are in sessions of their own, so nobody else has told them
+            for process in multiprocessing.active_children():
+                with contextlib.suppress(OSError):
+                    os.kill(process.pid or 0, signal.SIGINT)
+            raise
         except BrokenProcessPool:
             raise AgentMixerError(
                 "a training process was killed, for want of memory perhaps; the same command goes on, fewer --jobs need less"
@@ -213,6 +218,7 @@ def _in_a_process(run: Run) -> bool:
 
 
 def _train(run: Run) -> bool:
+    os.setsid()  # a terminal's Ctrl-C is for `compare`, which passes it on
     os.environ["OMP_NUM_THREADS"] = "1"  # as many processes as cores are at work
     return trainer.train(run, Console(quiet=True), resume=bool(run.checkpoint_files))
 

@@ -32,13 +32,13 @@ def source_run(bundle: Bundle, given: Path | None = None, task_code: str | None 
     if not path.is_dir():
         raise AgentMixerError(f"the run this bundle was exported from is not at {path}; say where it is with --run DIR")
     run = runs.load(path, task_code)
-    told = bundle.team.task
-    if (run.task, run.scenario) != (told.name, told.scenario):
-        raise AgentMixerError(
-            f"{run.path} is a run of {run.task} {run.scenario}, and {bundle.path} was exported from one of {told.name} "
-            f"{told.scenario}; say where that run is with --run DIR"
-        )
     if run.digest != source.config_sha256:
+        told = bundle.team.task
+        if (run.task, run.scenario) != (told.name, told.scenario):
+            raise AgentMixerError(
+                f"{run.path} is a run of {run.task} {run.scenario}, and {bundle.path} was exported from one of {told.name} "
+                f"{told.scenario}; say where that run is with --run DIR"
+            )
         raise AgentMixerError(
             f"{run.path} is not the run this bundle was exported from (its config.toml differs); say where that run is with "
             "--run DIR, or export again: agentmixer export"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
+from types import FrameType
 
 import typer
 from typer.exceptions import TyperException
@@ -28,7 +31,7 @@ from agentmixer_cli import (
     train,
     verify,
 )
-from agentmixer_cli.terminal import say
+from agentmixer_cli.terminal import Output, say
 
 app = typer.Typer(
     help="Train a team with everything you can see, ship each member with only what it will see, and prove that nothing was lost.",
@@ -70,7 +73,46 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0 as promised, 1 a failed verdict, 2 bad input, 130 interrupted."""
+    """Run the command line. Exit codes: 0 as promised, 1 a failed verdict, 2 bad input, and 128 + the signal that
+    interrupted: 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP."""
+    out, error = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = Output(out), Output(error)
+    interrupted = _Signals()
+    try:
+        _run()
+    except SystemExit as left:
+        if left.code == 130:
+            sys.exit(interrupted.exit_code)
+        raise
+    finally:
+        sys.stdout.flush()
+        interrupted.restore()
+        sys.stdout, sys.stderr = out, error
+
+
+class _Signals:
+    """SIGTERM and SIGHUP, while a command runs, do what Ctrl-C does, but for the exit code. Either is left alone where
+    somebody has told this process to ignore it (nohup)."""
+
+    def __init__(self) -> None:
+        self.exit_code = 128 + signal.SIGINT
+        self._old = {
+            number: signal.signal(number, self._interrupt)
+            for number in (signal.SIGTERM, signal.SIGHUP)
+            if threading.current_thread() is threading.main_thread() and signal.getsignal(number) == signal.SIG_DFL
+        }
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self.exit_code = 128 + number
+        signal.raise_signal(signal.SIGINT)
+
+    def restore(self) -> None:
+        """As it was before."""
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+
+def _run() -> None:
     try:
         sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False) or 0)
     except TyperException as error:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, TextIO
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -16,10 +20,63 @@ from agentmixer.errors import printable
 MARKS = {"passed": "ok  ", "failed": "FAIL", "not run": "    ", "does not apply": "    "}
 
 
+class Output(io.TextIOBase):
+    """Standard output or error for whoever may stop reading, or may not know every character.
+
+    A reader that has gone (`agentmixer deploy-sim | head -1`) is no error: what it does not read is dropped, and the
+    command ends as it would have. Characters that the stream's encoding lacks are spelled out."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._stream.encoding
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except BrokenPipeError:
+            self._drop()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self._drop()
+
+    def _drop(self) -> None:
+        """Nobody reads any more: what is still buffered, and what is yet to come, goes nowhere."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
+
+
 class Terminal(Console):
     """A console that spells out what is not printable, whoever wrote it: names of files and scenarios, an agent's words.
 
-    Colours and cursor movements are Rich's own and are made after this."""
+    Colours and cursor movements are Rich's own and are made after this. Where the output is no terminal, tables are as wide
+    as they need to be."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        if not self.is_terminal and "COLUMNS" not in os.environ:
+            self.width = 200
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for text, style, control in super().render(renderable, options):
@@ -54,7 +111,8 @@ def leave(report: Report) -> None:
 
 def say(text: str, err: bool = False) -> None:
     """A line without colours; what is not printable is spelled out."""
-    typer.echo(printable(text), err=err)
+    # Not by typer.echo, which takes an ASCII stream for a mistake and writes UTF-8 to it.
+    print(printable(text), file=sys.stderr if err else sys.stdout, flush=True)
 
 
 def _lines(text: str) -> str:

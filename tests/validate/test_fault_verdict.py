@@ -156,7 +156,7 @@ def test_a_replay_sees_what_the_agent_saw_and_nothing_else(bundle: Bundle) -> No
 
 def test_the_matrix_plays_each_kind_at_each_rate_on_the_same_episodes(exported: Exported) -> None:
     matrix = rehearsal.matrix(
-        read_bundle(exported.path), 2, seed=5, deadline_s=0.01, kinds=("drop", "corrupt"), rates=(0.0, 0.2)
+        read_bundle(exported.path), 2, seed=5, deadline_s=0.1, kinds=("drop", "corrupt"), rates=(0.0, 0.2)
     )
     reports = matrix.reports
     assert [report.faults["rates"] for report in reports] == [{}, {"drop": 0.2}, {"corrupt": 0.2}]
