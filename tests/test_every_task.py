@@ -53,6 +53,7 @@ def started(task: str, scenario: str, path: Path, options: dict[str, Any], **set
         ("mamujoco", "Humanoid-9|8", {"agent_obsk": "1"}),
         ("pettingzoo", "mpe2.simple_spread_v3:parallel_env", {"max_cycles": 10}),
         ("pettingzoo", "mpe2.simple_spread_v3:parallel_env", {"max_cycles": 10, "continuous_actions": True}),
+        ("pettingzoo", "zoo_envs:Dying", {}),
         ("pettingzoo", "gymnasium_robotics.mamujoco_v1:parallel_env", {"scenario": "Hopper", "agent_conf": "3x1"}),
     ],
     ids=str,
@@ -61,6 +62,7 @@ def test_trained_exported_deployed(
     task: str, scenario: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(Path(__file__).parent / "tasks")
     # Three agents with two, three and two actions.
     Path("payoffs.json").write_text(json.dumps(np.arange(12.0).reshape(2, 3, 2).tolist()))
     run = started(task, scenario, tmp_path / "run", options)

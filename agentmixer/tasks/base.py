@@ -31,8 +31,8 @@ class TaskStep(NamedTuple):
     won [E] bool, meaningful where an episode ended and the task reports wins.
 
     D and A are the largest of the team; a smaller agent's own elements come first, then zeros (obs) or
-    False (mask). Discrete tasks always give a mask, all True where nothing is forbidden. For Box actions
-    the mask is True for each element the agent has.
+    False (mask). Discrete tasks always give a mask, all True where nothing is forbidden, and at all times where the
+    specification's `has_action_mask` is False. For Box actions the mask is True for each element the agent has.
     """
 
     obs: Array

@@ -116,14 +116,19 @@ def test_masks_from_infos_and_beside_observations() -> None:
     np.testing.assert_array_equal(task.step(torch.zeros(2, 1)).action_mask[:, 0], even)
 
 
-def test_a_dead_agent_is_masked_until_the_episode_ends() -> None:
-    task = serial("zoo_envs:Dying", 1)
+@pytest.mark.parametrize(
+    ("scenario", "dead"), [("zoo_envs:Dying", [1, 1, 1, 1]), ("zoo_envs:MaskedDying", [1, 0, 0, 0])]
+)
+def test_a_dead_agent_is_masked_until_the_episode_ends_where_the_task_masks(scenario: str, dead: list[int]) -> None:
+    """A task without masks forbids a dead agent nothing: the agent is exported without a mask."""
+    task = serial(scenario, 1)
+    assert task.spec.has_action_mask == (scenario == "zoo_envs:MaskedDying")
     task.reset(0)
     steps = [task.step(torch.tensor([[3], [1]])) for _ in range(4)]
     assert [step.active[:, 0].tolist() for step in steps] == [[True, True], [False, True], [False, True], [True, True]]
     for step in steps[1:3]:
         assert not step.obs[0].any()
-        np.testing.assert_array_equal(step.action_mask[:, 0], [[1, 0, 0, 0], [1, 1, 0, 0]])
+        np.testing.assert_array_equal(step.action_mask[0, 0], dead)
     # The dead agent's reward counts as nothing: (3 * 3 + 0) / 2.
     assert [float(step.reward[0]) for step in steps] == [2.0, 4.0, 4.5, 6.0]
     # The last one was truncated, so the episode was, although a was terminated before.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,7 +18,7 @@ from agentmixer.tasks import make, smacv2
 from agentmixer.tasks.base import TaskStep, to_torch
 from agentmixer.tasks.jax_task import JaxTask
 from agentmixer.tasks.smacv2.smacv2_facts import EPISODE_LIMIT, MOVES, TEAMS
-from agentmixer.tasks.smacv2.smax import UNITS, MirroredTeams, environment
+from agentmixer.tasks.smacv2.smax import UNITS, MirroredTeams, environment, packages_left_empty
 
 ENVS = 8
 
@@ -197,3 +199,30 @@ def test_what_does_not_exist_is_named_with_the_nearest(arguments: tuple[object, 
 def test_importing_the_simulator_leaves_standard_output_alone() -> None:
     code = "import io, sys; sys.stdout = mine = io.StringIO(); import agentmixer.tasks.smacv2.smax_game; assert sys.stdout is mine and mine.getvalue() == ''"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == ""
+
+
+def test_a_packages_own_imports_are_left_out_and_made_up_for_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("large", "large/inside"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "__init__.py").write_text("complete = True")
+    (tmp_path / "large" / "inside" / "wanted.py").write_text("value = object()")
+    monkeypatch.syspath_prepend(tmp_path)
+    with packages_left_empty("large", "large.inside"):
+        wanted = importlib.import_module("large.inside.wanted")
+        assert not hasattr(sys.modules["large.inside"], "complete")
+    large = importlib.import_module("large.inside")
+    assert large.complete and sys.modules["large"].complete
+    assert importlib.import_module("large.inside.wanted") is wanted
+    with packages_left_empty("large", "large.inside"):
+        assert sys.modules["large.inside"] is large
+    with pytest.raises(ModuleNotFoundError), packages_left_empty("absent_package"):
+        pass
+
+
+def test_smax_imports_no_other_environment_of_jaxmarl() -> None:
+    """Those take seconds, in every command that plays."""
+    code = "import sys, agentmixer.tasks.smacv2.smax; print('jaxmarl.environments.storm' in sys.modules, 'jaxmarl' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False False\n"

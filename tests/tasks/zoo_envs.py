@@ -95,6 +95,10 @@ class Dying(Counting):
         return result
 
 
+class MaskedDying(Dying, Masked):
+    """Dying with masks."""
+
+
 class Winning(Counting):
     """Both agents are terminated at the last step."""
 

@@ -154,12 +154,13 @@ class EnvCopy:
         return np.asarray(flatten(space, value))
 
     def _legal(self, i: int, shown: bool, observations: Mapping[Any, Any], infos: Mapping[Any, Any]) -> Any:
-        """The mask's row of one agent."""
+        """The mask's row of one agent. A task without masks forbids nothing, for its agents are exported without a mask:
+        an agent that is gone decides freely there too, and `step` drops the decision."""
         team, agent, size = self.team, self.team.agents[i], self.action_sizes[i]
         if not team.discrete:
             return True
         if not shown:
-            return np.arange(size) == team.fallback_actions[i]
+            return np.arange(size) == team.fallback_actions[i] if team.has_action_mask else True
         mask = mask_of(agent, observations, infos)
         if mask is None:
             return True

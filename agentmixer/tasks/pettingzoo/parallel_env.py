@@ -69,7 +69,8 @@ class ParallelEnvTask:
     Reward, shared by the team: the mean over `possible_agents` of their rewards, which is the common reward where
     all get the same; an agent that is gone counts as 0. An episode ends when no agent is left; the episode is
     terminated if any of the agents that left last was terminated, else truncated. An agent that is gone is not
-    active, observes zeros and may only take its fallback action.
+    active and observes zeros. Where the task masks actions, that agent's mask allows the fallback action alone. The
+    environment never gets an action of an agent that is gone.
 
     Code of others cannot be put back into mid-episode: `restore` starts the next episode of every stream.
     """
