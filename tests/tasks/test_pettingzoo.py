@@ -236,7 +236,13 @@ def test_a_snapshot_starts_the_next_episodes(workers: ParallelEnvTask) -> None:
         ("nan", "the observation of agent 'a' has a value that is not finite"),
         ("shape", r"the observation of agent 'a' has shape \(5,\), its space says \(3,\)"),
         ("reward", "a reward is not finite"),
-        ("stranger", "agent 'c' is not one of possible_agents"),
+        ("stranger", "observations has 'c', which is not one of possible_agents"),
+        ("rewards", "rewards has '__all__', which is not one of possible_agents"),
+        ("terminations", "terminations has '__all__', which is not one of possible_agents"),
+        ("truncations", "truncations has '__all__', which is not one of possible_agents"),
+        ("infos", "infos has '__all__', which is not one of possible_agents"),
+        ("word", "terminations says 'False' of agent 'b', which is neither true nor false"),
+        ("unpaid", "agent 'b' acted and was given no reward; give 0 where that is meant"),
         ("silent", "agent 'b' was given no observation"),
         ("mask", "agent 'a' has an action mask, but no agent had one after the first reset"),
     ],
@@ -251,6 +257,13 @@ def test_a_broken_environment_is_named_with_its_step(how: str, words: str) -> No
     with pytest.raises(AgentMixerError, match=words):  # and stays unusable
         task.step(torch.zeros(2, 2))
     task.close()
+
+
+def test_an_agent_without_a_reward_at_the_end_is_refused() -> None:
+    task = serial("zoo_envs:Unpaid", 1)
+    walk(task, 0, 3)
+    with pytest.raises(AgentMixerError, match=r"step 4 .* agent 'b' acted and was given no reward"):
+        task.step(torch.zeros(2, 1))
 
 
 def test_an_agent_that_appears_later_is_refused() -> None:
@@ -374,6 +387,10 @@ def test_an_option_without_a_value_is_answered_with_the_nearest_parameter(tmp_pa
         ("zoo_envs:mixed", {}, "some agents have Discrete and some Box actions"),
         ("zoo_envs:words", {}, "agent 'a' observes a Text"),
         ("zoo_envs:twins", {}, "give them names that differ"),
+        ("zoo_envs:blind", {}, r"agent 'a' observes Box\(.*\(2, 0\).*, which has no element"),
+        ("zoo_envs:Stateless", {}, "state\\(\\) gives no number"),
+        ("zoo_envs:one_for_all", {}, "gives the same environment at every call"),
+        ("zoo_envs:wrapped_anew", {}, "gives the same environment at every call"),
     ],
 )
 def test_what_cannot_be_used_is_refused_before_anything_starts(scenario: str, options: dict, words: str) -> None:

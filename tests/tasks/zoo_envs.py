@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 from pettingzoo import AECEnv, ParallelEnv
+from pettingzoo.utils import BaseParallelWrapper
 
 #: What `Counting.step` returns, without `self`'s bookkeeping.
 Result = tuple[dict, dict, dict, dict, dict]
@@ -141,11 +142,34 @@ class Broken(Counting):
             rewards["b"] = np.inf
         if self.how == "stranger":
             seen["c"] = np.zeros(1)
+        if self.how in ("rewards", "terminations", "truncations", "infos"):
+            result[("rewards", "terminations", "truncations", "infos").index(self.how) + 1]["__all__"] = True
+        if self.how == "word":
+            result[2]["b"] = "False"
+        if self.how == "unpaid":
+            del rewards["b"]
         if self.how == "silent":
             del seen["b"]
         if self.how == "mask":
             result[4]["a"] = {"action_mask": [1, 1, 0, 0]}
         return result
+
+
+class Unpaid(Counting):
+    """Agent b has no reward in the step that ends the episode."""
+
+    def step(self, actions: dict) -> Result:
+        result = super().step(actions)
+        if not self.agents:
+            del result[1]["b"]
+        return result
+
+
+class Stateless(Counting):
+    """Its state holds nothing."""
+
+    def state(self) -> np.ndarray:
+        return np.zeros(0)
 
 
 class Named(Counting):
@@ -250,3 +274,18 @@ def numbered() -> Named:
 
 def twins() -> Named:
     return Named(["a.b", "a/b"], lambda: spaces.Discrete(2))
+
+
+def blind() -> Named:
+    return Named(["a"], lambda: spaces.Discrete(2), spaces.Box(0, 1, (2, 0)))
+
+
+ONLY = Counting()
+
+
+def one_for_all() -> Counting:
+    return ONLY
+
+
+def wrapped_anew() -> BaseParallelWrapper:
+    return BaseParallelWrapper(ONLY)
