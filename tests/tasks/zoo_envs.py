@@ -136,6 +136,10 @@ class Broken(Counting):
             os._exit(7)
         if self.how == "nan":
             seen["a"] = np.array([1.0, np.nan, 1.0])
+        if self.how == "huge":
+            seen["a"] = np.array([1.0, 1.0, -1e300])
+        if self.how == "huge reward":
+            rewards["b"] = 1e18
         if self.how == "shape":
             seen["a"] = np.zeros(5)
         if self.how == "reward":
@@ -153,6 +157,13 @@ class Broken(Counting):
         if self.how == "mask":
             result[4]["a"] = {"action_mask": [1, 1, 0, 0]}
         return result
+
+
+class HugeState(Counting):
+    """The third number of its state grows too large at step 3."""
+
+    def state(self) -> np.ndarray:
+        return np.array([0.0, 0.0, 1e19 if self.t == 3 else 0.0])
 
 
 class Unpaid(Counting):
@@ -289,3 +300,12 @@ def one_for_all() -> Counting:
 
 def wrapped_anew() -> BaseParallelWrapper:
     return BaseParallelWrapper(ONLY)
+
+
+def bounded(low: float = -1.0, high: float = 1.0) -> Named:
+    """One agent; its second action element has these bounds."""
+    return Named(["a"], lambda: spaces.Box(np.array([-1.0, low]), np.array([1.0, high]), dtype=np.float64))
+
+
+def many_choices() -> Named:
+    return Named(["a"], lambda: spaces.Discrete(20_000_000))

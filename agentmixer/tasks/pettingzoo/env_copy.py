@@ -12,7 +12,8 @@ from gymnasium import spaces
 from gymnasium.spaces.utils import flatten
 
 from agentmixer.errors import AgentMixerError
-from agentmixer.tasks.pettingzoo.foreign_env import foreign, mask_of
+from agentmixer.tasks.base import LARGEST
+from agentmixer.tasks.pettingzoo.foreign_env import check_numbers, foreign, mask_of, unusable
 from agentmixer.tasks.pettingzoo.team_description import Team
 
 
@@ -72,9 +73,10 @@ class EnvCopy:
             )  # fmt: skip
             terminated, truncated = self._after(acting, terminations, truncations)
             self._all_rewarded(acting, rewards, terminations, truncations)
+            for agent, reward in rewards.items():
+                if not abs(reward) <= LARGEST:
+                    raise AgentMixerError(f"the reward of agent '{agent}' is {reward:g}, {unusable(reward)}")
             row["reward"][...] = math.fsum(rewards.values()) / len(team.agents)
-            if not np.isfinite(row["reward"]):
-                raise AgentMixerError(f"a reward is not finite ({dict(rewards)})")
             row["terminated"][...], row["truncated"][...] = terminated, truncated
             ended = terminated or truncated
             # Those who saw the end are shown in the final observation.
@@ -152,9 +154,6 @@ class EnvCopy:
             elif shown and not may_lack:
                 raise AgentMixerError(f"agent '{agent}' was given no observation")
             row["action_mask"][i, : self.action_sizes[i]] = self._legal(i, shown, observations, infos)
-        if not np.isfinite(row["obs"]).all():
-            agent = team.agents[int(np.argmin(np.isfinite(row["obs"]).all(1)))]
-            raise AgentMixerError(f"the observation of agent '{agent}' has a value that is not finite")
         row["state"][:] = self._state() if team.has_state else row["obs"][self.own]
 
     def _observation(self, i: int, value: Any) -> np.ndarray:
@@ -167,6 +166,7 @@ class EnvCopy:
                 raise AgentMixerError(
                     f"the observation of agent '{agent}' has shape {row.shape}, its space says {space.shape}"
                 )
+            check_numbers(f"the observation of agent '{agent}'", row.ravel())
             return row.ravel()
         if not space.contains(value):
             raise AgentMixerError(f"the observation of agent '{agent}' is {value}, which is not in its space {space}")
@@ -189,9 +189,8 @@ class EnvCopy:
         return mask
 
     def _state(self) -> np.ndarray:
-        state = np.asarray(self.env.state(), np.float32).ravel()
+        state = np.asarray(self.env.state()).ravel()
         if state.shape != (self.team.state_size,):
             raise AgentMixerError(f"the state has {state.size} elements, after the first reset {self.team.state_size}")
-        if not np.isfinite(state).all():
-            raise AgentMixerError("the state has a value that is not finite")
+        check_numbers("the state", state)
         return state

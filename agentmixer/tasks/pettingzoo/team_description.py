@@ -24,6 +24,7 @@ from agentmixer.contract.spec import (
     TaskSpec,
 )
 from agentmixer.errors import AgentMixerError
+from agentmixer.tasks.base import check_actions
 from agentmixer.tasks.pettingzoo.foreign_env import build, foreign, mask_of
 
 #: Where environments keep the length of an episode, most usual first.
@@ -169,7 +170,7 @@ def _control_period(env: Any) -> float:
 
 def specification(scenario: str, backend: str, options: Mapping[str, OptionValue]) -> TaskSpec:
     """What the environment promises, in AgentMixer's terms. Raises AgentMixerError if two agents' names would
-    become one."""
+    become one, and for actions that cannot be used (`check_actions`)."""
     team = describe(scenario, options)
     names = tuple(re.sub("[^A-Za-z0-9_-]", "_", str(agent))[:64] or "_" for agent in team.agents)
     if len(set(names)) < len(names):
@@ -183,7 +184,7 @@ def specification(scenario: str, backend: str, options: Mapping[str, OptionValue
             return Discrete(int(space.n))
         return Box(tuple(map(float, space.low)), tuple(map(float, space.high)))
 
-    return TaskSpec(
+    spec = TaskSpec(
         name="pettingzoo",
         scenario=scenario,
         backend=backend,
@@ -199,3 +200,5 @@ def specification(scenario: str, backend: str, options: Mapping[str, OptionValue
         fallback_actions=team.fallback_actions,
         shared="reward",
     )
+    check_actions(spec)
+    return spec
