@@ -8,7 +8,7 @@ import pytest
 
 from agentmixer.config import parse_assignments
 from agentmixer.errors import AgentMixerError
-from agentmixer.train.algorithms import ALGORITHMS, AgentMixerPPO
+from agentmixer.train.algorithms import ALGORITHMS, AgentMixerPPO, AgentMixerSAC
 from agentmixer.train.presets import resolve
 
 
@@ -91,3 +91,50 @@ def test_settings_that_do_not_fit_each_other_are_refused() -> None:
         AgentMixerPPO.configure().replace({"chunk_length": 5, "rollout_length": 16}).check()
     with pytest.raises(AgentMixerError, match="minibatches is 1000, but a rollout has only 128 chunks"):
         AgentMixerPPO.configure().replace({"minibatches": 1000, "num_envs": 128}).check()
+
+
+@pytest.mark.parametrize(
+    ("given", "chunk_length", "minibatches"),
+    [
+        ({"num_envs": 2, "rollout_length": 16}, 16, 2),
+        ({"rollout_length": 12}, 12, 4),
+        ({"rollout_length": 20}, 10, 4),
+        ({"rollout_length": 17, "num_envs": 2}, 1, 4),
+        ({"num_envs": 2, "rollout_length": 16, "minibatches": 8}, 4, 8),
+        ({"num_envs": 1, "rollout_length": 16, "chunk_length": 8}, 8, 2),
+        ({"num_envs": 1, "rollout_length": 1}, 1, 1),
+        ({"num_envs": 128, "rollout_length": 128}, 16, 4),
+    ],
+)
+def test_settings_that_were_not_given_fit_those_that_were(given: dict, chunk_length: int, minibatches: int) -> None:
+    """The preset has chunks of 16 steps and 4 minibatches."""
+    config = AgentMixerPPO.configure("default", "predator_prey").replace(given).fitted(given)
+    config.check()
+    assert (config.algorithm.chunk_length, config.algorithm.minibatches) == (chunk_length, minibatches)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"rollout_length": 12, "chunk_length": 5}, "chunk_length 5 does not divide rollout_length 12"),
+        ({"num_envs": 1, "rollout_length": 4, "minibatches": 5}, "minibatches is 5, but a rollout has only 4 chunks"),
+        ({"num_envs": 2, "rollout_length": 16, "chunk_length": 16, "minibatches": 3}, "a rollout has only 2 chunks"),
+    ],
+)
+def test_settings_that_were_given_are_not_changed(given: dict, words: str) -> None:
+    with pytest.raises(AgentMixerError, match=words):
+        AgentMixerPPO.configure("default", "predator_prey").replace(given).fitted(given).check()
+
+
+def test_a_replay_and_the_start_of_learning_fit() -> None:
+    start = AgentMixerSAC.configure()
+    for given, size, first in (
+        ({"replay_size": 500}, 500, 500),
+        ({"learning_starts": 300_000}, 300_000, 300_000),
+        ({"replay_size": 5_000}, 5_000, 2_000),
+    ):
+        settings = start.replace(given).fitted(given).algorithm
+        assert (settings.replay_size, settings.learning_starts) == (size, first)
+    both = {"replay_size": 500, "learning_starts": 501}
+    with pytest.raises(AgentMixerError, match="learning_starts is 501, more than replay_size"):
+        start.replace(both).fitted(both).check()

@@ -18,12 +18,14 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 62) - 1)]
 #: A bound of an action element; graphs clamp in float32, so it must be finite there.
 _LARGEST = 3.4028234663852886e38
 Bound = Annotated[float, msgspec.Meta(ge=-_LARGEST, le=_LARGEST)]
+#: Most actions that an agent may choose from.
+MOST_ACTIONS = 1 << 24
 
 
 class Discrete(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="discrete"):
     """Actions 0 .. n-1."""
 
-    n: Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
+    n: Annotated[int, msgspec.Meta(ge=1, le=MOST_ACTIONS)]
 
 
 class Box(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="box"):

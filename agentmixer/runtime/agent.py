@@ -139,7 +139,7 @@ class Agent:
         if self._masked:
             if type(mask) is not np.ndarray or mask.shape != self._mask_shape or mask.dtype is not _BOOL:
                 mask = self._checked(mask, "action_mask", self._mask_shape, _BOOL)
-            if mask.view(np.uint8).max() > 1:  # the graph would compute with that number
+            if mask.tobytes().strip(b"\0\1"):  # the graph would compute with another number
                 raise AgentMixerError(
                     f"agent {self.manifest.agent}: action_mask has bytes other than 0 and 1, which are no bool; make it with "
                     "array != 0"

@@ -109,6 +109,7 @@ def prepare(
             raise AgentMixerError(f"unknown algorithm '{variant.algorithm}'{nearest(variant.algorithm, ALGORITHMS)}")
         config = ALGORITHMS[variant.algorithm].configure(variant.preset, task)
         config = config.replace(settings, resolved).replace(variant.settings, resolved)
+        config = config.fitted(settings | variant.settings)
         config.check()
         planned += [(variant, seed, config) for seed in seeds]
     prepared = []

@@ -6,12 +6,13 @@ Arrays stay in the task's own library (anything that speaks dlpack); `to_torch` 
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from agentmixer.config import Settings
-from agentmixer.contract.spec import TaskSpec
+from agentmixer.contract.spec import MOST_ACTIONS, Discrete, TaskSpec
 from agentmixer.errors import AgentMixerError, nearest
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     import torch
 
 Array = Any
+#: Largest observation, state, reward or action bound, either way. Sums of squares of larger numbers, which normalisers
+#: and losses take, overflow in float32.
+LARGEST = 1e15
 
 
 class TaskStep(NamedTuple):
@@ -32,7 +36,8 @@ class TaskStep(NamedTuple):
 
     D and A are the largest of the team; a smaller agent's own elements come first, then zeros (obs) or
     False (mask). Discrete tasks always give a mask, all True where nothing is forbidden, and at all times where the
-    specification's `has_action_mask` is False. For Box actions the mask is True for each element the agent has.
+    specification's `has_action_mask` is False. For Box actions the mask is True for each element the agent has. Numbers
+    are finite and at most LARGEST either way.
     """
 
     obs: Array
@@ -165,6 +170,28 @@ def check_known(task: str, scenario: str, known: Iterable[str]) -> None:
     names = list(known)
     if scenario not in names:
         raise AgentMixerError(f"task '{task}' has no scenario '{scenario}'{nearest(scenario, names)}")
+
+
+def check_actions(spec: TaskSpec) -> None:
+    """Raise AgentMixerError naming agent and element if an action space cannot be used: too many actions, or bounds
+    that are too large, crossed, or no longer apart as float32."""
+    for agent, space in zip(spec.agents, spec.action_spaces, strict=True):
+        if isinstance(space, Discrete):
+            if space.n > MOST_ACTIONS:
+                raise AgentMixerError(f"agent '{agent}' has {space.n:,} actions; at most {MOST_ACTIONS:,} are possible")
+            continue
+        for element, (low, high) in enumerate(zip(space.low, space.high, strict=True)):
+            bounds = f"element {element} of the actions of agent '{agent}' has the bounds {low!r} and {high!r}"
+            if low > high:
+                raise AgentMixerError(f"{bounds}, the lower above the upper; exchange them")
+            if not -LARGEST <= low <= high <= LARGEST:
+                raise AgentMixerError(
+                    f"{bounds}, beyond {LARGEST:g}, where 32-bit arithmetic overflows; let the environment scale its actions"
+                )
+            if low < high and ctypes.c_float(low).value == ctypes.c_float(high).value:
+                raise AgentMixerError(
+                    f"{bounds}, which are the same 32-bit number; let the environment shift or scale its actions"
+                )
 
 
 def to_torch(array: Array, device: str = "cpu") -> torch.Tensor:

@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 from typing import Any, cast
 
 from agentmixer.errors import AgentMixerError, nearest
-from agentmixer.tasks.base import Task, TaskFamily
+from agentmixer.tasks.base import Task, TaskFamily, check_actions
 
 GROUP = "agentmixer.tasks"
 
@@ -72,9 +72,16 @@ def make(
 ) -> Task:
     """Build `num_envs` environments of `task`/`scenario`.
 
-    Raises AgentMixerError for an unknown task, scenario, backend or option, and for num_envs < 1."""
+    Raises AgentMixerError for an unknown task, scenario, backend or option, for num_envs < 1, and for actions that cannot
+    be used (`check_actions`)."""
     chosen, resolved = check(task, scenario, backend, options)
     if num_envs < 1:
         raise AgentMixerError(f"num_envs is {num_envs}; it must be at least 1")
     found = family(task)
-    return found.make(scenario, num_envs, chosen, found.Options(**resolved), device)
+    made = found.make(scenario, num_envs, chosen, found.Options(**resolved), device)
+    try:
+        check_actions(made.spec)
+    except AgentMixerError:
+        made.close()
+        raise
+    return made

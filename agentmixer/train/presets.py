@@ -49,6 +49,15 @@ _ONE_DECISION: dict[str, Any] = {
     "share_parameters": False,
     "recurrent_actor": False,
 }
+#: Teams nobody here has seen: independent networks, scales kept apart.
+_FOREIGN: dict[str, Any] = {
+    "num_envs": 16,
+    "rollout_length": 128,
+    "share_parameters": False,
+    "input_norm": "running",
+    "eval_episodes": 32,
+    "final_episodes": 100,
+}
 _PAPER_PPO: dict[str, Any] = {
     "num_envs": 50,
     "pipelined": False,
@@ -109,15 +118,8 @@ AGENTMIXER_PPO: Presets = {
             "mamujoco": _CONTROL,
             # A lone predator is punished for being early: without optimism some teams learn to keep away.
             "predator_prey": {"optimism": 0.8},
-            # Teams nobody here has seen: independent networks, scales kept apart.
-            "pettingzoo": {
-                "num_envs": 16,
-                "rollout_length": 128,
-                "share_parameters": False,
-                "input_norm": "running",
-                "eval_episodes": 32,
-                "final_episodes": 100,
-            },
+            "gymnasium": _FOREIGN,
+            "pettingzoo": _FOREIGN,
             "matrix": _ONE_DECISION,
             # What an agent cannot see is chance to it, and optimism takes chance for skill: with it, 6.62 of 8.5.
             "passage": _ONE_DECISION | {"optimism": 0.0, "critic_first": 0.0},
@@ -145,6 +147,7 @@ AGENTMIXER_SAC: Presets = {
         {},
         {
             "mamujoco": {"share_parameters": False, "input_norm": "running", "eval_episodes": 8, "final_episodes": 64},
+            "gymnasium": {"share_parameters": False, "input_norm": "running", "final_episodes": 100},
             "pettingzoo": {"share_parameters": False, "input_norm": "running", "final_episodes": 100},
             "matrix": {"total_steps": 20_000, "share_parameters": False},
             "passage": {"total_steps": 20_000, "share_parameters": False},

@@ -12,7 +12,7 @@ from torch import Tensor
 from agentmixer.tasks.base import Task, to_torch
 from agentmixer.train.blocks import chunks, pick
 from agentmixer.train.networks import Critic
-from agentmixer.train.stream import Outcome, Place, Seen, Stream, check_finite, play_on
+from agentmixer.train.stream import Outcome, Place, Seen, Stream, check_numbers, play_on
 from agentmixer.train.team import Team
 
 
@@ -99,10 +99,10 @@ def collect(
 ) -> tuple[Rollout, list[dict[str, Tensor]]]:
     """Play on for `steps` steps (see `stream.play_on`). Returns the rollout, and the episodes that ended.
 
-    Raises AgentMixerError naming environment and step if a task returned something that is not finite."""
+    Raises AgentMixerError naming environment and step if a task returned a number that is not finite or too large."""
     rollout = _room(team, critic, steps, sum(task.num_envs for task in tasks))
     finished = play_on(team, tasks, streams, steps, _Recorder(team, critic, rollout))
-    check_finite(rollout.obs, rollout.state, rollout.reward, team.spec.agents)
+    check_numbers(rollout.obs, rollout.state, rollout.reward, team.spec)
     return rollout, finished
 
 

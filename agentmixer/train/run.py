@@ -1,4 +1,6 @@
-"""The run directory: `runs/<task>/<scenario>/<algorithm>/<timestamp>-s<seed>/` and what is in it."""
+"""The run directory: `runs/<task>/<scenario>/<algorithm>/<timestamp>-s<seed>/` and what is in it.
+
+A run that finds this name taken gets `<timestamp>-s<seed>-2`, or the next number that is free."""
 
 from __future__ import annotations
 
@@ -118,12 +120,13 @@ def create(
     begun_from: Path | None = None,
 ) -> Run:
     """Make the directory and write config.toml. stamp: what leads its name unless `out` is given; `now()` if None.
-    begun_from: a checkpoint whose weights it begins with.
+    begun_from: a checkpoint whose weights it begins with. Without `out`, the directory is always a new one, also where
+    another process makes one at the same moment.
 
     Raises AgentMixerError if settings do not fit each other, and if `out` holds anything: nothing is overwritten. What
     an interrupted creation left does not count."""
     config.check()
-    path = out or RUNS / task / folder_name(scenario) / algorithm / f"{stamp or now()}-s{seed}"
+    path = out or new_folder(RUNS / task / folder_name(scenario) / algorithm / f"{stamp or now()}-s{seed}")
     run = Run(
         path, task, scenario, backend, algorithm, preset, seed, device, options, config, task_code=scenario,
         made_with=made_with(), begun_from=str(begun_from.resolve()) if begun_from else "",
@@ -134,6 +137,19 @@ def create(
     with locked(path):
         _check_vacant(run)  # another process may have been faster
         return write_config(run)
+
+
+def new_folder(wanted: Path) -> Path:
+    """Make a folder of that name, or of the first free name among `<wanted>-2`, `<wanted>-3` and so on; returns its path."""
+    wanted.parent.mkdir(parents=True, exist_ok=True)
+    path, number = wanted, 1
+    while True:
+        try:
+            path.mkdir()
+            return path
+        except FileExistsError:
+            number += 1
+            path = wanted.with_name(f"{wanted.name}-{number}")
 
 
 def _check_vacant(run: Run) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Annotated, Any, Literal, Self
 
 import msgspec
@@ -103,6 +103,11 @@ class RunSettings(Settings, frozen=True):
 class AlgorithmSettings(Settings, frozen=True):
     """Base of what an algorithm's file adds: how a team learns."""
 
+    def fitted(self, team: Any, run: RunSettings, given: Collection[str]) -> Self:
+        """These settings, with those that the user has not `given` made to fit the others. What cannot be made to fit
+        is left to `check`."""
+        return self
+
     def check(self, team: Any, run: RunSettings) -> None:
         """Raise AgentMixerError if settings do not fit each other, the team's or the run's."""
 
@@ -140,6 +145,11 @@ class Config(msgspec.Struct, frozen=True):
             for name, part in self.parts.items()
         }
         return msgspec.structs.replace(self, **changed)
+
+    def fitted(self, given: Collection[str]) -> Self:
+        """A copy whose settings fit each other as far as settings that the user has not `given` can be changed for that.
+        Called once all overrides are in."""
+        return msgspec.structs.replace(self, algorithm=self.algorithm.fitted(self.team, self.run, given))
 
     def check(self) -> None:
         """Raise AgentMixerError if settings do not fit each other. Called once all overrides are in."""

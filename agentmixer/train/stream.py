@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from agentmixer.contract.spec import TaskSpec
 from agentmixer.errors import TeamError
-from agentmixer.tasks.base import Task, TaskStep, to_torch
+from agentmixer.tasks.base import LARGEST, Task, TaskStep, to_torch
 from agentmixer.train.team import Team
 
 
@@ -163,16 +165,23 @@ def _remembered(team: Team, stream: Stream) -> dict[str, Tensor]:
     }
 
 
-def check_finite(obs: Tensor, state: Tensor, reward: Tensor, agents: tuple[str, ...]) -> None:
+def check_numbers(obs: Tensor, state: Tensor, reward: Tensor, spec: TaskSpec) -> None:
     """obs [K*N, T, E, D], state [K, T, E, S], reward [K, T, E]. Raise TeamError naming the first environment and step
-    whose numbers are not finite."""
+    whose numbers are not finite or larger than LARGEST, and the number."""
     for name, array in (("obs", obs), ("state", state), ("reward", reward)):
-        if not torch.isfinite(array).all():
-            where = (~torch.isfinite(array)).nonzero()
-            row, step, env = where[where[:, 1].argmin(), :3].tolist()
-            whose = f" of {agents[row % len(agents)]}" if name == "obs" else ""
+        fine = array.abs() <= LARGEST
+        if not fine.all():
+            where = (~fine).nonzero()
+            row, step, env, *element = where[where[:, 1].argmin()].tolist()
+            number = array[(row, step, env, *element)].item()
+            whose, agent = "", row % spec.num_agents
+            if name == "obs":
+                whose = f" of {spec.agents[agent]}"
+            which = f" (element {element[0]})" if element else ""
+            wrong = "that is not finite" if not math.isfinite(number) else f"of {number:g}{which}"
+            scale = f", and beyond {LARGEST:g} sums of squares overflow in 32-bit arithmetic, so scale it in the task"
             raise TeamError(
-                f"environment {env} returned a {name}{whose} that is not finite at step {step} of this "
-                "rollout; nothing was learned from it",
-                row // len(agents) if name == "obs" else row,
+                f"environment {env} returned a {name}{whose} {wrong} at step {step} of this rollout"
+                f"{scale if math.isfinite(number) else ''}; nothing was learned from it",
+                row // spec.num_agents if name == "obs" else row,
             )

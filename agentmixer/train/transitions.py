@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from agentmixer.tasks.base import Task, to_torch
-from agentmixer.train.stream import Outcome, Place, Seen, Stream, check_finite, play_on
+from agentmixer.train.stream import Outcome, Place, Seen, Stream, check_numbers, play_on
 from agentmixer.train.team import Team
 
 
@@ -26,12 +26,12 @@ def collect(
     What follows an episode's last step is what it ended with. Its mask is not known, nor who could still act:
     next_mask is the next episode's, next_active as before the step.
 
-    Raises AgentMixerError naming environment and step if a task returned something that is not finite."""
+    Raises AgentMixerError naming environment and step if a task returned a number that is not finite or too large."""
     recorder = _Recorder(team)
     finished = play_on(team, tasks, streams, steps, recorder)
     out = recorder.transitions()
     for obs, state in (("obs", "state"), ("next_obs", "next_state")):
-        check_finite(out[obs], out[state].unsqueeze(0), out["reward"].unsqueeze(0), team.spec.agents)
+        check_numbers(out[obs], out[state].unsqueeze(0), out["reward"].unsqueeze(0), team.spec)
     return out, finished
 
 

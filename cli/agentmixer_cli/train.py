@@ -132,7 +132,8 @@ def train(
             if (before.task, before.scenario) == (task, scenario):
                 given = before.options | given
         name, options = tasks.check(task, scenario, backend, given)
-        config = config.replace(parse_assignments(assignments or [], known=config.as_dict()), options)
+        own_settings = parse_assignments(assignments or [], known=config.as_dict())
+        config = config.replace(own_settings, options).fitted(own_settings)
         if steps is not None:
             config = config.replace({"total_steps": steps})
         stamp = runs.now()

@@ -96,6 +96,14 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
         ("a.json", "[[1, NaN], [3, 4]]", "not a finite"),
         ("a.json", "[[1, 1e39], [3, 4]]", "not a finite"),
         ("a.csv", "1,inf\n3,4\n", "not a finite"),
+        ("a.json", "[[1, 1e18], [3, 4]]", r"not a finite number of at most 1e\+15"),
+        (
+            "a.json",
+            "[[100000005, 100000006], [100000007, 100000011]]",
+            "the payoffs 100000007.0 and 100000011.0, which",
+        ),
+        ("a.json", "[[1, 2], [3, 3.00000001]]", "the payoffs 3.0 and 3.00000001, which are the same 32-bit number"),
+        ("a.json", "[[1e-60, 2e-60], [0, 3e-60]]", "the same 32-bit number"),
         ("a.json", "[[1], [2]]", "fewer than 2 actions"),
         ("a.json", "[1, 2]", "nested 1 deep"),
         ("a.json", json.dumps(np.zeros((2,) * 9).tolist()), "nested 9 deep"),
@@ -107,6 +115,14 @@ def test_what_is_wrong_with_a_file_is_said_in_a_sentence(tmp_path: Path, name: s
     with pytest.raises(AgentMixerError, match=words) as raised:
         make("matrix", str(tmp_path / name), 1)
     assert str(tmp_path / name) in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_payoffs_may_be_rounded(tmp_path: Path) -> None:
+    """What rounding to 32 bits takes away is nothing beside the differences between payoffs."""
+    cells = np.random.default_rng(0).normal(size=(100, 100))
+    assert len(np.unique(cells.astype(np.float32))) < cells.size
+    np.save(tmp_path / "a.npy", cells)
+    np.testing.assert_array_equal(payoff(str(tmp_path / "a.npy")), cells)
 
 
 def test_too_many_payoffs_are_refused(tmp_path: Path) -> None:

@@ -238,10 +238,18 @@ def test_a_snapshot_starts_the_next_episodes(workers: ParallelEnvTask) -> None:
     ("how", "words"),
     [
         ("raise", "environment 0, step 3 .* failed with ValueError: the gripper is stuck$"),
-        ("nan", "the observation of agent 'a' has a value that is not finite"),
+        ("nan", "element 1 of the observation of agent 'a' is nan, which is not finite"),
+        ("huge", r"element 2 of the observation of agent 'a' is -1e\+300, and beyond 1e\+15 .*; scale it"),
+        ("huge reward", r"the reward of agent 'b' is 1e\+18, and beyond 1e\+15 .*; scale it"),
         ("shape", r"the observation of agent 'a' has shape \(5,\), its space says \(3,\)"),
-        ("reward", "a reward is not finite"),
-        ("stranger", "agent 'c' is not one of possible_agents"),
+        ("reward", "the reward of agent 'b' is inf, which is not finite"),
+        ("stranger", "observations has 'c', which is not one of possible_agents"),
+        ("rewards", "rewards has '__all__', which is not one of possible_agents"),
+        ("terminations", "terminations has '__all__', which is not one of possible_agents"),
+        ("truncations", "truncations has '__all__', which is not one of possible_agents"),
+        ("infos", "infos has '__all__', which is not one of possible_agents"),
+        ("word", "terminations says 'False' of agent 'b', which is neither true nor false"),
+        ("unpaid", "agent 'b' acted and was given no reward; give 0 where that is meant"),
         ("silent", "agent 'b' was given no observation"),
         ("mask", "agent 'a' has an action mask, but no agent had one after the first reset"),
     ],
@@ -256,6 +264,20 @@ def test_a_broken_environment_is_named_with_its_step(how: str, words: str) -> No
     with pytest.raises(AgentMixerError, match=words):  # and stays unusable
         task.step(torch.zeros(2, 2))
     task.close()
+
+
+def test_a_state_too_large_for_32_bit_arithmetic_is_refused() -> None:
+    task = serial("zoo_envs:HugeState", 1)
+    walk(task, 0, 2)
+    with pytest.raises(AgentMixerError, match=r"step 3 .* element 2 of the state is 1e\+19, and beyond 1e\+15"):
+        task.step(torch.zeros(2, 1))
+
+
+def test_an_agent_without_a_reward_at_the_end_is_refused() -> None:
+    task = serial("zoo_envs:Unpaid", 1)
+    walk(task, 0, 3)
+    with pytest.raises(AgentMixerError, match=r"step 4 .* agent 'b' acted and was given no reward"):
+        task.step(torch.zeros(2, 1))
 
 
 def test_an_agent_that_appears_later_is_refused() -> None:
@@ -379,6 +401,22 @@ def test_an_option_without_a_value_is_answered_with_the_nearest_parameter(tmp_pa
         ("zoo_envs:mixed", {}, "some agents have Discrete and some Box actions"),
         ("zoo_envs:words", {}, "agent 'a' observes a Text"),
         ("zoo_envs:twins", {}, "give them names that differ"),
+        (
+            "zoo_envs:bounded",
+            {"low": -1e300, "high": 1e300},
+            r"element 1 of the actions of agent 'a' has the bounds -1e\+300 and 1e\+300, beyond 1e\+15",
+        ),
+        ("zoo_envs:bounded", {"low": -3.4e38, "high": 3.4e38}, "element 1 .* bounds .*, beyond"),
+        (
+            "zoo_envs:bounded",
+            {"low": 1e8, "high": 1e8 + 1},
+            r"element 1 .* 100000000.0 and 100000001.0, which are the same 32-bit number",
+        ),
+        ("zoo_envs:many_choices", {}, "agent 'a' has 20,000,000 actions; at most 16,777,216"),
+        ("zoo_envs:blind", {}, r"agent 'a' observes Box\(.*\(2, 0\).*, which has no element"),
+        ("zoo_envs:Stateless", {}, "state\\(\\) gives no number"),
+        ("zoo_envs:one_for_all", {}, "gives the same environment at every call"),
+        ("zoo_envs:wrapped_anew", {}, "gives the same environment at every call"),
     ],
 )
 def test_what_cannot_be_used_is_refused_before_anything_starts(scenario: str, options: dict, words: str) -> None:

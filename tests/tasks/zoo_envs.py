@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 from pettingzoo import AECEnv, ParallelEnv
+from pettingzoo.utils import BaseParallelWrapper
 
 #: What `Counting.step` returns, without `self`'s bookkeeping.
 Result = tuple[dict, dict, dict, dict, dict]
@@ -139,17 +140,51 @@ class Broken(Counting):
             os._exit(7)
         if self.how == "nan":
             seen["a"] = np.array([1.0, np.nan, 1.0])
+        if self.how == "huge":
+            seen["a"] = np.array([1.0, 1.0, -1e300])
+        if self.how == "huge reward":
+            rewards["b"] = 1e18
         if self.how == "shape":
             seen["a"] = np.zeros(5)
         if self.how == "reward":
             rewards["b"] = np.inf
         if self.how == "stranger":
             seen["c"] = np.zeros(1)
+        if self.how in ("rewards", "terminations", "truncations", "infos"):
+            result[("rewards", "terminations", "truncations", "infos").index(self.how) + 1]["__all__"] = True
+        if self.how == "word":
+            result[2]["b"] = "False"
+        if self.how == "unpaid":
+            del rewards["b"]
         if self.how == "silent":
             del seen["b"]
         if self.how == "mask":
             result[4]["a"] = {"action_mask": [1, 1, 0, 0]}
         return result
+
+
+class HugeState(Counting):
+    """The third number of its state grows too large at step 3."""
+
+    def state(self) -> np.ndarray:
+        return np.array([0.0, 0.0, 1e19 if self.t == 3 else 0.0])
+
+
+class Unpaid(Counting):
+    """Agent b has no reward in the step that ends the episode."""
+
+    def step(self, actions: dict) -> Result:
+        result = super().step(actions)
+        if not self.agents:
+            del result[1]["b"]
+        return result
+
+
+class Stateless(Counting):
+    """Its state holds nothing."""
+
+    def state(self) -> np.ndarray:
+        return np.zeros(0)
 
 
 class Named(Counting):
@@ -254,3 +289,27 @@ def numbered() -> Named:
 
 def twins() -> Named:
     return Named(["a.b", "a/b"], lambda: spaces.Discrete(2))
+
+
+def blind() -> Named:
+    return Named(["a"], lambda: spaces.Discrete(2), spaces.Box(0, 1, (2, 0)))
+
+
+ONLY = Counting()
+
+
+def one_for_all() -> Counting:
+    return ONLY
+
+
+def wrapped_anew() -> BaseParallelWrapper:
+    return BaseParallelWrapper(ONLY)
+
+
+def bounded(low: float = -1.0, high: float = 1.0) -> Named:
+    """One agent; its second action element has these bounds."""
+    return Named(["a"], lambda: spaces.Box(np.array([-1.0, low]), np.array([1.0, high]), dtype=np.float64))
+
+
+def many_choices() -> Named:
+    return Named(["a"], lambda: spaces.Discrete(20_000_000))

@@ -152,21 +152,24 @@ def test_two_halves_of_the_environments_are_the_whole(
         torch.testing.assert_close(torch.cat(parts, 1).flatten(), getattr(streams[0][0], name), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize(("number", "words"), [(np.nan, "that is not finite"), (-1e16, r"of -1e\+16( \(element 0\))?")])
 @pytest.mark.parametrize("name", ["obs", "state", "reward"])
-def test_a_number_that_is_not_finite_is_reported_with_its_environment_and_step(name: str) -> None:
+def test_a_number_that_cannot_be_learned_from_is_reported_with_its_environment_and_step(
+    name: str, number: float, words: str
+) -> None:
     class Broken(Countdown):
-        """Its sixth step returns a NaN in environment 2 (and agent 1)."""
+        """Its sixth step returns that number in environment 2 (and agent 1)."""
 
         steps = 0
 
         def step(self, actions: torch.Tensor) -> TaskStep:
             seen, self.steps = super().step(actions), self.steps + 1
             if self.steps == 6:
-                getattr(seen, name)[(1, 2, 0) if name == "obs" else (2,)] = np.nan
+                getattr(seen, name)[(1, 2, 0) if name == "obs" else (2,)] = number
             return seen
 
     task, algorithm = Broken(), tiny_algorithm(rollout_length=8, chunk_length=1)
     # A reward belongs to the step that earned it, an observation to the one that follows.
     step, what = (5, "reward") if name == "reward" else (6, "obs of agent_1" if name == "obs" else "state")
-    with pytest.raises(AgentMixerError, match=f"environment 2 returned a {what} that is not finite at step {step} "):
+    with pytest.raises(AgentMixerError, match=f"environment 2 returned a {what} {words} at step {step} "):
         algorithm.collect([task], [begun(algorithm, task)])

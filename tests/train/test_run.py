@@ -11,7 +11,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -194,6 +196,33 @@ def test_a_run_comes_back_as_it_was_written(trained: Run) -> None:
 def test_a_directory_that_exists_is_not_overwritten(trained: Run) -> None:
     with pytest.raises(AgentMixerError, match=r"exists already.*--resume"):
         make_run(trained.path)
+
+
+def test_runs_of_one_second_get_directories_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    backend, options = tasks.check("matrix", "climbing")
+    config = AgentMixerPPO.configure("default", "matrix")
+
+    def create(seed: int) -> Run:
+        return runs.create(
+            "matrix", "climbing", backend, "agentmixer_ppo", "default", seed, "cpu", options, config, None, "stamp"
+        )
+
+    made = [create(seed) for seed in (0, 0, 1, 0)]
+    assert [run.path.name for run in made] == ["stamp-s0", "stamp-s0-2", "stamp-s1", "stamp-s0-3"]
+    assert [runs.load(run.path) for run in made] == made
+
+
+def test_folders_made_at_the_same_moment_differ(tmp_path: Path) -> None:
+    start = threading.Barrier(8)
+
+    def make(_: int) -> Path:
+        start.wait()
+        return runs.new_folder(tmp_path / "runs" / "stamp-s0")
+
+    with ThreadPoolExecutor(8) as threads:
+        made = set(threads.map(make, range(8)))
+    assert made == set((tmp_path / "runs").iterdir()) and len(made) == 8
 
 
 def test_no_run_says_what_to_type(tmp_path: Path) -> None:
@@ -498,6 +527,7 @@ def test_a_run_says_what_software_made_it(small: Run) -> None:
 
 HOLD = """
 import sys
+import threading
 from pathlib import Path
 from agentmixer.train.lock import locked
 with locked(Path(sys.argv[1])):

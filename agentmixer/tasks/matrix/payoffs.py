@@ -16,7 +16,7 @@ import numpy as np
 
 from agentmixer.errors import AgentMixerError
 from agentmixer.files import read_regular
-from agentmixer.tasks.base import check_known
+from agentmixer.tasks.base import LARGEST, check_known
 
 
 def _penalty(k: float) -> list[list[float]]:
@@ -35,6 +35,8 @@ PAYOFFS: dict[str, list[list[float]]] = {
 SUFFIXES = (".json", ".npy", ".csv")
 MAX_AGENTS = 8
 MAX_CELLS = 1_000_000
+#: Payoffs that differ by less, as a share of the greatest difference, are alike.
+ALIKE = 1e-6
 #: Largest file that is read, bytes.
 MAX_FILE = 2**26
 
@@ -74,9 +76,29 @@ def payoff(scenario: str) -> np.ndarray:
         raise AgentMixerError(f"{scenario} gives an agent fewer than 2 actions (its shape is {cells.shape})")
     if cells.size > MAX_CELLS:
         raise AgentMixerError(f"{scenario} has {cells.size:,} payoffs; at most {MAX_CELLS:,} are possible")
-    if not (np.abs(cells) <= np.finfo(np.float32).max).all():
-        raise AgentMixerError(f"{scenario} holds a payoff that is not a finite 32-bit number; replace it")
-    return np.array(cells, np.float64)
+    if not (np.abs(cells) <= LARGEST).all():
+        raise AgentMixerError(
+            f"{scenario} holds a payoff that is not a finite number of at most {LARGEST:g} either way; replace or scale it"
+        )
+    cells = np.array(cells, np.float64)
+    _check_apart(scenario, cells)
+    return cells
+
+
+def _check_apart(scenario: str, cells: np.ndarray) -> None:
+    """Raise AgentMixerError if payoffs that differ are the same number as float32, which training computes with.
+
+    Payoffs that lie within ALIKE of each other, relative to the whole spread, may be: rounding is no fault. The greatest
+    payoff must be apart from all others, for only joint actions that get that payoff win."""
+    steps = np.unique(cells)
+    gaps, merged = np.diff(steps), np.diff(steps.astype(np.float32)) == 0
+    wide = merged & (gaps > ALIKE * (steps[-1] - steps[0]))
+    if len(merged) and (merged[-1] or wide.any()):
+        first = len(merged) - 1 if merged[-1] else int(np.argmax(wide))
+        raise AgentMixerError(
+            f"{scenario} holds the payoffs {steps[first]!s} and {steps[first + 1]!s}, which are the same 32-bit number; "
+            "subtract what all payoffs have in common, or make them equal"
+        )
 
 
 def _read(scenario: str) -> np.ndarray:

@@ -12,7 +12,8 @@ from gymnasium import spaces
 from gymnasium.spaces.utils import flatten
 
 from agentmixer.errors import AgentMixerError
-from agentmixer.tasks.pettingzoo.foreign_env import foreign, mask_of
+from agentmixer.tasks.base import LARGEST
+from agentmixer.tasks.pettingzoo.foreign_env import check_numbers, foreign, mask_of, unusable
 from agentmixer.tasks.pettingzoo.team_description import Team
 
 
@@ -66,11 +67,16 @@ class EnvCopy:
             acting = self.live
             chosen = {agent: self._action(i, row["actions"][i]) for i, agent in enumerate(team.agents) if acting[i]}
             observations, rewards, terminations, truncations, infos = self.env.step(chosen)
+            self._known(
+                agents=self.env.agents, observations=observations, rewards=rewards, terminations=terminations,
+                truncations=truncations, infos=infos,
+            )  # fmt: skip
             terminated, truncated = self._after(acting, terminations, truncations)
-            self._known(observations, rewards, self.env.agents)
+            self._all_rewarded(acting, rewards, terminations, truncations)
+            for agent, reward in rewards.items():
+                if not abs(reward) <= LARGEST:
+                    raise AgentMixerError(f"the reward of agent '{agent}' is {reward:g}, {unusable(reward)}")
             row["reward"][...] = math.fsum(rewards.values()) / len(team.agents)
-            if not np.isfinite(row["reward"]):
-                raise AgentMixerError(f"a reward is not finite ({dict(rewards)})")
             row["terminated"][...], row["truncated"][...] = terminated, truncated
             ended = terminated or truncated
             # Those who saw the end are shown in the final observation.
@@ -84,7 +90,7 @@ class EnvCopy:
         self.steps = 0
         with self._watched():
             observations, infos = self.env.reset(seed=episode_seed(self.seed, self.stream, self.number))
-            self._known(observations, self.env.agents)
+            self._known(agents=self.env.agents, observations=observations, infos=infos)
             self.live = [agent in self.env.agents for agent in self.team.agents]
             if not any(self.live):
                 raise AgentMixerError("no agent is there after reset")
@@ -94,11 +100,23 @@ class EnvCopy:
         start = f"the episode that reset(seed={episode_seed(self.seed, self.stream, self.number)}) starts"
         return foreign(f"environment {self.index}, step {self.steps} of {start},")
 
-    def _known(self, *named: Iterable[Any]) -> None:
-        for names in named:
-            for agent in names:
-                if agent not in self.team.agents:
-                    raise AgentMixerError(f"agent '{agent}' is not one of possible_agents; name all agents there")
+    def _known(self, **named: Iterable[Any]) -> None:
+        """Raise AgentMixerError for a key that is no agent. named: what the environment gave, by its name."""
+        for name, keys in named.items():
+            for key in keys:
+                if key not in self.team.agents:
+                    raise AgentMixerError(
+                        f"{name} has '{key}', which is not one of possible_agents; name all agents there, and give "
+                        "every agent its own entry instead of an entry for the team"
+                    )
+
+    def _all_rewarded(self, acting: list[bool], rewards: Mapping[Any, Any], *ends: Mapping[Any, Any]) -> None:
+        """Raise AgentMixerError if an agent that acted has no reward. An agent that left without a word needs none.
+
+        ends: terminations and truncations."""
+        for agent, acted, lives in zip(self.team.agents, acting, self.live, strict=True):
+            if acted and agent not in rewards and (lives or any(agent in told for told in ends)):
+                raise AgentMixerError(f"agent '{agent}' acted and was given no reward; give 0 where that is meant")
 
     def _action(self, i: int, action: np.ndarray) -> Any:
         space = self.team.action_spaces[i]
@@ -113,7 +131,10 @@ class EnvCopy:
         remaining = set(self.env.agents)
         self.live, terminated = [], False
         for agent, acted in zip(self.team.agents, acting, strict=True):
-            ended, cut = bool(terminations.get(agent, False)), bool(truncations.get(agent, False))
+            ended, cut = terminations.get(agent, False), truncations.get(agent, False)
+            for name, value in (("terminations", ended), ("truncations", cut)):
+                if value not in (True, False):
+                    raise AgentMixerError(f"{name} says {value!r} of agent '{agent}', which is neither true nor false")
             here = agent in remaining and not ended and not cut
             if here and not acted:
                 raise AgentMixerError(f"agent '{agent}' appeared in mid-episode; agents may leave but not come")
@@ -121,7 +142,7 @@ class EnvCopy:
             # An agent that left without a word was terminated.
             terminated |= acted and not here and (ended or not cut)
         over = not any(self.live)
-        return over and terminated, over and not terminated
+        return over and bool(terminated), over and not terminated
 
     def _show(self, who: list[bool], observations: Mapping[Any, Any], infos: Mapping[Any, Any], may_lack: bool) -> None:
         """Write obs, state, action_mask and active. At an episode's end an agent may lack its observation."""
@@ -133,9 +154,6 @@ class EnvCopy:
             elif shown and not may_lack:
                 raise AgentMixerError(f"agent '{agent}' was given no observation")
             row["action_mask"][i, : self.action_sizes[i]] = self._legal(i, shown, observations, infos)
-        if not np.isfinite(row["obs"]).all():
-            agent = team.agents[int(np.argmin(np.isfinite(row["obs"]).all(1)))]
-            raise AgentMixerError(f"the observation of agent '{agent}' has a value that is not finite")
         row["state"][:] = self._state() if team.has_state else row["obs"][self.own]
 
     def _observation(self, i: int, value: Any) -> np.ndarray:
@@ -148,6 +166,7 @@ class EnvCopy:
                 raise AgentMixerError(
                     f"the observation of agent '{agent}' has shape {row.shape}, its space says {space.shape}"
                 )
+            check_numbers(f"the observation of agent '{agent}'", row.ravel())
             return row.ravel()
         if not space.contains(value):
             raise AgentMixerError(f"the observation of agent '{agent}' is {value}, which is not in its space {space}")
@@ -171,9 +190,8 @@ class EnvCopy:
         return mask
 
     def _state(self) -> np.ndarray:
-        state = np.asarray(self.env.state(), np.float32).ravel()
+        state = np.asarray(self.env.state()).ravel()
         if state.shape != (self.team.state_size,):
             raise AgentMixerError(f"the state has {state.size} elements, after the first reset {self.team.state_size}")
-        if not np.isfinite(state).all():
-            raise AgentMixerError("the state has a value that is not finite")
+        check_numbers("the state", state)
         return state

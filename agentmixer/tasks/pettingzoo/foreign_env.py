@@ -11,6 +11,7 @@ import pettingzoo
 
 from agentmixer.contract.spec import OptionValue
 from agentmixer.errors import AgentMixerError
+from agentmixer.tasks.base import LARGEST
 from agentmixer.tasks.pettingzoo.factory import arguments, factory
 
 
@@ -47,3 +48,18 @@ def mask_of(agent: Any, observations: Mapping[Any, Any], infos: Mapping[Any, Any
         if isinstance(source, Mapping) and source.get("action_mask") is not None:
             return np.asarray(source["action_mask"]).astype(bool)
     return None
+
+
+def check_numbers(what: str, numbers: np.ndarray) -> None:
+    """Raise AgentMixerError if one of `numbers`, a row, is not finite or larger than LARGEST. what: whose they are."""
+    fine = np.abs(numbers) <= LARGEST
+    if not fine.all():
+        where = int(np.argmin(fine))
+        raise AgentMixerError(f"element {where} of {what} is {numbers[where]:g}, {unusable(numbers[where])}")
+
+
+def unusable(number: float) -> str:
+    """What is wrong with a number that is not finite or larger than LARGEST."""
+    if not np.isfinite(number):
+        return "which is not finite"
+    return f"and beyond {LARGEST:g} sums of squares overflow in 32-bit arithmetic; scale it in the environment"

@@ -24,6 +24,7 @@ from agentmixer.contract.spec import (
     TaskSpec,
 )
 from agentmixer.errors import AgentMixerError
+from agentmixer.tasks.base import check_actions
 from agentmixer.tasks.pettingzoo.foreign_env import build, foreign, mask_of
 
 #: Where environments keep the length of an episode, most usual first.
@@ -59,9 +60,11 @@ class Team(NamedTuple):
 
 
 def describe(scenario: str, options: Mapping[str, OptionValue]) -> Team:
-    """Build one environment, reset it, look and close it. A second call with the same arguments builds nothing.
+    """Build one environment, reset it, look and close it; build and close another. A second call with the same arguments
+    builds nothing.
 
-    Raises AgentMixerError if the factory fails or gives an environment that cannot be used."""
+    Raises AgentMixerError if the factory fails, gives an environment that cannot be used, or gives the same environment
+    twice."""
     return _describe(scenario, json.dumps(dict(options), sort_keys=True))
 
 
@@ -71,10 +74,22 @@ def _describe(scenario: str, options: str) -> Team:
     try:
         with foreign(f"the first reset of {scenario}"):
             observations, infos = env.reset(seed=0)
-            return _look(env, observations, infos)
+            team = _look(env, observations, infos)
     finally:
-        with contextlib.suppress(Exception):
-            env.close()
+        _close(env)
+    another = build(scenario, json.loads(options))
+    _close(another)
+    if another.unwrapped is env.unwrapped:
+        raise AgentMixerError(
+            f"{scenario} gives the same environment at every call, and environments that are stepped together must not "
+            "be one; make a new environment in the factory"
+        )
+    return team
+
+
+def _close(env: Any) -> None:
+    with contextlib.suppress(Exception):
+        env.close()
 
 
 def _look(env: Any, observations: Mapping[Any, Any], infos: Mapping[Any, Any]) -> Team:
@@ -89,6 +104,8 @@ def _look(env: Any, observations: Mapping[Any, Any], infos: Mapping[Any, Any]) -
     except (NotImplementedError, AttributeError):
         state_size, has_state = sum(flatdim(space) for space in seen_spaces), False
     masks = [mask_of(agent, observations, infos) for agent in agents]
+    if not state_size:
+        raise AgentMixerError("state() gives no number; leave it out, and the state is all observations in a row")
     return Team(
         agents=agents,
         observation_spaces=seen_spaces,
@@ -109,6 +126,10 @@ def _observation_space(agent: Any, space: spaces.Space) -> spaces.Space:
         raise AgentMixerError(
             f"agent '{agent}' observes a {type(space).__name__}, which has no fixed row of numbers; flatten it to a "
             "Box in the factory"
+        )
+    if not flatdim(space):
+        raise AgentMixerError(
+            f"agent '{agent}' observes {space}, which has no element; give an agent that sees nothing the constant 1"
         )
     return space
 
@@ -149,7 +170,7 @@ def _control_period(env: Any) -> float:
 
 def specification(scenario: str, backend: str, options: Mapping[str, OptionValue]) -> TaskSpec:
     """What the environment promises, in AgentMixer's terms. Raises AgentMixerError if two agents' names would
-    become one."""
+    become one, and for actions that cannot be used (`check_actions`)."""
     team = describe(scenario, options)
     names = tuple(re.sub("[^A-Za-z0-9_-]", "_", str(agent))[:64] or "_" for agent in team.agents)
     if len(set(names)) < len(names):
@@ -163,7 +184,7 @@ def specification(scenario: str, backend: str, options: Mapping[str, OptionValue
             return Discrete(int(space.n))
         return Box(tuple(map(float, space.low)), tuple(map(float, space.high)))
 
-    return TaskSpec(
+    spec = TaskSpec(
         name="pettingzoo",
         scenario=scenario,
         backend=backend,
@@ -179,3 +200,5 @@ def specification(scenario: str, backend: str, options: Mapping[str, OptionValue
         fallback_actions=team.fallback_actions,
         shared="reward",
     )
+    check_actions(spec)
+    return spec

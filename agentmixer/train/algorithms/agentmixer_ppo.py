@@ -10,9 +10,10 @@ of them is detached. Execution needs the actors alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from collections.abc import Collection, Sequence
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
+import msgspec
 import torch
 from msgspec import Meta
 from torch import Tensor
@@ -41,9 +42,14 @@ class PPOSettings(AlgorithmSettings, frozen=True):
     """PPO for a team, whatever makes its joint policy."""
 
     epochs: Annotated[PositiveInt, about("passes over each rollout")] = 4
-    minibatches: Annotated[PositiveInt, about("parts a pass is cut into")] = 4
+    minibatches: Annotated[
+        PositiveInt, about("parts a pass is cut into; unless given, no more than a rollout has chunks")
+    ] = 4
     chunk_length: Annotated[
-        PositiveInt, about("steps that gradients flow back through the GRU; divides rollout_length")
+        PositiveInt,
+        about(
+            "steps that gradients flow back through the GRU; divides rollout_length, unless given by being shortened"
+        ),
     ] = 16
     actor_lr: Annotated[StepSize, about("Adam's step size, actors")] = 7e-4
     critic_lr: Annotated[StepSize, about("Adam's step size, critics")] = 7e-4
@@ -59,6 +65,17 @@ class PPOSettings(AlgorithmSettings, frozen=True):
     ] = 10.0
     team_critic: Annotated[bool, about("one critic for the team instead of one an agent")] = True
     recurrent_critic: Annotated[bool, about("give critics a GRU of their own")] = False
+
+    def fitted(self, team: TeamSettings, run: RunSettings, given: Collection[str]) -> Self:
+        """The longest chunks, at most chunk_length, that divide a rollout; then as many minibatches, at most minibatches,
+        as there are chunks. Where minibatches is given, chunks are short enough for it, if they can be."""
+        steps, length, parts = run.num_envs * run.rollout_length, self.chunk_length, self.minibatches
+        if "chunk_length" not in given:
+            longest = min(length, max(1, steps // parts)) if "minibatches" in given else length
+            length = max(n for n in range(1, longest + 1) if run.rollout_length % n == 0)
+        if "minibatches" not in given:
+            parts = max(1, min(parts, steps // length))
+        return msgspec.structs.replace(self, chunk_length=length, minibatches=parts)
 
     def check(self, team: TeamSettings, run: RunSettings) -> None:
         if run.rollout_length % self.chunk_length:

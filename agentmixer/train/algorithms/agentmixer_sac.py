@@ -13,9 +13,10 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import Collection, Sequence
+from typing import Annotated, Any, Self
 
+import msgspec
 import numpy as np
 import torch
 from msgspec import Meta
@@ -62,6 +63,14 @@ class AgentMixerSACSettings(AlgorithmSettings, frozen=True):
         about("standard deviation whose entropy to hold, in units of half the action range; real-valued actions"),
     ] = 0.15
     critic_hidden: Annotated[Width, about("width of critics")] = 128
+
+    def fitted(self, team: AgentMixerTeamSettings, run: RunSettings, given: Collection[str]) -> Self:
+        """Learning starts when the replay is full, at the latest; a replay holds what learning starts with."""
+        if "learning_starts" not in given:
+            return msgspec.structs.replace(self, learning_starts=min(self.learning_starts, self.replay_size))
+        if "replay_size" not in given:
+            return msgspec.structs.replace(self, replay_size=max(self.learning_starts, self.replay_size))
+        return self
 
     def check(self, team: AgentMixerTeamSettings, run: RunSettings) -> None:
         if team.recurrent_actor:
