@@ -99,7 +99,7 @@ def swap(bundle: Path) -> None:
                 (b / "agents/agent_0/policy.onnx").rename(b.parent / "x"),
                 (b / "agents/agent_0/policy.onnx").symlink_to(b.parent / "x"),
             ),
-            "not a regular file",
+            "is a link, which is not followed",
         ),
     ],
 )
@@ -150,7 +150,7 @@ def test_a_golden_trace_that_is_none_is_refused(exported: Exported, data: bytes)
 
 
 def test_reports_may_lie_in_a_bundle(copy: Path) -> None:
-    (copy / "reports").mkdir()
+    (copy / "reports").mkdir(exist_ok=True)
     (copy / "reports" / "deploy_sim.json").write_text("{}")
     read_bundle(copy)
 

@@ -200,7 +200,7 @@ def test_a_regular_file_is_read_and_nothing_else(tmp_path: Path) -> None:
         read_regular(file, 2)
     (tmp_path / "link").symlink_to(file)
     os.mkfifo(tmp_path / "fifo")
-    for name, words in (("link", "symbolic links"), ("fifo", "not a regular"), ("", "not a regular"), ("x", "missing")):
+    for name, words in (("link", "is a link"), ("fifo", "not a regular"), ("", "not a regular"), ("x", "missing")):
         with pytest.raises(AgentMixerError, match=words):
             read_regular(tmp_path / name, 3)
     os.link(file, tmp_path / "second")
