@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -278,16 +279,24 @@ def test_a_team_that_fails_stops_all_and_is_named(what: str, tmp_path: Path, mon
         nonlocal calls
         calls += 1
         found = real(self, actions)
-        if calls == 20:
-            if what == "task":
-                raise TeamError("environment 2 fell over", 1)
-            value = float("nan") if what == "environment" else 1e38
-            found.reward[TINY["num_envs"] + 2] = value  # the second team's third environment
-            if what == "loss":
-                found.reward[TINY["num_envs"] : 2 * TINY["num_envs"]] = value
+        if calls == 20 and what == "task":
+            raise TeamError("environment 2 fell over", 1)
+        if calls == 20 and what == "environment":
+            found.reward[TINY["num_envs"] + 2] = float("nan")  # the second team's third environment
         return found
 
+    learn, updates = AgentMixerPPO.update, 0
+
+    def update(self: AgentMixerPPO, experience: Any) -> Any:
+        nonlocal updates
+        updates += 1
+        numbers = learn(self, experience)
+        if updates == 2 and what == "loss":
+            numbers[1]["value_loss"] = float("inf")
+        return numbers
+
     monkeypatch.setattr(SideBySide, "step", step)
+    monkeypatch.setattr(AgentMixerPPO, "update", update)
     with pytest.raises(AgentMixerError) as failure:
         trainer.train_together(chosen, quiet())
     sentence = str(failure.value)
