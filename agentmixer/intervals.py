@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +20,18 @@ class Estimate(NamedTuple):
         if self.low is None or self.high is None:
             return f"{self.value:{form}} (no interval)"
         return f"{self.value:{form}} [{self.low:{form}}, {self.high:{form}}]"
+
+
+def headline(numbers: Mapping[str, Any], prefix: str = "") -> str:
+    """The figures of `figures.report` in one line: the win rate where there is one, and the return, with their intervals.
+
+    prefix: what leads the keys, "eval_" in metrics.jsonl."""
+    parts = []
+    for name, form in (("win_rate", ".3f"), ("return", ".2f")):
+        if f"{prefix}{name}" in numbers:
+            found = Estimate(*(numbers[f"{prefix}{name}{end}"] for end in ("", "_low", "_high")))
+            parts.append(f"{name.replace('_', ' ')} {found.told(form)}")
+    return ", ".join(parts)
 
 
 def rate(successes: np.ndarray, confidence: float = 0.95) -> Estimate:

@@ -12,6 +12,21 @@ from unittest import mock
 
 from agentmixer_cli.main import main
 
+#: Begins a program that can import nothing which only training needs, as where only the base install is.
+ON_A_DEVICE = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {
+            "torch", "scipy", "jax", "jaxmarl", "onnx", "onnxscript", "safetensors", "mujoco", "pettingzoo", "cryptography"
+        }:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent())
+from agentmixer_cli.main import main
+sys.argv[0] = "agentmixer"
+main()
+"""
+
 
 class Done(NamedTuple):
     """What a finished command leaves."""

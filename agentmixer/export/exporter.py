@@ -187,13 +187,16 @@ def checked_team(team_id: str, release: int) -> tuple[str, int]:
 
 
 @contextlib.contextmanager
-def _none_left_empty(folder: Path) -> Iterator[None]:
-    """Remove the folder afterwards if there is nothing in it."""
+def _folder(path: Path) -> Iterator[None]:
+    """Make a folder unless it is there. A folder that was made here and has nothing in it afterwards is removed."""
+    made = not path.exists()
+    path.mkdir(parents=True, exist_ok=True)
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
-            folder.rmdir()
+            if made:
+                path.rmdir()
 
 
 def _check_place(target: Path, replace: bool) -> None:
@@ -217,9 +220,10 @@ def export(
 
     file: the checkpoint, the run's newest unless given. The bundle goes to `out`, or to `default_path`. What is there
     is left alone; with `replace` a bundle that is there gives way, with its signatures and reports. Nothing appears
-    there before all agents have passed parity. Calls `progress` with each agent's name. sign: file of the private key to sign it with; team_id, release: what a device may hold its
-    agent to (`default_team_id` unless given). Raises AgentMixerError if parity fails, something is in the bundle's place, the key is none,
-    `team_id` or `release` cannot be what they should, or the algorithm's agents need more than their own observations."""
+    there before all agents have passed parity. Calls `progress` with each agent's name. sign: file of the private key to
+    sign it with; team_id, release: what a device may hold its agent to (`default_team_id` unless given). Raises
+    AgentMixerError if parity fails, something is in the bundle's place, the key is none, `team_id` or `release` cannot be
+    what they should, or the algorithm's agents need more than their own observations."""
     key = signature.private_key(sign) if sign else None
     run = run.on_cpu()
     file = file or checkpoint.latest(run)
@@ -247,13 +251,13 @@ def export(
         checkpoint_sha256=sha256(file.read_bytes()),
     )
     target = out or default_path(source, spec)
-    _check_place(target, replace)
+    if out is None:
+        _check_place(target, replace)
     tolerances = Tolerances()
     parity: dict[str, dict[str, Parity]] = {}
     agents: dict[str, AgentParts] = {}
     exporter = Exporter()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with _none_left_empty(target.parent), tempfile.TemporaryDirectory(prefix=".export-", dir=target.parent) as scratch:
+    with _folder(target.parent), tempfile.TemporaryDirectory(prefix=".export-", dir=target.parent) as scratch:
         draft = Path(scratch) / "bundle"
         for index, name in enumerate(spec.agents):
             progress(name)

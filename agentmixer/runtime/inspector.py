@@ -1,6 +1,6 @@
 """The process that decodes a bundle for `verify`: in the sandbox from its first byte on, told everything over its link.
 
-Started by `runtime.launch` as `python -I inspector.py SECONDS`. Whoever asks reads bytes and decodes nothing; this process
+Started by `runtime.launch` much as `python -I inspector.py SECONDS`. Whoever asks reads bytes and decodes nothing; this process
 opens no file, decodes what it is sent and answers with one line a check. What would take it over the limits of the
 sandbox, memory or SECONDS of CPU, ends it alone. `runtime.inspection` has what both say.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import socket
 import subprocess
@@ -50,11 +51,12 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def import_folders() -> list[str]:
+@functools.cache
+def _import_folders() -> list[str]:
     """The folders that this process imports PACKAGES from."""
     specs = [importlib.util.find_spec(name) for name in PACKAGES]
     origins = [Path(spec.origin) for spec in specs if spec is not None and spec.origin is not None]
-    return list(dict.fromkeys(str(origin.resolve().parents[1]) for origin in origins))
+    return list(dict.fromkeys(str(origin.absolute().parents[1]) for origin in origins))
 
 
 def launch(script: Path, *arguments: str) -> Launched:
@@ -65,7 +67,7 @@ def launch(script: Path, *arguments: str) -> Launched:
     started = time.monotonic_ns()
     with theirs:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-c", _BOOT, "\n".join(import_folders()), str(script), *arguments],
+            [sys.executable, "-I", "-c", _BOOT, "\n".join(_import_folders()), str(script), *arguments],
             env={},
             cwd=directory.name,
             stdin=theirs.fileno(),

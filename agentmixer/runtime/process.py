@@ -1,6 +1,6 @@
 """The agent's process: one folder, one descriptor, nothing else.
 
-Started by `runtime.launch` as `python -I process.py FOLDER [--require-isolation]` with an empty environment in an
+Started by `runtime.launch` much as `python -I process.py FOLDER [--require-isolation]`, with an empty environment in an
 empty directory; its standard input is the link. It reads its folder's bytes, enters the sandbox, verifies and decodes
 them there, loads its model from them and answers frames until told to stop.
 """

@@ -156,8 +156,10 @@ def question(prepared: list[tuple[Variant, Run]], measure: str | None, command: 
 
     Raises AgentMixerError, before anything is trained, if the task does not report that measure."""
     run = prepared[0][1]
-    with contextlib.closing(run.make_task(1)) as task:
-        known = ["return", "win_rate"] if task.spec.reports_wins else ["return"]
+    known = ["return"]
+    if measure != "return":  # every task has a return, and making a task takes seconds
+        with contextlib.closing(run.make_task(1)) as task:
+            known += ["win_rate"] if task.spec.reports_wins else []
     if measure is not None and measure not in known:
         raise AgentMixerError(f"{run.task} reports no {measure}; known: {', '.join(known)}")
     measure = measure or figures.measure(run.task, dict.fromkeys(known))
@@ -175,9 +177,9 @@ def train_all(
 ) -> list[Trained]:
     """Train what is not finished, `jobs` runs at a time, each on one thread, and call `done` with each as it ends.
 
-    measure: win_rate or return. Returns all, in the order of `prepared`. Raises
-    AgentMixerError if a run fails, KeyboardInterrupt if it was interrupted, once every run has a checkpoint; what is
-    finished is kept and used by the next call."""
+    measure: win_rate or return. Returns all, in the order of `prepared`. Raises AgentMixerError if a run fails, and
+    KeyboardInterrupt if somebody interrupts, once every run has a checkpoint. What is finished is kept and used by the
+    next call."""
     found: dict[Path, Trained] = {}
 
     def note(variant: Variant, run: Run) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -84,3 +84,17 @@ def chunks(array: Tensor, length: int) -> Tensor:
     groups, steps, envs = array.shape[:3]
     cut = array.view(groups, steps // length, length, envs, *array.shape[3:]).transpose(1, 2)
     return cut.reshape(groups, length, steps // length * envs, *array.shape[3:])
+
+
+def fitting_chunks(steps: int, envs: int, length: int, parts: int, given: Collection[str]) -> tuple[int, int]:
+    """Length of chunks and number of minibatches that a rollout of `steps` steps of `envs` environments can be cut into.
+
+    The longest chunks, at most `length`, that divide a rollout; then as many minibatches, at most `parts`, as there are
+    chunks. given: the settings that the user gave, which do not change; where that is minibatches, chunks are short
+    enough for them, if they can be."""
+    if "chunk_length" not in given:
+        longest = min(length, max(1, steps * envs // parts)) if "minibatches" in given else length
+        length = max(n for n in range(1, longest + 1) if steps % n == 0)
+    if "minibatches" not in given:
+        parts = max(1, min(parts, steps * envs // length))
+    return length, parts

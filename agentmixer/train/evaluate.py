@@ -10,6 +10,7 @@ import torch
 
 from agentmixer.contract.spec import TaskSpec
 from agentmixer.tasks.base import Task, to_torch
+from agentmixer.train.settings import JUDGE_LIMIT
 from agentmixer.train.team import Team
 
 
@@ -46,7 +47,8 @@ def longest_episode(spec: TaskSpec, limit: int) -> int:
 
 @torch.no_grad()
 def evaluate(
-    team: Team, task: Task, episodes: int, seed: int, joint: bool = False, greedy: bool = True, longest: int = 10_000,
+    team: Team, task: Task, episodes: int, seed: int, joint: bool = False, greedy: bool = True,
+    longest: int = JUDGE_LIMIT,
     stop: Callable[[], bool] = lambda: False,
 ) -> Episodes:  # fmt: skip
     """Play episodes 0 .. episodes-1 of `seed`, each from its own random stream, E at a time.

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from agentmixer import intervals
 from agentmixer.contract.spec import TaskSpec
-from agentmixer.intervals import Estimate
+from agentmixer.intervals import headline
 from agentmixer.train.evaluate import Episodes
 from agentmixer.train.run import Run
 
@@ -27,16 +27,6 @@ def report(episodes: Episodes, spec: TaskSpec) -> dict[str, float | None]:
         "length": float(episodes.lengths.mean()), "episodes": len(episodes.returns),
         "unended": int(episodes.unended.sum()),
     }  # fmt: skip
-
-
-def headline(numbers: dict[str, Any], prefix: str = "") -> str:
-    """One line of `report`: the win rate where there is one, else the return, with its interval."""
-    parts = []
-    for name, digits in (("win_rate", 3), ("return", 2)):
-        if f"{prefix}{name}" in numbers:
-            found = Estimate(*(numbers[f"{prefix}{name}{end}"] for end in ("", "_low", "_high")))
-            parts.append(f"{name.replace('_', ' ')} {found.told(f'.{digits}f')}")
-    return ", ".join(parts)
 
 
 def measure(task: str, numbers: Mapping[str, Any]) -> str:

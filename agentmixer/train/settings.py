@@ -13,6 +13,8 @@ from agentmixer.errors import AgentMixerError
 
 Deviation = Annotated[float, Meta(ge=1e-4, le=10.0)]
 Episodes = Annotated[int, Meta(ge=1, le=10**6)]
+#: Steps after which an episode that is judged is given up, where neither the task nor the user says otherwise.
+JUDGE_LIMIT = 10_000
 
 
 class TeamSettings(Settings, frozen=True):
@@ -91,7 +93,7 @@ class RunSettings(Settings, frozen=True):
         int,
         Meta(ge=1, le=10**9),
         about("steps after which an episode that is judged is given up and lost, where the task has no episode limit"),
-    ] = 10_000
+    ] = JUDGE_LIMIT
     checkpoint_interval: Annotated[Interval, about("steps between checkpoints; 0 for one at the end")] = 100_000
 
     @property

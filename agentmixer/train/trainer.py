@@ -24,10 +24,11 @@ from agentmixer.train import run as runs
 from agentmixer.train.algorithms import ALGORITHMS
 from agentmixer.train.checkpoint import Clock, Update
 from agentmixer.train.evaluate import Interrupted, evaluate, longest_episode
-from agentmixer.train.figures import headline, report
+from agentmixer.train.figures import report
 from agentmixer.train.lock import locked
 from agentmixer.train.records import Records
 from agentmixer.train.run import Run
+from agentmixer.train.run_files import read_config
 
 #: Evaluation episodes come from this stream; the command line keeps training seeds below a million.
 EVALUATION_SEED = 1_000_003
@@ -136,8 +137,11 @@ class _Training:
             runs.make_folder(self.first.path / "replay")
             algorithm.replay.open(self.first.path / "replay")
         for run in chosen if resume else []:
+            before, total = read_config(run.path).total_steps, run.config.run.total_steps
             runs.reopen(run)
-            self.console.print(f"continuing {run.path} at step {self.step:,}", soft_wrap=True, markup=False)
+            stretched = f"; {before:,} steps are now {total:,}, and schedules (step sizes, tau) follow the new total"
+            said = f"continuing {run.path} at step {self.step:,}{stretched if total != before else ''}"
+            self.console.print(said, soft_wrap=True, markup=False)
         if begun:
             checkpoint.tidy(chosen)
         else:
@@ -277,7 +281,7 @@ class _Training:
         agreement = ""
         if agreements := [line["mode_agreement"] for line in lines if "mode_agreement" in line]:
             agreement = f"; modes agree in {min(agreements):.3f} of decisions"
-        score = headline(lines[0], "eval_")
+        score = intervals.headline(lines[0], "eval_")
         if self.several:
             mean = intervals.mean_of(self.measure, np.array([line[f"eval_{self.measure}"] for line in lines]))
             score = f"{self.measure.replace('_', ' ')} {mean.told()} over {len(lines)} seeds"

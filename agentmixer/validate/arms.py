@@ -12,6 +12,7 @@ from agentmixer.contract.spec import TaskSpec
 from agentmixer.host.lock_step import Decision, Host
 from agentmixer.tasks import Task
 from agentmixer.tasks.base import TaskStep, to_torch
+from agentmixer.train.settings import JUDGE_LIMIT
 from agentmixer.train.team import Team
 
 
@@ -122,7 +123,9 @@ class Played(NamedTuple):
     unended: tuple[int, ...] = ()
 
 
-def play(arm: Arm, task: Task, episodes: int, seed: int, shadow: Arm | None = None, longest: int = 10_000) -> Played:
+def play(
+    arm: Arm, task: Task, episodes: int, seed: int, shadow: Arm | None = None, longest: int = JUDGE_LIMIT
+) -> Played:
     """Play episodes 0 .. episodes-1 of `seed` one after the other. Two arms that act alike see, bit for
     bit, the same episodes. task: one environment.
 

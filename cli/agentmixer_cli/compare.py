@@ -79,13 +79,12 @@ def compare(
         console.sentence("interrupted; the same command goes on from here")
         raise typer.Exit(130) from None
     rows = comparison.summarise(found)
-    table = comparison.markdown(asked, found, rows)
-    written = [target / f"{asked.digest}.{ending}" for ending in ("md", "json")]
-    runs.write(written[0], table)
-    runs.write(written[1], comparison.to_json(asked, found, rows))
+    texts = {"md": comparison.markdown(asked, found, rows), "json": comparison.to_json(asked, found, rows)}
+    for ending, text in texts.items():
+        runs.write(target / f"{asked.digest}.{ending}", text)
     if as_json:
         typer.echo(comparison.to_json(asked, found, rows), nl=False)
         return
-    console.sentence(f"\n{table}")
-    for file in written:
-        console.place("written", file)
+    console.sentence(f"\n{texts['md']}")
+    for ending in texts:
+        console.place("written", target / f"{asked.digest}.{ending}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -166,8 +166,6 @@ def _with_faults(
 
 def _faults(reports: Sequence[FaultReport]) -> list[Table]:
     """What it came to, and what became of the steps: two tables, since one would not fit a terminal."""
-    from agentmixer.intervals import Estimate
-
     some = reports[0]
     title = f"{some.task} {some.scenario}, {some.episodes} episodes, deadline {some.deadline_s * 1e3:g} ms"
     results = Table(title=escape(title), box=box.SIMPLE)
@@ -181,7 +179,7 @@ def _faults(reports: Sequence[FaultReport]) -> list[Table]:
     for report in reports:
         cells = (report.figures[name] for name in measures)
         name = escape(report.told)
-        results.add_row(name, *(escape(Estimate(**cell).told()) for cell in cells))
+        results.add_row(name, *map(_interval, cells))
         counts = ("fallbacks", "lost", "late", "stale", "duplicates", "refused")
         longest = report.step_us["max"] or 0.0
         steps.add_row(name, *(f"{report.total(name):,}" for name in counts), f"{longest / 1e3:.1f}")
@@ -189,8 +187,6 @@ def _faults(reports: Sequence[FaultReport]) -> list[Table]:
 
 
 def _arms(result: DeploySimReport) -> Table:
-    from agentmixer.intervals import Estimate
-
     table = Table(
         title=escape(f"{result.task} {result.scenario}, {result.parity.episodes} paired episodes"), box=box.SIMPLE
     )
@@ -200,7 +196,7 @@ def _arms(result: DeploySimReport) -> Table:
     names = {"joint": "joint (PM, state)", "actors": "actors (torch)", "deployed": "deployed (ONNX)"}
     for arm, figures in result.arms.items():
         cells = (figures[name] for name in measures)
-        table.add_row(names[arm], *(escape(Estimate(**cell).told()) for cell in cells))
+        table.add_row(names[arm], *map(_interval, cells))
     return table
 
 
@@ -226,8 +222,6 @@ def _agents(result: DeploySimReport) -> Table:
 
 def _sentences(result: DeploySimReport) -> list[str]:
     """What decides nothing."""
-    from agentmixer.intervals import Estimate
-
     step, agree = result.step_us, result.mode_agreement
     gap = result.asymmetric_gap.get("win_rate", result.asymmetric_gap["return"])
     measure = "win rate" if "win_rate" in result.asymmetric_gap else "return"
@@ -245,11 +239,18 @@ def _sentences(result: DeploySimReport) -> list[str]:
     ]
     return [
         *cut,
-        f"joint minus deployed, same episodes: {measure} {Estimate(**gap).told('+.3f')}; {modes}",
+        f"joint minus deployed, same episodes: {measure} {_interval(gap, '+.3f')}; {modes}",
         f"isolation: {'full' if not lacks else 'without ' + ', '.join(lacks)}",
         f"lock-step round trip of {len(result.agents)} agents: p50 {_number(step['p50'])}, p99 {_number(step['p99'])}, p99.9 {_number(step['p99.9'])}, "
         f"max {_number(step['max'])} µs; start to first action {result.start_to_first_action_s:.2f} s",
     ]
+
+
+def _interval(figure: Mapping[str, float | None], form: str = ".3f") -> str:
+    """A figure of a report with its interval."""
+    from agentmixer.intervals import Estimate
+
+    return Estimate(**figure).told(form)  # type: ignore[arg-type]
 
 
 def _share(found: dict[str, float]) -> str:

@@ -32,6 +32,7 @@ def evaluate(
 
     Example: agentmixer evaluate --policy joint --sampled --episodes 500
     """
+    from agentmixer import intervals
     from agentmixer.errors import AgentMixerError, nearest
     from agentmixer.train import checkpoint, figures, trainer
     from agentmixer.train import evaluate as judge
@@ -59,6 +60,6 @@ def evaluate(
         )
         return
     how = f"{policy}, {'sampled' if sampled else 'greedy'}, {episodes} episodes"
-    console.sentence(f"{how}: {figures.headline(found)}")
+    console.sentence(f"{how}: {intervals.headline(found)}")
     if played.note():
         console.sentence(f"note: {played.note()}")

@@ -135,7 +135,7 @@ def _run() -> None:
         )
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
-        say("interrupted; nothing half done was left behind", err=True)
+        say("interrupted", err=True)
         sys.exit(130)
 
 

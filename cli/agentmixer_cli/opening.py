@@ -62,8 +62,7 @@ def run_and_checkpoint(
         newer = None if run else runs.newest(with_checkpoint=False, task_code=task_code)
         if newer and newer.path != found.path:
             console.sentence(
-                f"note: {newer.path} is newer, and unfinished {runs.standing(newer, runs.steps_done(newer)).removesuffix(', unfinished')}; "
-                "name it if you mean it"
+                f"note: {newer.path} is newer, {runs.standing(newer, runs.steps_done(newer))}; name it if you mean it"
             )
     return found, file
 

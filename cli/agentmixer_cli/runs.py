@@ -62,14 +62,9 @@ def _told(path: Path) -> dict[str, Any]:
 
 def _print(console: Terminal, run: dict[str, Any]) -> None:
     """A run in two lines; the first is its directory, to be copied."""
-    from agentmixer.intervals import Estimate
+    from agentmixer.intervals import headline
 
     console.sentence(run["run"])
     state = ("finished" if run["summary"] else "unfinished") + ("" if run["checkpoints"] else ", without a checkpoint")
-    parts = [f"{state}, {run['step']:,} of {run['total_steps']:,} steps, preset {run['preset']}"]
-    figures = (run["summary"] or {}).get("decentralised_greedy", {})
-    for name, form in (("win_rate", ".3f"), ("return", ".2f")):
-        if name in figures:
-            estimate = Estimate(*(figures[f"{name}{end}"] for end in ("", "_low", "_high")))
-            parts.append(f"{name.replace('_', ' ')} {estimate.told(form)}")
-    console.sentence(f"  {'; '.join(parts)}")
+    figures = f"; {headline(run['summary']['decentralised_greedy'])}" if run["summary"] else ""
+    console.sentence(f"  {state}, {run['step']:,} of {run['total_steps']:,} steps, preset {run['preset']}{figures}")

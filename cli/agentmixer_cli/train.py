@@ -107,11 +107,6 @@ def train(
             if (run.task, run.scenario) != (task, scenario):
                 raise AgentMixerError(f"{run.path} is a run of {run.task} {run.scenario}, not of {task} {scenario}")
             chosen = [runs.extend(run, steps, device)]
-            if (total := chosen[0].config.run.total_steps) != run.config.run.total_steps:
-                console.sentence(
-                    f"{run.config.run.total_steps:,} steps are now {total:,}: settings that follow a run's progress (step "
-                    "sizes with lr_decay, tau) go on as at this share of the new total"
-                )
     else:
         trainer.check_together(algorithm, len(wanted))
         given: dict[str, Any] = dict(

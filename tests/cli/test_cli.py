@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from agentmixer_cli.main import app
-from commands import agentmixer
+from commands import ON_A_DEVICE, agentmixer
 
 from agentmixer.export.exporter import Exported
 from agentmixer.train.run import Run
@@ -283,8 +283,7 @@ def test_every_command_answers_in_json_if_asked(tmp_path: Path) -> None:
 
 
 def test_runs_are_listed_without_what_trains(trained: Run, tmp_path: Path) -> None:
-    code = "import sys; sys.modules.update(dict.fromkeys(('torch', 'jax', 'scipy'))); from agentmixer_cli.main import main; main()"
-    command = [sys.executable, "-c", code, "runs", "--root", str(trained.path.parent)]
+    command = [sys.executable, "-c", ON_A_DEVICE, "runs", "--root", str(trained.path.parent)]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[0] == str(trained.path)
@@ -298,18 +297,12 @@ def test_listing_tasks_needs_no_simulator(tmp_path: Path) -> None:
 
 def test_a_device_installation_says_what_training_needs(tmp_path: Path) -> None:
     """None of the packages that only training needs can be imported, as where only the base install is."""
-    code = """
-import sys
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"torch", "scipy", "jax", "jaxmarl", "onnx", "safetensors", "mujoco", "pettingzoo"}:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Absent())
-from agentmixer_cli.main import main
-sys.argv = ["agentmixer", "train", "smacv2", "protoss_5v5"]
-main()
-"""
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    result = subprocess.run(
+        [sys.executable, "-c", ON_A_DEVICE, "train", "smacv2", "protoss_5v5"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
     assert result.returncode == 2
     assert result.stderr.startswith("error: this command needs '") and result.stderr.count("\n") == 1
     assert "pip install 'agentmixer[train]'" in result.stderr

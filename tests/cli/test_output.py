@@ -66,14 +66,11 @@ def test_every_signal_to_stop_leaves_a_checkpoint(number: signal.Signals, code: 
         "--set",
         "eval_interval=0",
     ]
-    process = subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # ignored where the tests run under nohup
-    )
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where the tests run under nohup, and inherited
+    try:
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGHUP, before)
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("run/checkpoints/*")) and time.monotonic() < deadline:
         time.sleep(0.1)

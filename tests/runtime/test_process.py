@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -12,7 +15,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_bundle import made_bundle
 
+import agentmixer
 from agentmixer.errors import AgentMixerError
 from agentmixer.export.exporter import Exported
 from agentmixer.host.agent_process import AgentLost
@@ -243,3 +248,31 @@ def test_a_process_decides_as_the_library_does(bundle: Bundle, goldens: list[Gol
             masks = inputs(goldens, t)[1]
             want = [int(agent.act(o, m)) for agent, o, m in zip(agents, obs, masks, strict=True)]
             assert [d.action for d in host.step(0, t, obs, masks)] == want
+
+
+def test_an_agents_process_imports_from_where_the_host_does(tmp_path: Path) -> None:
+    """A copy of the package on PYTHONPATH, as in a robot's workspace. Its READY says one thing more, which the installed
+    package can neither send nor read."""
+    workspace = tmp_path / "workspace"
+    copied = Path(shutil.copytree(Path(agentmixer.__file__).parent, workspace / "agentmixer"))
+    for file, old, new in (
+        ("launch.py", "    isolation: Isolation\n", "    isolation: Isolation\n    workspace: bool\n"),
+        ("process.py", "Ready(files.manifest.agent, isolation)", "Ready(files.manifest.agent, isolation, True)"),
+    ):
+        text = (copied / "runtime" / file).read_text()
+        assert text.count(old) == 1
+        (copied / "runtime" / file).write_text(text.replace(old, new))
+    made_bundle(tmp_path / "bundle")
+    code = """
+import sys
+from pathlib import Path
+from agentmixer.host.lock_step import Host
+from agentmixer.runtime.bundle import read_bundle
+with Host(read_bundle(Path("bundle"))) as host:
+    print(*(agent.name for agent in host.agents))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": str(workspace)},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "a b\n", "")

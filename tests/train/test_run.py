@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import os
 import random
@@ -20,6 +21,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import make_run, quiet, tiny_algorithm
+from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -517,6 +519,15 @@ def test_a_run_that_begins_from_another_has_its_weights_and_goes_on_alone(small:
         trainer.train(narrow, quiet())
 
 
+def test_a_run_that_gets_more_steps_says_that_schedules_follow(copied: Run) -> None:
+    console = Console(file=io.StringIO(), width=80)
+    assert isinstance(console.file, io.StringIO)
+    assert trainer.train(runs.extend(copied, "48", None), console, resume=True)
+    assert (
+        f"continuing {copied.path} at step 32; 32 steps are now 48, and schedules (step sizes, tau) follow the new total\n"
+    ) in console.file.getvalue()
+
+
 def test_a_run_says_what_software_made_it(small: Run) -> None:
     told = runs.load(small.path).made_with
     assert told["torch"] == torch.__version__
@@ -527,7 +538,6 @@ def test_a_run_says_what_software_made_it(small: Run) -> None:
 
 HOLD = """
 import sys
-import threading
 from pathlib import Path
 from agentmixer.train.lock import locked
 with locked(Path(sys.argv[1])):

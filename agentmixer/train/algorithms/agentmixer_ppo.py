@@ -42,14 +42,9 @@ class PPOSettings(AlgorithmSettings, frozen=True):
     """PPO for a team, whatever makes its joint policy."""
 
     epochs: Annotated[PositiveInt, about("passes over each rollout")] = 4
-    minibatches: Annotated[
-        PositiveInt, about("parts a pass is cut into; unless given, no more than a rollout has chunks")
-    ] = 4
+    minibatches: Annotated[PositiveInt, about("parts a pass is cut into; fewer where chunks are few, unless given")] = 4
     chunk_length: Annotated[
-        PositiveInt,
-        about(
-            "steps that gradients flow back through the GRU; divides rollout_length, unless given by being shortened"
-        ),
+        PositiveInt, about("steps that gradients flow back through the GRU; fewer to fit a rollout, unless given")
     ] = 16
     actor_lr: Annotated[StepSize, about("Adam's step size, actors")] = 7e-4
     critic_lr: Annotated[StepSize, about("Adam's step size, critics")] = 7e-4
@@ -67,14 +62,8 @@ class PPOSettings(AlgorithmSettings, frozen=True):
     recurrent_critic: Annotated[bool, about("give critics a GRU of their own")] = False
 
     def fitted(self, team: TeamSettings, run: RunSettings, given: Collection[str]) -> Self:
-        """The longest chunks, at most chunk_length, that divide a rollout; then as many minibatches, at most minibatches,
-        as there are chunks. Where minibatches is given, chunks are short enough for it, if they can be."""
-        steps, length, parts = run.num_envs * run.rollout_length, self.chunk_length, self.minibatches
-        if "chunk_length" not in given:
-            longest = min(length, max(1, steps // parts)) if "minibatches" in given else length
-            length = max(n for n in range(1, longest + 1) if run.rollout_length % n == 0)
-        if "minibatches" not in given:
-            parts = max(1, min(parts, steps // length))
+        size = run.rollout_length, run.num_envs
+        length, parts = blocks.fitting_chunks(*size, self.chunk_length, self.minibatches, given)
         return msgspec.structs.replace(self, chunk_length=length, minibatches=parts)
 
     def check(self, team: TeamSettings, run: RunSettings) -> None:
