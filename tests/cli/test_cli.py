@@ -15,6 +15,8 @@ from agentmixer_cli.main import app
 from commands import ON_A_DEVICE, agentmixer
 
 from agentmixer.export.exporter import Exported
+from agentmixer.host.agent_process import AgentLost
+from agentmixer.host.lock_step import Host
 from agentmixer.train.run import Run
 
 TINY = [
@@ -80,8 +82,8 @@ def test_ctrl_c_and_resume(tmp_path: Path) -> None:
         "-m",
         "agentmixer_cli.main",
         "train",
-        "smacv2",
-        "protoss_5v5",
+        "matrix",
+        "climbing",
         "--steps",
         "1e9",
         "--out",
@@ -97,10 +99,10 @@ def test_ctrl_c_and_resume(tmp_path: Path) -> None:
     out, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
     assert "Traceback" not in error
-    assert "continue with: agentmixer train smacv2 protoss_5v5 --resume --out run" in out
+    assert "continue with: agentmixer train matrix climbing --resume --out run" in out
     steps = int(json.loads(metrics.read_text().splitlines()[-1])["step"])
     resumed = agentmixer(
-        "train", "smacv2", "protoss_5v5", "--resume", "--out", "run", "--steps", steps + 128, cwd=tmp_path
+        "train", "matrix", "climbing", "--resume", "--out", "run", "--steps", steps + 128, cwd=tmp_path
     )
     assert resumed.returncode == 0, resumed.stderr
     assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()][-2:] == [steps, steps + 128]
@@ -236,23 +238,18 @@ def test_a_damaged_bundle_is_refused_by_deploy_sim(exported: Exported, damage: s
     assert "Traceback" not in result.stderr
 
 
-def test_a_lost_agent_fails_and_leaves_no_older_pass_behind(exported: Exported, tmp_path: Path) -> None:
+def test_a_lost_agent_fails_and_leaves_no_older_pass_behind(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bundle = Path(shutil.copytree(exported.path, tmp_path / "bundle"))
     report = tmp_path / "report.json"
     report.write_text('{"passed": true}')
-    code = """
-import sys
-from agentmixer.host.agent_process import AgentLost
-from agentmixer.host.lock_step import Host
-def lost(self, *_):
-    raise AgentLost("agent agent_3 hung up; its process ended with status -9")
-Host.step = lost
-from agentmixer_cli.main import main
-sys.argv = ["agentmixer", "deploy-sim", sys.argv[1], "--episodes", "1", "--report", sys.argv[2]]
-main()
-"""
-    command = [sys.executable, "-c", code, str(bundle), str(report)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+    def lost(self: Host, *_: object) -> None:
+        raise AgentLost("agent agent_3 hung up; its process ended with status -9")
+
+    monkeypatch.setattr(Host, "step", lost)
+    result = agentmixer("deploy-sim", bundle, "--episodes", "1", "--report", report, cwd=tmp_path)
     assert result.returncode == 1, result.stderr
     assert result.stdout.splitlines()[-1].startswith("verdict: FAIL: running: agent agent_3 hung up")
     assert json.loads(report.read_text())["passed"] is False

@@ -20,7 +20,7 @@ from agentmixer_cli import main
 from agentmixer_cli.terminal import Terminal, say
 
 def talk(code: int):
-    for _ in range(20_000):
+    for _ in range(3_000):
         Terminal().print("µ" * 40)
         say("σ" * 40)
     raise typer.Exit(code)
