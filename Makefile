@@ -21,7 +21,7 @@ demo: $(READY)
 
 # Two processes of one thread each: these networks gain nothing from threads, and tests wait for processes a lot.
 test: $(READY) lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
 lint: $(READY)
 	$(BIN)/ruff check .
