@@ -70,6 +70,11 @@ def _first(model: Model, op: str) -> onnx.NodeProto:
     return next(node for node in model.graph.node if node.op_type == op)
 
 
+def attribute(node: onnx.NodeProto, name: str) -> onnx.AttributeProto:
+    """The node's attribute of that name."""
+    return next(attribute for attribute in node.attribute if attribute.name == name)
+
+
 def _function(model: Model) -> None:
     inner = helper.make_node("Neg", ["a"], ["b"])
     model.functions.append(helper.make_function("", "Mine", ["a"], ["b"], [inner], [helper.make_opsetid("", 18)]))
@@ -174,10 +179,10 @@ SHAPES: dict[str, tuple[Callable[[Model], object], str]] = {
         "does not fix the shape of 'obs'",
     ),
     "an output that lies about its shape": (
-        lambda m: setattr(_first(m, "Split").attribute[1], "i", 2),
+        lambda m: setattr(attribute(_first(m, "Split"), "num_outputs"), "i", 2),
         "gives Split operands",
     ),
-    "rows that see each other": (lambda m: setattr(_first(m, "ArgMax").attribute[2], "i", 0), "gives ArgMax operands"),
+    "rows that see each other": (lambda m: setattr(attribute(_first(m, "ArgMax"), "axis"), "i", 0), "gives ArgMax operands"),
     "a gigabyte from a few bytes": (
         lambda m: (
             m.graph.initializer.append(helper.make_tensor("n", TensorProto.INT64, [1], np.int64([1 << 28]).tobytes(), raw=True)),

@@ -33,7 +33,7 @@ from agentmixer.contract.manifest import (
 from agentmixer.contract.spec import Discrete, Name, TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.export.bundle_writer import AgentParts, certified, write_bundle
-from agentmixer.export.graph import Exporter
+from agentmixer.export.graph import export_graph
 from agentmixer.export.graph_step import graph_step
 from agentmixer.runtime import signature
 from agentmixer.runtime.bundle import BUNDLES, read_bundle
@@ -256,7 +256,6 @@ def export(
     tolerances = Tolerances()
     parity: dict[str, dict[str, Parity]] = {}
     agents: dict[str, AgentParts] = {}
-    exporter = Exporter()
     with _folder(target.parent), tempfile.TemporaryDirectory(prefix=".export-", dir=target.parent) as scratch:
         draft = Path(scratch) / "bundle"
         for index, name in enumerate(spec.agents):
@@ -268,7 +267,7 @@ def export(
                 "scenario": spec.scenario,
                 "checkpoint_sha256": source.checkpoint_sha256,
             }
-            model = exporter.graph(actor, metadata)
+            model = export_graph(actor, metadata)
             parity[name] = {
                 kind: replay(goldens[index], run_step, tolerances)
                 for kind, run_step in evaluators(actor, model).items()

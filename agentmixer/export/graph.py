@@ -1,99 +1,134 @@
-"""One agent's ONNX graph: exported by torch, stripped of everything that is not computation, checked."""
+"""One agent's ONNX graph: written from its actor, operator by operator, and checked."""
 
 from __future__ import annotations
 
-import logging
-import warnings
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import onnx
-import torch
+from onnx import TensorProto, helper
+from torch import Tensor, nn
 
+from agentmixer import __version__
 from agentmixer.contract.manifest import OPSET
 from agentmixer.errors import AgentMixerError
-from agentmixer.runtime.onnx_graph import OPERATORS
-from agentmixer.train.deployed import DeployedActor
+from agentmixer.runtime.onnx_graph import BATCH, OPERATORS
+from agentmixer.train.deployed import DeployedActor, RunningNorm
+from agentmixer.train.joint_policy import ILLEGAL
+
+#: What the oldest onnxruntime that a device may have reads of this opset.
+IR_VERSION = 10
 
 
 def export_graph(actor: DeployedActor, metadata: dict[str, str]) -> onnx.ModelProto:
-    """Trace `actor` into a graph with its inputs and outputs. metadata ends up in the model's metadata_props.
+    """The graph of `actor.forward`, with the actor's inputs and outputs. metadata ends up in the model's metadata_props.
 
+    The graph is written here, not traced: tracing takes seconds, and `forward` has a dozen kinds of operators. A test holds
+    this graph against the one that torch traces, and export holds it against the actor.
     Raises AgentMixerError if the graph breaks the conventions (see docs/bundle-format.md)."""
-    batch = torch.export.Dim("batch")
-    # Two rows, so that the tracer cannot take the batch for a constant one.
-    examples = {
-        "obs": torch.zeros(2, actor.obs),
-        "action_mask": torch.ones(2, actor.actions, dtype=torch.bool),
-        "state_in": torch.zeros(2, actor.memory),
-    }
-    names = actor.inputs
-    # As forward(obs, *rest) takes them: what follows the observation is one tuple, absent if empty.
-    rest = tuple({0: batch} for _ in names[1:])
-    shapes = ({0: batch}, rest) if rest else ({0: batch},)
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # it warns about operators of packages that are not installed
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                actor.eval(), tuple(examples[name] for name in names), dynamo=True, opset_version=OPSET, verbose=False,
-                input_names=names, output_names=actor.outputs,
-                dynamic_shapes=shapes,
-            )  # fmt: skip
-    finally:
-        logger.setLevel(level)
-    assert program is not None
-    model = program.model_proto
-    strip(model)
-    onnx.helper.set_model_props(model, metadata)
+    graph = _Graph()
+    x = _input_norm(graph, actor.norm, "obs")
+    for i, (linear, norm) in enumerate(zip(actor.linears, actor.norms, strict=True)):
+        x = graph.layer_norm(f"norms.{i}", norm, graph.add("Relu", graph.linear(f"linears.{i}", linear, x)))
+    if actor.memory:
+        x = graph.layer_norm("gru_norm", actor.gru_norm, _recur(graph, actor, x))
+    if not actor.discrete:
+        mean = graph.linear("head", actor.head, x, output="mean")
+        low, high = graph.constant("low", actor.low), graph.constant("high", actor.high)
+        centre = graph.constant("centre", (actor.low + actor.high) / 2)
+        scaled = graph.add("Mul", graph.constant("half", (actor.high - actor.low) / 2), mean)
+        graph.add("Min", graph.add("Max", graph.add("Add", centre, scaled), low), high, output="action")
+    else:
+        logits = graph.linear("head", actor.head, x, output="" if actor.masked else "logits")
+        if actor.masked:
+            illegal = graph.constant("illegal", np.float32(ILLEGAL))
+            logits = graph.add("Where", "action_mask", logits, illegal, output="logits")
+        graph.add("ArgMax", logits, output="action", axis=-1, keepdims=0, select_last_index=0)
+    model = graph.model(actor)
+    helper.set_model_props(model, metadata)
     check(model)
     return model
 
 
-class Exporter:
-    """Exports the actors of one team. An actor that is built like one before it gets that one's graph with its own
-    weights, for tracing takes seconds and gives the same graph again."""
+def _input_norm(graph: _Graph, norm: nn.Module, x: str) -> str:
+    """LayerNorm, or the running moments: `RunningNorm.forward`."""
+    if not isinstance(norm, RunningNorm):
+        return graph.layer_norm("norm", norm, x)
+    centred = graph.add("Sub", x, graph.constant("norm.mean", norm.mean))
+    scaled = graph.add("Mul", centred, graph.constant("norm.scale", norm.scale))
+    least = graph.constant("norm.least", np.float32(-norm.limit))
+    return graph.add("Clip", scaled, least, graph.constant("norm.greatest", np.float32(norm.limit)))
+
+
+def _recur(graph: _Graph, actor: DeployedActor, x: str) -> str:
+    """`DeployedActor._recur`: writes state_out and returns its name."""
+    ours = graph.split("gru_input", actor.gru_input, x)
+    before = graph.split("gru_hidden", actor.gru_hidden, "state_in")
+    reset, update = (graph.add("Sigmoid", graph.add("Add", a, b)) for a, b in zip(ours[:2], before[:2], strict=True))
+    new = graph.add("Tanh", graph.add("Add", ours[2], graph.add("Mul", reset, before[2])))
+    kept = graph.add("Mul", update, graph.add("Sub", "state_in", new))
+    return graph.add("Add", new, kept, output="state_out")
+
+
+class _Graph:
+    """A graph in the making. Values are called by the names that the methods return."""
 
     def __init__(self) -> None:
-        self._traced: dict[object, onnx.ModelProto] = {}
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[TensorProto] = []
 
-    def graph(self, actor: DeployedActor, metadata: dict[str, str]) -> onnx.ModelProto:
-        """See `export_graph`."""
-        weights = {name: value.cpu().numpy() for name, value in actor.state_dict().items()}
-        bounds = tuple(tuple(weights[name].tolist()) for name in _BOUNDS if name in weights)  # folded into constants
-        built = (*actor.inputs, *actor.outputs, *((name, value.shape) for name, value in weights.items()), bounds)
-        model = onnx.ModelProto()
-        if built in self._traced:
-            model.CopyFrom(self._traced[built])
-            for tensor in model.graph.initializer:
-                if tensor.name in weights:
-                    tensor.raw_data = weights[tensor.name].astype("<f4").tobytes()
-            onnx.helper.set_model_props(model, metadata)
-            check(model)
-            return model
-        model = export_graph(actor, metadata)
-        # Weights that happen to be equal share a constant, which another actor's need not be.
-        if {tensor.name for tensor in model.graph.initializer} >= weights.keys() - set(_BOUNDS):
-            self._traced[built] = model
-        return model
+    def constant(self, name: str, value: Tensor | np.float32) -> str:
+        """A float32 constant of that name."""
+        array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value, "<f4")
+        self.constants.append(helper.make_tensor(name, TensorProto.FLOAT, array.shape, array.tobytes(), raw=True))
+        return name
 
+    def add(self, op: str, *inputs: str, output: str = "", **attributes: Any) -> str:
+        """One operator with one output, which is called `output` or by a number."""
+        return self._node(op, inputs, [output or f"{op.lower()}_{len(self.nodes)}"], attributes)[0]
 
-#: What of an actor's state no graph holds under its own name.
-_BOUNDS = ("low", "high")
+    def linear(self, name: str, layer: nn.Module, x: str, output: str = "") -> str:
+        """`nn.Linear`. x [batch, in] -> [batch, out]."""
+        weights = self.constant(f"{name}.weight", layer.weight), self.constant(f"{name}.bias", layer.bias)  # type: ignore[arg-type]
+        return self.add("Gemm", x, *weights, output=output, alpha=1.0, beta=1.0, transA=0, transB=1)
 
+    def layer_norm(self, name: str, layer: nn.Module, x: str) -> str:
+        """`nn.LayerNorm` over the last dimension."""
+        weights = self.constant(f"{name}.weight", layer.weight), self.constant(f"{name}.bias", layer.bias)  # type: ignore[arg-type]
+        return self.add("LayerNormalization", x, *weights, axis=-1, epsilon=layer.eps, stash_type=1)
 
-def strip(model: onnx.ModelProto) -> None:
-    """Remove what the exporter noted down beside the computation: stack traces with paths, node names of
-    the source, shapes of intermediate values."""
-    model.doc_string = ""
-    del model.metadata_props[:]
-    graph = model.graph
-    del graph.metadata_props[:]
-    del graph.value_info[:]
-    graph.name = "policy"
-    for item in (*graph.node, *graph.input, *graph.output, *graph.initializer):
-        item.doc_string = ""
-        del item.metadata_props[:]
+    def split(self, name: str, layer: nn.Module, x: str) -> list[str]:
+        """The three gates of a linear map: x [batch, in] -> three of [batch, H]."""
+        gates = [f"{name}.{gate}" for gate in ("reset", "update", "new")]
+        return self._node("Split", [self.linear(name, layer, x)], gates, {"axis": 1, "num_outputs": 3})
+
+    def model(self, actor: DeployedActor) -> onnx.ModelProto:
+        """The whole model, with the inputs and outputs of `actor`."""
+        sizes = {
+            "obs": (TensorProto.FLOAT, [actor.obs]),
+            "action_mask": (TensorProto.BOOL, [actor.actions]),
+            "state_in": (TensorProto.FLOAT, [actor.memory]),
+            "action": (TensorProto.INT64, []) if actor.discrete else (TensorProto.FLOAT, [actor.actions]),
+            "logits": (TensorProto.FLOAT, [actor.actions]),
+            "mean": (TensorProto.FLOAT, [actor.actions]),
+            "state_out": (TensorProto.FLOAT, [actor.memory]),
+        }
+        inputs, outputs = (
+            [helper.make_tensor_value_info(name, sizes[name][0], [BATCH, *sizes[name][1]]) for name in names]
+            for names in (actor.inputs, actor.outputs)
+        )
+        return helper.make_model(
+            helper.make_graph(self.nodes, "policy", inputs, outputs, self.constants),
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name="agentmixer",
+            producer_version=__version__,
+        )
+
+    def _node(self, op: str, inputs: Sequence[str], outputs: list[str], attributes: dict[str, Any]) -> list[str]:
+        self.nodes.append(helper.make_node(op, inputs, outputs, name=f"{op}_{len(self.nodes)}", **attributes))
+        return outputs
 
 
 def check(model: onnx.ModelProto) -> None:

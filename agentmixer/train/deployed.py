@@ -84,7 +84,7 @@ class DeployedActor(nn.Module):
         return new + update * (h - new)
 
 
-class _RunningNorm(nn.Module):
+class RunningNorm(nn.Module):
     """One agent's part of a StackedRunningNorm, as constants."""
 
     mean: Tensor
@@ -101,7 +101,7 @@ class _RunningNorm(nn.Module):
 
 
 def _input_norm(norm: nn.Module, slot: int, size: int) -> nn.Module:
-    return _RunningNorm(norm, slot, size) if isinstance(norm, StackedRunningNorm) else _layer_norm(norm, slot, size)
+    return RunningNorm(norm, slot, size) if isinstance(norm, StackedRunningNorm) else _layer_norm(norm, slot, size)
 
 
 def _linear(layer: nn.Module, slot: int) -> nn.Linear:

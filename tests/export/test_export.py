@@ -19,7 +19,7 @@ from agentmixer.contract.spec import Box, TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.export import exporter as exporting
 from agentmixer.export.exporter import Exported, evaluators
-from agentmixer.export.graph import Exporter, check, export_graph
+from agentmixer.export.graph import check, export_graph
 from agentmixer.runtime.bundle import read_bundle
 from agentmixer.runtime.golden import parse, replay
 from agentmixer.runtime.onnx_graph import OPERATORS
@@ -239,21 +239,45 @@ def test_ragged_real_valued_agents_are_exported_without_their_padding(recurrent:
                 np.testing.assert_allclose(state, after[i], atol=1e-5, rtol=1e-5, err_msg=kind)
 
 
-def test_actors_that_are_built_alike_share_one_trace_and_nothing_else() -> None:
-    """Bit for bit the graph that a trace of its own gives; where weights are equal by chance, each is traced."""
-    spec = tiny_spec(agents=2)
-    actor = tiny_algorithm(spec).team.actor
-    for equal in (False, True):
-        exporter = Exporter()
-        for parameter in actor.parameters():
-            torch.nn.init.ones_(parameter) if equal else torch.nn.init.normal_(parameter)
-        if equal:
-            torch.nn.init.normal_(actor.head.weight)
-        for i, name in enumerate(spec.agents):
-            single = DeployedActor(actor, spec, i)
-            model = exporter.graph(single, {"agent": name}).SerializeToString(deterministic=True)
-            assert model == export_graph(single, {"agent": name}).SerializeToString(deterministic=True)
-        assert len(exporter._traced) == (0 if equal else 1)
+@pytest.mark.parametrize(
+    ("spec", "settings"),
+    [(tiny_spec(), {}), (box_spec(), {"share_parameters": False, "recurrent_actor": False, "input_norm": "running"})],
+    ids=["discrete", "real-valued"],
+)
+def test_the_graph_is_the_one_that_torch_traces(spec: TaskSpec, settings: dict[str, object]) -> None:
+    """The same operators in the same order with the same attributes and constants; names alone are the exporter's own."""
+    actor = tiny_algorithm(spec, **settings).team.actor
+    for parameter in actor.parameters():
+        nn.init.normal_(parameter)
+    actor.body.observe(torch.randn(spec.num_agents, 30, max(spec.obs_sizes)))
+    single = DeployedActor(actor, spec, 0).eval()
+    example = {
+        "obs": torch.zeros(2, single.obs),
+        "action_mask": torch.ones(2, single.actions, dtype=torch.bool),
+        "state_in": torch.zeros(2, single.memory),
+    }
+    first, *rest = ({0: torch.export.Dim("batch")} for _ in single.inputs)
+    program = torch.onnx.export(
+        single, tuple(example[name] for name in single.inputs), dynamo=True, opset_version=OPSET, verbose=False,
+        input_names=single.inputs, output_names=single.outputs,
+        dynamic_shapes=(first, tuple(rest)) if rest else (first,),
+    )  # fmt: skip
+    assert program is not None
+    assert _computed(export_graph(single, {})) == _computed(program.model_proto)
+
+
+def _computed(model: onnx.ModelProto) -> list[object]:
+    """Each operator as (operator, attributes, inputs); an input is a constant's elements, or which output of which operator."""
+    origin: dict[str, object] = {
+        tensor.name: onnx.numpy_helper.to_array(tensor).tolist() for tensor in model.graph.initializer
+    }
+    origin |= {value.name: value.name for value in model.graph.input}
+    told: list[object] = []
+    for node in model.graph.node:
+        attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+        told.append((node.op_type, attributes, [origin[name] for name in node.input]))
+        origin |= {name: (len(told), i) for i, name in enumerate(node.output)}
+    return [*told, {value.name: origin[value.name] for value in model.graph.output}]
 
 
 def test_a_bundle_that_is_there_stays_unless_it_is_to_be_replaced(trained: Run, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from hostile import hostile, outside, reseal, spell, use
+from hostile import attribute, hostile, outside, reseal, spell, use
 
 from agentmixer.errors import AgentMixerError
 from agentmixer.export.exporter import Exported
@@ -171,7 +171,7 @@ DOWNSTREAM = {
         (change_manifest(lambda m: m["inputs"][1].update(dtype="float32")), "contract", "not the manifest's"),
         (change_model(lambda m: (m.graph.initializer.append(outside()), use(m))), "model", "external data"),
         (change_model(lambda m: m.graph.output.reverse()), "contract", "not the manifest's"),
-        (change_model(lambda m: setattr(m.graph.node[-1].attribute[2], "i", 0)), "limits", "gives ArgMax operands"),
+        (change_model(lambda m: setattr(attribute(m.graph.node[-1], "axis"), "i", 0)), "limits", "gives ArgMax operands"),
         (change_model(nudge), "golden", "departs from the trace at step 0 of 256"),
         (change_model(forget), "golden", r"departs from the trace at step \d+ of 256"),
         (change_model(no_gru_state), "golden", r"departs from the trace at step \d+ of 256"),
