@@ -167,3 +167,13 @@ def test_what_is_the_same_in_every_row_is_computed_once_and_counts_for_all(
         found.append([p.detach() for module in algorithm.modules.values() for p in module.parameters()])
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
+def test_optimisers_are_made_for_the_first_update_and_step_sizes_fall() -> None:
+    """A team that acts alone, as in an export, has no optimiser: making one costs its process 1 to 2 s."""
+    algorithm = tiny_algorithm(lr_decay=True, critic_first=0.0)
+    algorithm.schedule(0.75)
+    assert "optimisers" not in vars(algorithm)
+    algorithm.update(random_rollout(algorithm))
+    sizes = {name: optimiser.param_groups[0]["lr"] for name, optimiser in algorithm.optimisers.items()}
+    assert sizes == {name: pytest.approx(size / 4) for name, size in algorithm.step_sizes().items()}

@@ -139,12 +139,8 @@ class AgentMixerPPO(Algorithm):
             self.team = self.make_team(spec, actor, generators)
         self.value_norm = ValueNorm(teams).to(device)
         self.modules = {"actor": actor, "critic": self.critic, "pm": self.team.pm, "value_norm": self.value_norm}
-        self.optimisers = {
-            name: torch.optim.Adam(self.modules[name].parameters(), lr=lr, eps=settings.adam_eps, fused=True)
-            for name, lr in self.step_sizes().items()
-        }
         #: Names of the optimisers that step.
-        self.learning = set(self.optimisers)
+        self.learning = set(self.step_sizes())
         self.schedule(0.0)
         if teams > 1:  # every team starts as it would alone
             self.load([type(self)(spec, config, [generator]).share(0) for generator in generators])
@@ -162,6 +158,15 @@ class AgentMixerPPO(Algorithm):
 
     # ---- what changes along a run --------------------------------------------------------------------
 
+    def make_optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        """Adam for every network; `gradient_step` sets the step sizes."""
+        return {
+            name: torch.optim.Adam(
+                self.modules[name].parameters(), lr=lr, eps=self.config.algorithm.adam_eps, fused=True
+            )
+            for name, lr in self.step_sizes().items()
+        }
+
     def step_sizes(self) -> dict[str, float]:
         """Adam's step size of every network, at the start."""
         settings = self.config.algorithm
@@ -173,16 +178,13 @@ class AgentMixerPPO(Algorithm):
         self.schedule_step_sizes(progress)
         self.optimism = settings.optimism * min(1.0, 2.0 * (1.0 - progress))
         self.centred = settings.optimism == 0
-        self.learning = {"critic"} if progress < settings.critic_first else set(self.optimisers)
+        self.learning = {"critic"} if progress < settings.critic_first else set(self.step_sizes())
         if isinstance(self.team.joint_policy, GumbelJoint):
             self.team.joint_policy.anneal(self.config.team.tau, settings.tau_end, settings.tau_schedule, progress)
 
     def schedule_step_sizes(self, progress: float) -> None:
-        """Let all step sizes fall, if they are to."""
-        share = 1.0 - progress if self.config.algorithm.lr_decay else 1.0
-        for name, lr in self.step_sizes().items():
-            for group in self.optimisers[name].param_groups:
-                group["lr"] = lr * share
+        """Let all step sizes fall, if they are to: `step_share` is the share of them that is left."""
+        self.step_share = 1.0 - progress if self.config.algorithm.lr_decay else 1.0
 
     # ---- what is stored ------------------------------------------------------------------------------
 
@@ -267,7 +269,10 @@ class AgentMixerPPO(Algorithm):
         for name, (network, stack) in networks.items():  # every network is clipped by its own norm
             norms = clip_stack_grad_norm(list(network.parameters()), stack, self.config.algorithm.max_grad_norm)
             numbers[f"{name}_grad_norm"] = norms.view(self.team.count, -1).mean(1)
+        sizes = self.step_sizes()
         for name in self.learning:
+            for group in self.optimisers[name].param_groups:
+                group["lr"] = sizes[name] * self.step_share
             self.optimisers[name].step()
         return numbers
 

@@ -142,15 +142,6 @@ class AgentMixerSAC(Algorithm):
             settings.replay_size,
             run.checkpoint_interval + run.num_envs * run.rollout_length,
         )
-        self.optimisers = {
-            name: torch.optim.Adam(module.parameters(), lr=lr, fused=True)
-            for name, module, lr in (
-                ("actor", actor, settings.actor_lr),
-                ("critic", self.critic, settings.critic_lr),
-                ("pm", pm, settings.pm_lr),
-                ("alpha", self.entropy_weight, settings.alpha_lr),
-            )
-        }
         self.modules = {
             "actor": actor,
             "critic": self.critic,
@@ -158,6 +149,19 @@ class AgentMixerSAC(Algorithm):
             "target": self.target,
             "entropy_weight": self.entropy_weight,
             "replay": self._replay,
+        }
+
+    def make_optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        """Adam for actors, critics, PM and the entropy's weight."""
+        settings = self.config.algorithm
+        return {
+            name: torch.optim.Adam(self.modules[module].parameters(), lr=lr, fused=True)
+            for name, module, lr in (
+                ("actor", "actor", settings.actor_lr),
+                ("critic", "critic", settings.critic_lr),
+                ("pm", "pm", settings.pm_lr),
+                ("alpha", "entropy_weight", settings.alpha_lr),
+            )
         }
 
     @property

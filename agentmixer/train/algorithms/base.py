@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from enum import Enum
@@ -30,8 +31,8 @@ class Sees(Enum):
 class Algorithm(ABC):
     """How K teams learn side by side, one team as a rule. Every array leads with the team, as in `Team`.
 
-    A subclass makes its networks in __init__, and sets `config`, `team`, `modules` and `optimisers`. Beside the streams and
-    the random state, a checkpoint holds the modules and the optimisers."""
+    A subclass makes its networks in __init__, and sets `config`, `team` and `modules`. Beside the streams and the random
+    state, a checkpoint holds the modules and the optimisers."""
 
     #: Its name on the command line and in `runs/`.
     name: ClassVar[str]
@@ -51,7 +52,6 @@ class Algorithm(ABC):
     config: Config
     team: Team
     modules: dict[str, nn.Module]
-    optimisers: dict[str, torch.optim.Optimizer]
 
     @abstractmethod
     def __init__(self, spec: TaskSpec, config: Config, generators: Sequence[torch.Generator]):
@@ -89,6 +89,16 @@ class Algorithm(ABC):
     def replay(self) -> Replay | None:
         """Transitions kept beside the checkpoints, if the algorithm keeps any."""
         return None
+
+    @functools.cached_property
+    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        """The optimisers by name, made when first asked for: a team that acts and does not learn needs none, and the first
+        optimiser costs a process 1 to 2 s, in which torch imports its compiler."""
+        return self.make_optimisers()
+
+    @abstractmethod
+    def make_optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        """The optimisers by name, before their first step."""
 
     def memory(self, num_envs: int) -> dict[str, Tensor]:
         """Nothing remembered yet: what is carried from step to step while experience is collected."""
