@@ -18,10 +18,10 @@ from agentmixer.contract.manifest import MODEL_FILE, OPSET, Tolerances
 from agentmixer.contract.spec import Box, TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.export import exporter as exporting
-from agentmixer.export.exporter import Exported, evaluators
+from agentmixer.export.exporter import Exported, evaluators, side_by_side
 from agentmixer.export.graph import check, export_graph
 from agentmixer.runtime.bundle import read_bundle
-from agentmixer.runtime.golden import parse, replay
+from agentmixer.runtime.golden import Golden, parse, replay
 from agentmixer.runtime.onnx_graph import OPERATORS
 from agentmixer.train import checkpoint
 from agentmixer.train import run as runs
@@ -156,9 +156,30 @@ def test_a_broken_policy_does_not_pass_parity(exported: Exported) -> None:
         "no mask": lambda o, m, s: good(o, np.ones_like(m), s),
         "swapped columns": lambda o, m, s: good(o[:, swap], m, s),
     }
-    assert replay(golden, good, Tolerances()).passed
-    for name, step in broken.items():
-        assert not replay(golden, step, Tolerances()).passed, name
+    for run in (lambda step: step, lambda step: side_by_side(golden, step)):
+        assert replay(golden, run(good), Tolerances()).passed
+        for name, step in broken.items():
+            assert not replay(golden, run(step), Tolerances()).passed, name
+
+
+def test_episodes_side_by_side_are_the_episodes_one_after_the_other() -> None:
+    """Episodes of 1, 4 and 2 steps, and a policy that counts an episode's steps and adds up its observations."""
+    reset = np.array([1, 1, 0, 0, 0, 1, 0], bool)
+    obs = np.arange(7, dtype=np.float32)[:, None]
+    empty = np.zeros((7, 2), np.float32)
+    golden = Golden(obs, np.ones((7, 1), bool), reset, np.zeros(7, np.int64), empty, empty)
+    calls = []
+
+    def step(obs: np.ndarray, mask: np.ndarray, state: np.ndarray) -> list[np.ndarray]:
+        calls.append(len(obs))
+        after = state + np.concatenate([np.ones_like(obs), obs], 1)
+        return [after[:, 0].astype(np.int64), after, after]
+
+    answer = side_by_side(golden, step)
+    assert calls == [3, 2, 1, 1]
+    told = [answer(obs[t : t + 1], golden.action_mask[t : t + 1], empty[:1]) for t in range(7)]
+    assert [out[0].tolist() for out in told] == [[1], [1], [2], [3], [4], [1], [2]]
+    assert [out[2][0, 1] for out in told] == [0, 1, 3, 6, 10, 5, 11]
 
 
 def test_export_refuses_to_overwrite_what_the_user_named(trained: Run, exported: Exported) -> None:
