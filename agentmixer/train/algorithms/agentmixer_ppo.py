@@ -173,18 +173,13 @@ class AgentMixerPPO(Algorithm):
         return {"actor": settings.actor_lr, "critic": settings.critic_lr, "pm": settings.pm_lr}
 
     def schedule(self, progress: float) -> None:
-        """Set step sizes, optimism and temperature. progress: share of total_steps done, [0, 1]."""
-        settings = self.config.algorithm
-        self.schedule_step_sizes(progress)
+        """Set optimism, temperature and what the step sizes follow. progress: share of total_steps done, [0, 1]."""
+        self.progress, settings = progress, self.config.algorithm
         self.optimism = settings.optimism * min(1.0, 2.0 * (1.0 - progress))
         self.centred = settings.optimism == 0
         self.learning = {"critic"} if progress < settings.critic_first else set(self.step_sizes())
         if isinstance(self.team.joint_policy, GumbelJoint):
             self.team.joint_policy.anneal(self.config.team.tau, settings.tau_end, settings.tau_schedule, progress)
-
-    def schedule_step_sizes(self, progress: float) -> None:
-        """Let all step sizes fall, if they are to: `step_share` is the share of them that is left."""
-        self.step_share = 1.0 - progress if self.config.algorithm.lr_decay else 1.0
 
     # ---- what is stored ------------------------------------------------------------------------------
 
@@ -269,10 +264,10 @@ class AgentMixerPPO(Algorithm):
         for name, (network, stack) in networks.items():  # every network is clipped by its own norm
             norms = clip_stack_grad_norm(list(network.parameters()), stack, self.config.algorithm.max_grad_norm)
             numbers[f"{name}_grad_norm"] = norms.view(self.team.count, -1).mean(1)
-        sizes = self.step_sizes()
+        left = 1.0 - self.progress if self.config.algorithm.lr_decay else 1.0
         for name in self.learning:
             for group in self.optimisers[name].param_groups:
-                group["lr"] = sizes[name] * self.step_share
+                group["lr"] = self.step_sizes()[name] * left
             self.optimisers[name].step()
         return numbers
 

@@ -45,8 +45,8 @@ class MAPPO(AgentMixerPPO):
         return {"actor": settings.actor_lr, "critic": settings.critic_lr, "pm": settings.actor_lr}
 
     def schedule(self, progress: float) -> None:
-        """Let step sizes fall, if they are to."""
-        self.schedule_step_sizes(progress)
+        """Set what the step sizes follow; nothing else changes along a run."""
+        self.progress = progress
 
     def policy_loss(self, batch: Batch, counts: Counts, alike: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
         """The clipped surrogate of every living agent and its entropy bonus, [K], and numbers to log, [K] each."""
