@@ -9,12 +9,13 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 from rich.console import Console
 
-from agentmixer.contract.spec import Box, Discrete, TaskSpec
+from agentmixer.contract.spec import Box, Discrete, MultiDiscrete, TaskSpec
 from agentmixer.export import exporter as export
 from agentmixer.train import run as runs
 from agentmixer.train import trainer
@@ -71,6 +72,18 @@ def tiny_spec(agents: int = 3, obs: int = 7, state: int = 11, actions: int = 4) 
         control_period_s=0.1,
         fallback_actions=(0,) * agents,
         shared="reward",
+    )
+
+
+def unlike_spec(mask: bool = False) -> TaskSpec:
+    """Four agents of 7 in, state of 11: one of 3 actions from 2 on; two elements of 2 and of 4 from -1 on; two real values;
+    and a number from 0 to 10."""
+    spaces = (Discrete(3, 2), MultiDiscrete((2, 4), (0, -1)), Box((-1.0, 0.0), (1.0, 10.0)), Box((0.0,), (10.0,), True))
+    return msgspec.structs.replace(
+        tiny_spec(agents=4),
+        action_spaces=spaces,
+        fallback_actions=(2, (0, 0), (0.0, 0.0), (0.0,)),
+        has_action_mask=mask,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
-from agentmixer.contract.spec import Action, ActionSpace, Count, Discrete, Name, Period, TaskSpec
+from agentmixer.contract.spec import Action, ActionSpace, Box, Count, Name, Period, TaskSpec
 from agentmixer.errors import AgentMixerError
 
 SCHEMA_VERSION = 3
@@ -103,8 +103,8 @@ class AgentManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def policy(self) -> str:
-        """The output that the action is the mode of: `logits` (Discrete) or `mean` (Box)."""
-        return "logits" if isinstance(self.action_space, Discrete) else "mean"
+        """The output that the action is the mode of: `mean` (Box) or `logits`."""
+        return "mean" if isinstance(self.action_space, Box) else "logits"
 
     @property
     def memory(self) -> int:

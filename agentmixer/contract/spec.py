@@ -18,37 +18,86 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 62) - 1)]
 #: A bound of an action element; graphs clamp in float32, so it must be finite there.
 _LARGEST = 3.4028234663852886e38
 Bound = Annotated[float, msgspec.Meta(ge=-_LARGEST, le=_LARGEST)]
+#: What stands for the bound of an element that has none.
+NO_BOUND = 1e15
 #: Most actions that an agent may choose from.
 MOST_ACTIONS = 1 << 24
 
 
-class Discrete(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="discrete"):
-    """Actions 0 .. n-1."""
+#: How many values a whole number may have, and the least of them.
+Choices = Annotated[int, msgspec.Meta(ge=1, le=MOST_ACTIONS)]
+Start = Annotated[int, msgspec.Meta(ge=-MOST_ACTIONS, le=MOST_ACTIONS)]
 
-    n: Annotated[int, msgspec.Meta(ge=1, le=MOST_ACTIONS)]
+
+class Discrete(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag="discrete"):
+    """An action is one of the whole numbers start .. start + n - 1."""
+
+    n: Choices
+    start: Start = 0
+
+    @property
+    def size(self) -> int:
+        """Number of elements of an action."""
+        return 1
+
+    @property
+    def choices(self) -> tuple[tuple[int, int], ...]:
+        """Of each element how many values it may have, and the least of them."""
+        return ((self.n, self.start),)
 
 
-class Box(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="box"):
-    """Real-valued actions, one bound an element, in the task's own units."""
+class MultiDiscrete(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="multi_discrete"):
+    """An action is a row of whole numbers; element k is one of starts[k] .. starts[k] + sizes[k] - 1."""
 
-    low: tuple[Bound, ...]
-    high: tuple[Bound, ...]
+    sizes: tuple[Choices, ...]
+    starts: tuple[Start, ...]
 
     @property
     def n(self) -> int:
-        """Number of action elements."""
+        """Number of logits, and of mask elements: those of element 0 first, then those of element 1, and so on."""
+        return sum(self.sizes)
+
+    @property
+    def size(self) -> int:
+        """Number of elements of an action."""
+        return len(self.sizes)
+
+    @property
+    def choices(self) -> tuple[tuple[int, int], ...]:
+        """Of each element how many values it may have, and the least of them."""
+        return tuple(zip(self.sizes, self.starts, strict=True))
+
+
+class Box(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag="box"):
+    """An action is a row of real values, one bound an element, in the task's own units.
+
+    whole: every value is rounded to a whole number, half to even. A bound of NO_BOUND either way is none."""
+
+    low: tuple[Bound, ...]
+    high: tuple[Bound, ...]
+    whole: bool = False
+
+    @property
+    def n(self) -> int:
+        """Number of means: one an element."""
+        return len(self.low)
+
+    @property
+    def size(self) -> int:
+        """Number of elements of an action."""
         return len(self.low)
 
 
-ActionSpace = Discrete | Box
-#: One agent's action in the task's own terms: a number (Discrete), or one real value an element (Box).
-Action = int | tuple[float, ...]
+ActionSpace = Discrete | MultiDiscrete | Box
+#: One agent's action in the task's own terms: a whole number (Discrete), a row of whole numbers (MultiDiscrete) or of real
+#: values (Box).
+Action = int | tuple[int | float, ...]
 OptionValue = bool | int | float | str
 
 
 class TaskSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a task promises. `obs_names`, `action_spaces`, `fallback_actions` hold one entry an agent, in
-    `agents` order; agents may differ in all three, but a team's action spaces are all Discrete or all Box.
+    `agents` order; agents may differ in all three.
 
     `options` are the task's own settings as resolved (`--env-arg`); `reports_wins` says whether an episode
     can be won, beside having a return; `control_period_s` is the time one environment step stands for, in
@@ -84,16 +133,36 @@ class TaskSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def discrete(self) -> bool:
-        """Whether the team's actions are discrete."""
-        return isinstance(self.action_spaces[0], Discrete)
+        """Whether every agent's action is one whole number."""
+        return all(isinstance(space, Discrete) for space in self.action_spaces)
+
+    @property
+    def real_valued(self) -> bool:
+        """Whether every agent's action is a row of real values. A team may be neither discrete nor real-valued."""
+        return all(isinstance(space, Box) for space in self.action_spaces)
+
+    @property
+    def action_size(self) -> int:
+        """Elements of the longest action in the team."""
+        return max(space.size for space in self.action_spaces)
 
 
 def allows(space: ActionSpace, action: Action) -> bool:
     """Whether `action` is one of `space`."""
-    if isinstance(space, Discrete):
-        return isinstance(action, int) and 0 <= action < space.n
+    if isinstance(space, Box):
+        return (
+            isinstance(action, tuple)
+            and len(action) == len(space.low) == len(space.high) > 0
+            and all(low <= value <= high for low, value, high in zip(space.low, action, space.high, strict=True))
+        )
+    if isinstance(space, MultiDiscrete) and not 0 < len(space.sizes) == len(space.starts):
+        return False
+    values = (action,) if isinstance(space, Discrete) else action
     return (
-        isinstance(action, tuple)
-        and len(action) == len(space.low) == len(space.high) > 0
-        and all(low <= value <= high for low, value, high in zip(space.low, action, space.high, strict=True))
+        isinstance(values, tuple)
+        and len(values) == space.size
+        and all(
+            isinstance(value, int) and start <= value < start + n
+            for value, (n, start) in zip(values, space.choices, strict=True)
+        )
     )

@@ -30,12 +30,13 @@ from agentmixer.contract.manifest import (
     Tolerances,
     sha256,
 )
-from agentmixer.contract.spec import Discrete, Name, TaskSpec
+from agentmixer.contract.spec import Box, Name, TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.export.bundle_writer import AgentParts, certified, write_bundle
 from agentmixer.export.graph import export_graph
 from agentmixer.export.graph_step import graph_step
 from agentmixer.runtime import signature
+from agentmixer.runtime.actions import array_type
 from agentmixer.runtime.bundle import BUNDLES, read_bundle
 from agentmixer.runtime.certificate import check_locality
 from agentmixer.runtime.golden import Golden, Parity, StepFunction, dump, parse, replay
@@ -69,7 +70,8 @@ class Exported(NamedTuple):
 def record(team: Team, task: Task, steps: int = GOLDEN_STEPS) -> list[Golden]:
     """Let the trained (stacked) actors play greedily for `steps` steps of one environment.
 
-    The last sixteenth meets noise of standard deviation 10, which play never shows."""
+    The last sixteenth meets what play never shows: noise of standard deviation 10, and masks that forbid half of what is
+    legal."""
     generator = np.random.default_rng(GOLDEN_SEED)
     seen = task.reset(GOLDEN_SEED)
     spec, device = task.spec, team.device
@@ -82,25 +84,41 @@ def record(team: Team, task: Task, steps: int = GOLDEN_STEPS) -> list[Golden]:
             noise = torch.from_numpy(generator.normal(0.0, 10.0, obs.shape).astype(np.float32)).to(device)
             obs = torch.stack([torch.where(torch.arange(obs.shape[-1], device=device) < size, noise[i], 0.0)
                                for i, size in enumerate(spec.obs_sizes)])  # fmt: skip
+            mask = _narrowed(spec, mask.cpu().numpy(), generator).to(device)
         if fresh:
             memory = torch.zeros_like(memory)
         actors = team.step(obs, mask, memory)
         policy, memory = actors.policy, actors.memory
         action = team.to_task(team.joint_policy.actor_mode(policy))
         for i, (size, space) in enumerate(zip(spec.obs_sizes, spec.action_spaces, strict=True)):
-            mine = action[i, 0].long() if spec.discrete else action[i, 0, : space.n]
-            arrays = (
-                obs[i, 0, :size],
-                mask[i, 0, : space.n],
-                torch.tensor(fresh),
-                mine,
-                policy[i, 0, : space.n],
-                memory[i, 0],
-            )
-            rows[i].append(tuple(array.cpu().numpy().copy() for array in arrays))
+            mine = own_action(spec, i, action[i, 0])
+            arrays = obs[i, 0, :size], mask[i, 0, : space.n], policy[i, 0, : space.n], memory[i, 0]
+            seen_obs, legal, given, after = (array.cpu().numpy().copy() for array in arrays)
+            rows[i].append((seen_obs, legal, np.array(fresh), mine, given, after))
         seen = task.step(action)
         fresh = bool(np.asarray(seen.terminated)[0] or np.asarray(seen.truncated)[0])
     return [Golden(*(np.stack(column) for column in zip(*agent, strict=True))) for agent in rows]
+
+
+def _narrowed(spec: TaskSpec, masks: np.ndarray, generator: np.random.Generator) -> torch.Tensor:
+    """Masks [N, 1, A] that forbid half of what is legal, and leave something legal in every element."""
+    narrowed = masks.copy()
+    for own, space in zip(narrowed[:, 0] if spec.has_action_mask else (), spec.action_spaces, strict=False):
+        if not isinstance(space, Box):
+            for part in np.split(own[: space.n], np.cumsum([n for n, _ in space.choices])[:-1]):
+                kept = part & (generator.random(len(part)) < 0.5)
+                part[:] = kept if kept.any() else part
+    return torch.from_numpy(narrowed)
+
+
+def own_action(spec: TaskSpec, index: int, action: torch.Tensor) -> np.ndarray:
+    """What a task was given for one agent, as that agent's `Agent.act` gives it. action [...] or [..., W]."""
+    space = spec.action_spaces[index]
+    dtype, shape = array_type(space)
+    array = action.cpu().numpy()
+    if not spec.discrete:
+        array = array[..., : space.size].reshape((*array.shape[:-1], *shape))
+    return array.astype(dtype)
 
 
 def evaluators(actor: DeployedActor, model: onnx.ModelProto) -> dict[str, StepFunction]:
@@ -148,7 +166,7 @@ def compare(actor: DeployedActor, model: onnx.ModelProto, golden: Golden, tolera
     """Replay the trace in the three that must agree. ONNX Runtime takes one row a call, as on a device; the other two, which
     cost most, take all episodes side by side."""
     return {
-        kind: replay(golden, step if kind == "onnxruntime" else side_by_side(golden, step), tolerances)
+        kind: replay(golden, step if kind == "onnxruntime" else side_by_side(golden, step), actor.space, tolerances)
         for kind, step in evaluators(actor, model).items()
     }
 
@@ -156,13 +174,16 @@ def compare(actor: DeployedActor, model: onnx.ModelProto, golden: Golden, tolera
 def _manifest(spec: TaskSpec, index: int, actor: DeployedActor, team: tuple[str, int], source: Source) -> AgentManifest:
     """What the exporter knows of an agent; certificate, cost and digests are filled in from its files."""
     space, elements = spec.action_spaces[index], spec.obs_names[index]
+    low, high = (
+        (space.low, space.high)
+        if isinstance(space, Box)
+        else ([start for _, start in space.choices], [start + n - 1 for n, start in space.choices])
+    )
     tensors = {
         "obs": TensorSpec("obs", "float32", (len(elements),), elements),
         "action_mask": TensorSpec("action_mask", "bool", (space.n,)),
         "state_in": TensorSpec("state_in", "float32", (actor.memory,)),
-        "action": TensorSpec("action", "int64", (), low=0, high=space.n - 1)
-        if isinstance(space, Discrete)
-        else TensorSpec("action", "float32", (space.n,), low=min(space.low), high=max(space.high)),
+        "action": TensorSpec("action", *array_type(space), low=min(low), high=max(high)),
         "logits": TensorSpec("logits", "float32", (space.n,)),
         "mean": TensorSpec("mean", "float32", (space.n,)),
         "state_out": TensorSpec("state_out", "float32", (actor.memory,)),
@@ -180,7 +201,7 @@ def _manifest(spec: TaskSpec, index: int, actor: DeployedActor, team: tuple[str,
         state=StateSpec("state_in", "state_out", actor.memory) if actor.memory else None,
         mask_rule="forbid" if actor.masked else "none",
         action_space=space,
-        action_scaling="none" if actor.discrete else "graph",
+        action_scaling="graph" if isinstance(space, Box) else "none",
         control_period_s=spec.control_period_s,
         fallback_action=spec.fallback_actions[index],
         opset=OPSET,

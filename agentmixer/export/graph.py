@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from agentmixer import __version__
 from agentmixer.contract.manifest import OPSET
+from agentmixer.contract.spec import Box, Discrete, MultiDiscrete
 from agentmixer.errors import AgentMixerError
 from agentmixer.runtime.onnx_graph import BATCH, OPERATORS
 from agentmixer.train.deployed import DeployedActor, RunningNorm
@@ -33,18 +34,19 @@ def export_graph(actor: DeployedActor, metadata: dict[str, str]) -> onnx.ModelPr
         x = graph.layer_norm(f"norms.{i}", norm, graph.add("Relu", graph.linear(f"linears.{i}", linear, x)))
     if actor.memory:
         x = graph.layer_norm("gru_norm", actor.gru_norm, _recur(graph, actor, x))
-    if not actor.discrete:
+    if isinstance(actor.space, Box):
         mean = graph.linear("head", actor.head, x, output="mean")
         low, high = graph.constant("low", actor.low), graph.constant("high", actor.high)
-        centre = graph.constant("centre", (actor.low + actor.high) / 2)
-        scaled = graph.add("Mul", graph.constant("half", (actor.high - actor.low) / 2), mean)
-        graph.add("Min", graph.add("Max", graph.add("Add", centre, scaled), low), high, output="action")
+        scaled = graph.add("Mul", graph.constant("scale", actor.scale), mean)
+        shifted = graph.add("Add", graph.constant("centre", actor.centre), scaled)
+        rounded = graph.add("Round", shifted) if actor.space.whole else shifted
+        graph.add("Min", graph.add("Max", rounded, low), high, output="action")
     else:
         logits = graph.linear("head", actor.head, x, output="" if actor.masked else "logits")
         if actor.masked:
             illegal = graph.constant("illegal", np.float32(ILLEGAL))
             logits = graph.add("Where", "action_mask", logits, illegal, output="logits")
-        graph.add("ArgMax", logits, output="action", axis=-1, keepdims=0, select_last_index=0)
+        _choose(graph, actor.space, logits)
     model = graph.model(actor)
     helper.set_model_props(model, metadata)
     check(model)
@@ -71,6 +73,24 @@ def _recur(graph: _Graph, actor: DeployedActor, x: str) -> str:
     return graph.add("Add", new, kept, output="state_out")
 
 
+def _choose(graph: _Graph, space: Discrete | MultiDiscrete, logits: str) -> None:
+    """Write the action: of each element the value with the highest logit."""
+    if isinstance(space, Discrete):
+        graph.add("ArgMax", logits, output="" if space.start else "action", axis=-1, keepdims=0, select_last_index=0)
+        if space.start:
+            graph.add("Add", graph.last, graph.constant("start", np.int64(space.start)), output="action")
+        return
+    chosen, at = [], np.cumsum([0, *space.sizes])
+    for k, (first, size) in enumerate(zip(at, space.sizes, strict=False)):
+        # Only this element's logits remain. They are added to zero, so none of them changes.
+        others = np.full(space.n, 2 * ILLEGAL, np.float32)
+        others[first : first + size] = 0
+        own = graph.add("Add", logits, graph.constant(f"others.{k}", others))
+        chosen.append(graph.add("ArgMax", own, axis=-1, keepdims=1, select_last_index=0))
+    starts = graph.constant("starts", np.array(space.starts, np.int64) - at[:-1])
+    graph.add("Add", graph.add("Concat", *chosen, axis=1), starts, output="action")
+
+
 class _Graph:
     """A graph in the making. Values are called by the names that the methods return."""
 
@@ -78,10 +98,20 @@ class _Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[TensorProto] = []
 
-    def constant(self, name: str, value: Tensor | np.float32) -> str:
-        """A float32 constant of that name."""
-        array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value, "<f4")
-        self.constants.append(helper.make_tensor(name, TensorProto.FLOAT, array.shape, array.tobytes(), raw=True))
+    @property
+    def last(self) -> str:
+        """What the last operator gave."""
+        return str(self.nodes[-1].output[0])
+
+    def constant(self, name: str, value: Tensor | np.ndarray | np.generic) -> str:
+        """A constant of that name, float32 or int64."""
+        array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
+        kind, array = (
+            (TensorProto.INT64, array.astype("<i8"))
+            if array.dtype == np.int64
+            else (TensorProto.FLOAT, array.astype("<f4"))
+        )
+        self.constants.append(helper.make_tensor(name, kind, array.shape, array.tobytes(), raw=True))
         return name
 
     def add(self, op: str, *inputs: str, output: str = "", **attributes: Any) -> str:
@@ -109,7 +139,10 @@ class _Graph:
             "obs": (TensorProto.FLOAT, [actor.obs]),
             "action_mask": (TensorProto.BOOL, [actor.actions]),
             "state_in": (TensorProto.FLOAT, [actor.memory]),
-            "action": (TensorProto.INT64, []) if actor.discrete else (TensorProto.FLOAT, [actor.actions]),
+            "action": (
+                TensorProto.FLOAT if isinstance(actor.space, Box) else TensorProto.INT64,
+                [] if isinstance(actor.space, Discrete) else [actor.space.size],
+            ),
             "logits": (TensorProto.FLOAT, [actor.actions]),
             "mean": (TensorProto.FLOAT, [actor.actions]),
             "state_out": (TensorProto.FLOAT, [actor.memory]),

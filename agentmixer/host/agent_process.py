@@ -12,8 +12,9 @@ import msgspec
 
 from agentmixer.contract.manifest import AgentManifest
 from agentmixer.errors import AgentMixerError
+from agentmixer.runtime.actions import as_array
 from agentmixer.runtime.bundle import Bundle
-from agentmixer.runtime.frames import HEADER, MAX_FRAME, Kind, action_array, pack, reason_of, unpack
+from agentmixer.runtime.frames import HEADER, MAX_FRAME, Kind, pack, reason_of, unpack
 from agentmixer.runtime.launch import PROCESS, Ready, launch
 from agentmixer.runtime.sandbox import Isolation
 
@@ -41,7 +42,7 @@ class AgentProcess:
         self.name, self.index = name, files.manifest.index
         self.digest = bytes.fromhex(files.digest)[:8]
         self.space = files.manifest.action_space
-        self.fallback = action_array(files.manifest.fallback_action, self.space)
+        self.fallback = as_array(files.manifest.fallback_action, self.space)
         needed = _largest_frame(files.manifest)
         if needed > MAX_FRAME:
             raise AgentMixerError(

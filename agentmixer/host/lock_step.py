@@ -128,7 +128,7 @@ class Host:
         #: Why each agent has not decided in the step being played, as far as is known.
         self._why: list[str | None] = []
         #: What each agent may do in that step, if the task masks.
-        self._masks: list[np.ndarray] | None = None
+        self._masks: list[np.ndarray | None] | None = None
         #: Agents that do not answer yet, and how often they were started in vain.
         self._starting: dict[int, int] = {}
         self._gone: set[int] = set()
@@ -168,8 +168,11 @@ class Host:
         self._index[agent.link.fileno()] = agent.index
         self._poll.register(agent.link, select.POLLIN)
 
-    def step(self, episode: int, step: int, obs: list[np.ndarray], masks: list[np.ndarray] | None) -> list[Decision]:
-        """One lock-step. obs: one [D] float32 an agent; masks: one [A] bool an agent, if the task masks.
+    def step(
+        self, episode: int, step: int, obs: list[np.ndarray], masks: list[np.ndarray | None] | None
+    ) -> list[Decision]:
+        """One lock-step. obs: one [D] float32 an agent; masks: one [A] bool an agent that
+        takes one, None for the others, if the task masks.
 
         A later episode than the last one's makes every agent forget its recurrent state first. Raises
         AgentMixerError for a step that is not later than the last one, AgentLost if an agent ends the team."""
@@ -192,7 +195,8 @@ class Host:
                     agent.process.kill()
                 continue
             seen = obs[i].tobytes()
-            mask = b"" if masks is None else masks[i].tobytes()
+            allowed = None if masks is None else masks[i]
+            mask = b"" if allowed is None else allowed.tobytes()
             now = time.monotonic_ns()
             sizes = (len(seen), len(mask))
             frame = pack(Kind.OBSERVE, i, agent.digest, seen + mask, episode, step, now, deadline_us, *sizes)

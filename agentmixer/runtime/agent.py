@@ -11,8 +11,9 @@ import numpy as np
 import onnxruntime
 
 from agentmixer.contract.manifest import AgentManifest
-from agentmixer.contract.spec import Box, Discrete
+from agentmixer.contract.spec import Box, Discrete, MultiDiscrete
 from agentmixer.errors import AgentMixerError
+from agentmixer.runtime.actions import allowed
 from agentmixer.runtime.bundle import AgentFiles, read_agent
 from agentmixer.runtime.certificate import check_locality
 from agentmixer.runtime.guard import check_model
@@ -75,8 +76,9 @@ class Agent:
         self._mask_shape = self.manifest.tensor("action_mask").shape if self._masked else ()
         self._zeros = np.zeros((1, self.manifest.memory), np.float32)
         self._state_input = state.input if state else None
-        space = self.manifest.action_space
-        self._discrete, self._n = isinstance(space, Discrete), space.n
+        self._space = space = self.manifest.action_space
+        self._start, self._n = space.start if isinstance(space, Discrete) else None, space.n
+        self._real_valued = isinstance(space, Box) and not space.whole
         if isinstance(space, Box):  # compared in float32, which the graph clamps in
             self._low, self._high = np.asarray(space.low, np.float32), np.asarray(space.high, np.float32)
         self._lock = threading.Lock() if state else contextlib.nullcontext()
@@ -122,7 +124,8 @@ class Agent:
     def act(self, obs: np.ndarray, action_mask: np.ndarray | None = None) -> np.ndarray:
         """Decide. obs [D] float32; action_mask [A] bool, where the task masks.
 
-        Returns the action: [] int64, or [A] float32 in the task's own units and within its bounds.
+        Returns the action in the task's own terms: a whole number, [] int64; a row of whole numbers, [W] int64; or a row
+        of real values within their bounds, [W] float32.
 
         Raises AgentMixerError for a wrong shape or dtype, a value that is not finite, a missing mask or
         one that allows nothing, and InvalidDecision if what the policy computes is not finite (an observation may be so
@@ -157,15 +160,14 @@ class Agent:
         """Run the graph and check what it gives; see `act`."""
         outputs = self.session.run(self._outputs, feed)
         action, policy = outputs[0][0], outputs[1][0]
-        if self._discrete:
-            if not 0 <= (chosen := int(action)) < self._n or (mask is not None and not mask[chosen]):
-                if mask is not None and not mask.any():
-                    raise AgentMixerError(
-                        f"agent {self.manifest.agent}: action_mask allows no action; at least one must be legal"
-                    )
-                raise self._invalid(f"action {action}, which does not exist or is masked")
-        elif not ((self._low <= action) & (action <= self._high)).all():
-            raise self._invalid(f"action {action}, which is out of bounds")
+        if self._start is not None:
+            if not 0 <= (chosen := int(action) - self._start) < self._n or (mask is not None and not mask[chosen]):
+                raise self._no_choice(action, mask)
+        elif self._real_valued:
+            if not ((self._low <= action) & (action <= self._high)).all():
+                raise self._invalid(f"action {action}, which is out of bounds")
+        elif not allowed(self._space, action[None], None if mask is None else mask[None])[0]:
+            raise self._no_choice(action, mask)
         if not (_finite(policy) and (len(outputs) == 2 or _finite(outputs[2][0]))):
             raise self._invalid(
                 "not finite: the observation is so large that the policy overflowed, or its weights are broken"
@@ -174,6 +176,19 @@ class Agent:
             self._state = outputs[2]
         self.policy = policy
         return action
+
+    def _no_choice(self, action: np.ndarray, mask: np.ndarray | None) -> AgentMixerError:
+        """Why whole numbers were decided for that cannot be."""
+        if mask is not None and not mask.all():
+            at = 0
+            for element, (n, _) in enumerate(self._space.choices if not isinstance(self._space, Box) else ()):
+                if not mask[at : at + n].any():
+                    of = f" for element {element}" if isinstance(self._space, MultiDiscrete) else ""
+                    return AgentMixerError(
+                        f"agent {self.manifest.agent}: action_mask allows no action{of}; at least one must be legal"
+                    )
+                at += n
+        return self._invalid(f"action {action}, which does not exist or is masked")
 
     def _invalid(self, what: str) -> InvalidDecision:
         return InvalidDecision(

@@ -22,10 +22,11 @@ from agentmixer.contract.manifest import (
     decode,
     sha256,
 )
-from agentmixer.contract.spec import Discrete, allows
+from agentmixer.contract.spec import Box, allows
 from agentmixer.errors import AgentMixerError
 from agentmixer.files import read_regular
 from agentmixer.runtime import golden, signature
+from agentmixer.runtime.actions import array_type
 from agentmixer.runtime.onnx_graph import MAX_FILE
 
 #: Where bundles go and are looked for unless told otherwise.
@@ -199,7 +200,6 @@ def _consistent(manifest: AgentManifest, path: Path) -> None:
 
     Raises AgentMixerError naming the first thing that is not."""
     space, state = manifest.action_space, manifest.state
-    discrete = isinstance(space, Discrete)
     inputs = ["obs"] + ["action_mask"] * (manifest.mask_rule == "forbid") + ([state.input] if state else [])
     outputs = ["action", manifest.policy] + ([state.output] if state else [])
     told: dict[str, object] = {
@@ -210,12 +210,12 @@ def _consistent(manifest: AgentManifest, path: Path) -> None:
     wanted: dict[str, object] = {
         "inputs": inputs,
         "outputs": outputs,
-        "action scaling": "none" if discrete else "graph",
+        "action scaling": "graph" if isinstance(space, Box) else "none",
     }
     if told == wanted:
         action = manifest.tensor("action")
         told = {"action": (action.dtype, action.shape), "policy": manifest.tensor(manifest.policy).shape}
-        wanted = {"action": ("int64", ()) if discrete else ("float32", (space.n,)), "policy": (space.n,)}
+        wanted = {"action": array_type(space), "policy": (space.n,)}
         if manifest.mask_rule == "forbid":
             told["mask"], wanted["mask"] = manifest.tensor("action_mask").shape, (space.n,)
         if state:

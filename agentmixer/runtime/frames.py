@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from agentmixer.contract.spec import Action, ActionSpace, Discrete
+from agentmixer.contract.spec import ActionSpace, Box, Discrete
 from agentmixer.errors import AgentMixerError
+from agentmixer.runtime.actions import allowed
 
 MAGIC = b"AMXR"
 VERSION = 3
@@ -111,22 +112,17 @@ def observation(frame: Frame) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def decision(action: np.ndarray, deciding_ns: int) -> bytes:
-    """The payload of an ACT frame. action: [] int64 or [A] float32."""
+    """The payload of an ACT frame. action: as `Agent.act` gives one."""
     return DECIDING.pack(deciding_ns) + action.astype(action.dtype.newbyteorder("<"), copy=False).tobytes()
-
-
-def action_array(action: Action, space: ActionSpace) -> np.ndarray:
-    """An action of a manifest as `Agent.act` gives one: [] int64 or [A] float32."""
-    return np.array(action, np.int64 if isinstance(space, Discrete) else np.float32)
 
 
 def action_bytes(space: ActionSpace) -> int:
     """Bytes that an action takes in a frame."""
-    return 8 if isinstance(space, Discrete) else 4 * space.n
+    return np.dtype(_action_type(space)).itemsize * space.size
 
 
 def _action_type(space: ActionSpace) -> str:
-    return "<i8" if isinstance(space, Discrete) else "<f4"
+    return "<f4" if isinstance(space, Box) else "<i8"
 
 
 def reason_of(frame: Frame, space: ActionSpace) -> str:
@@ -147,11 +143,10 @@ def action_of(frame: Frame, space: ActionSpace, mask: np.ndarray | None = None) 
     action = np.frombuffer(data, kind)
     if isinstance(space, Discrete):
         action = action[0]
-        fits = bool(0 <= action < space.n) and (mask is None or bool(mask[action]))
+        choice = int(action) - space.start
+        fits = 0 <= choice < space.n and (mask is None or bool(mask[choice]))
     else:
-        # The graph clamps in float32, so bounds are compared there. A NaN compares as outside.
-        low, high = np.asarray(space.low, np.float32), np.asarray(space.high, np.float32)
-        fits = bool(((low <= action) & (action <= high)).all())
+        fits = bool(allowed(space, action[None], None if mask is None else mask[None])[0])
     if not fits:
         raise AgentMixerError(f"action {action} does not exist, is masked or out of bounds")
     return action, deciding

@@ -13,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from agentmixer.contract.manifest import AgentManifest, Tolerances
-from agentmixer.contract.spec import Discrete
+from agentmixer.contract.spec import ActionSpace, Box
 from agentmixer.errors import AgentMixerError
+from agentmixer.runtime.actions import allowed, is_near_tie
 
 codecs.lookup("cp437")  # zipfile needs it, and in the sandbox nothing can be loaded any more
 
@@ -34,8 +35,8 @@ _CHUNK = 1 << 18
 
 class Golden(NamedTuple):
     """T consecutive steps of one agent. obs [T, D]; action_mask [T, A], all True where nothing is masked; reset [T],
-    True where the recurrent state starts from zero; action [T] int64 or [T, A] float32; policy [T, A], the logits
-    or means; state_out [T, H], H = 0 without memory."""
+    True where the recurrent state starts from zero; action [T] or [T, W] int64, or [T, W] float32; policy [T, A], the
+    logits or means; state_out [T, H], H = 0 without memory."""
 
     obs: np.ndarray
     action_mask: np.ndarray
@@ -156,19 +157,12 @@ def _header(archive: zipfile.ZipFile, name: str) -> tuple[str, tuple[int, ...], 
 
 def _sensible(golden: Golden, manifest: AgentManifest) -> None:
     """Raises ValueError naming a step that no task has, or a decision that the agent cannot make."""
-    space = manifest.action_space
-    steps = np.arange(len(golden.reset))
     if not (golden.reset[0] and golden.action_mask.any(1).all() and np.isfinite(golden.obs).all()):
         raise ValueError(
             "it holds steps that no task has: no reset first, no legal action, or an observation that is not finite"
         )
-    if isinstance(space, Discrete):
-        fits = bool(((golden.action >= 0) & (golden.action < space.n)).all())
-        fits = fits and bool(golden.action_mask[steps, golden.action].all())
-    else:
-        low, high = np.asarray(space.low, np.float32), np.asarray(space.high, np.float32)
-        fits = bool(((low <= golden.action) & (golden.action <= high)).all())
-    if not (fits and np.isfinite(golden.policy).all() and np.isfinite(golden.state_out).all()):
+    fits = allowed(manifest.action_space, golden.action, golden.action_mask)
+    if not (fits.all() and np.isfinite(golden.policy).all() and np.isfinite(golden.state_out).all()):
         raise ValueError(
             "it holds decisions that no agent makes: an action that is not allowed, or a number that is not finite"
         )
@@ -187,9 +181,9 @@ def check_length(golden: Golden, work: int) -> None:
         )
 
 
-def replay(golden: Golden, step: StepFunction, tolerances: Tolerances) -> Parity:
-    """Run `step` freely along the trace: its own recurrent state is fed back, so errors may add up."""
-    discrete = golden.action.ndim == 1
+def replay(golden: Golden, step: StepFunction, space: ActionSpace, tolerances: Tolerances) -> Parity:
+    """Run `step` freely along the trace: its own recurrent state is fed back, so errors may add up. space: the agent's."""
+    rounded = not isinstance(space, Box) or space.whole
     state = np.zeros((1, golden.state_out.shape[1]), np.float32)
     policy_error = state_error = 0.0
     different = ties = 0
@@ -199,14 +193,14 @@ def replay(golden: Golden, step: StepFunction, tolerances: Tolerances) -> Parity
             state = np.zeros_like(state)
         action, policy, state = step(golden.obs[t : t + 1], golden.action_mask[t : t + 1], state)
         pairs = [(policy[0], golden.policy[t])]  # illegal ones too: a logit given out unmasked is wrong
-        if not discrete:
+        if not rounded:
             pairs.append((action[0], golden.action[t]))
         policy_error = max(policy_error, *(float(np.abs(a - b).max()) for a, b in pairs))
         state_error = max(state_error, float(np.abs(state[0] - golden.state_out[t]).max(initial=0.0)))
         close = all(is_close(a, b, tolerances) for a, b in (*pairs, (state[0], golden.state_out[t])))
-        if discrete and action[0] != golden.action[t]:
+        if rounded and not np.array_equal(action[0], golden.action[t]):
             different += 1
-            tie = is_near_tie(golden.policy[t], int(action[0]), tolerances)
+            tie = is_near_tie(space, golden.policy[t], action[0], tolerances)
             ties += tie
             close = close and tie
         if not close and first is None:
@@ -217,8 +211,3 @@ def replay(golden: Golden, step: StepFunction, tolerances: Tolerances) -> Parity
 def is_close(ours: np.ndarray, theirs: np.ndarray, tolerances: Tolerances) -> bool:
     """Whether two arrays differ by no more than the tolerances; a NaN is never close."""
     return np.allclose(ours, theirs, tolerances.relative, tolerances.absolute)
-
-
-def is_near_tie(logits: np.ndarray, action: int, tolerances: Tolerances) -> bool:
-    """Whether `action` exists and was as good as the best to within the tolerance. logits [A], the reference's."""
-    return 0 <= action < len(logits) and bool(logits.max() - logits[action] <= tolerances.near_tie)

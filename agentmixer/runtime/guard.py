@@ -71,7 +71,7 @@ def cost(graph: Graph) -> Cost:
     operator that does not fit its operands, an output that is not what the graph declares, or more than
     MAX_MULTIPLY_ADDS or MAX_ELEMENTS."""
     known: dict[str, tuple[str, Shape]] = {value.name: (value.dtype, value.shape) for value in graph.inputs}
-    known.update((constant.name, ("float32", constant.shape)) for constant in graph.constants.values())
+    known.update((constant.name, (constant.dtype, constant.shape)) for constant in graph.constants.values())
     elements = multiply_adds = 0
     for node in graph.nodes:
         operands = [known[name] for name in node.inputs]
@@ -96,7 +96,7 @@ def _elements(shape: Shape) -> int:
     return prod(size for size in shape if isinstance(size, int))
 
 
-_UNARY = ("Neg", "Exp", "Sqrt", "Relu", "Sigmoid", "Tanh")
+_UNARY = ("Neg", "Exp", "Sqrt", "Relu", "Sigmoid", "Tanh", "Round")
 _BINARY = ("Add", "Sub", "Mul", "Div", "Min", "Max")
 
 
@@ -113,6 +113,8 @@ def _results(node: Node, operands: list[tuple[str, Shape]]) -> list[tuple[str, S
             return [operands[0]]
         case op, 2 if op in _BINARY and floats:
             return _broadcast("float32", shapes)
+        case "Add", 2 if set(types) == {"int64"}:
+            return _broadcast("int64", shapes)
         case "Where", 3 if types == ["bool", "float32", "float32"]:
             return _broadcast("float32", shapes)
         case "Clip", 3 if floats and led and shapes[1:] == [(), ()]:
@@ -133,8 +135,10 @@ def _results(node: Node, operands: list[tuple[str, Shape]]) -> list[tuple[str, S
             if isinstance(size, int) and attribute("num_outputs") == parts and size % parts == 0:
                 return [(types[0], (BATCH, size // parts))] * parts
         case "ArgMax", 1 if floats and led and len(first) == 2 and attribute("axis", 0) in (-1, 1):
-            if attribute("keepdims", 1) == 0:
-                return [("int64", (BATCH,))]
+            return [("int64", (BATCH,) if attribute("keepdims", 1) == 0 else (BATCH, 1))]
+        case "Concat", _ if set(types) == {"int64"} and attribute("axis", 0) in (-1, 1):
+            if all(shape[:1] == (BATCH,) and len(shape) == 2 for shape in shapes):
+                return [("int64", (BATCH, sum(size for _, size in shapes if isinstance(size, int))))]
     return None
 
 

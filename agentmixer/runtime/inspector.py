@@ -165,7 +165,7 @@ def _golden(
         out = session.run(None, dict(zip(names, _arguments(manifest, obs, mask, state), strict=True)))
         return list(out) if manifest.state else [*out, state]
 
-    parity = golden.replay(trace, step, tolerances)
+    parity = golden.replay(trace, step, manifest.action_space, tolerances)
     if not parity.passed:
         raise AgentMixerError(
             f"the replay departs from the trace at step {parity.first_failure} of {parity.steps} (largest error "

@@ -19,6 +19,8 @@ MAX_FILE = 1 << 24
 MAX_NODES = 1 << 10
 #: A constant has no more elements than its file has room for.
 MAX_CONSTANT = MAX_FILE // 4
+#: Inputs of one operator: a MultiDiscrete action is put together from so many elements.
+MAX_INPUTS = 256
 MAX_NAME = 256
 MAX_TEXT = 4096
 
@@ -27,6 +29,8 @@ IR_VERSIONS = (8, 9, 10)
 #: onnxruntime takes settings from some other keys.
 METADATA = ("agent", "checkpoint_sha256", "scenario", "task")
 DTYPES = {1: "float32", 7: "int64", 9: "bool"}
+#: What a constant may be.
+_BYTES_EACH = {"float32": 4, "int64": 8}
 #: The one dimension that is not a number.
 BATCH = "batch"
 Shape = tuple[int | str, ...]
@@ -35,10 +39,11 @@ Shape = tuple[int | str, ...]
 #: no control flow, no subgraphs.
 OPERATORS: dict[str, dict[str, type[int] | type[float]]] = {
     **{op: {} for op in ("Add", "Sub", "Mul", "Div", "Min", "Max", "MatMul", "Where", "Clip")},
-    **{op: {} for op in ("Neg", "Exp", "Sqrt", "Relu", "Sigmoid", "Tanh", "Identity")},
+    **{op: {} for op in ("Neg", "Exp", "Sqrt", "Relu", "Sigmoid", "Tanh", "Round", "Identity")},
     "Gemm": {"alpha": float, "beta": float, "transA": int, "transB": int},
     "LayerNormalization": {"axis": int, "epsilon": float, "stash_type": int},
     "Split": {"axis": int, "num_outputs": int},
+    "Concat": {"axis": int},
     "ArgMax": {"axis": int, "keepdims": int, "select_last_index": int},
 }
 
@@ -56,9 +61,10 @@ class Value(NamedTuple):
 
 
 class Constant(NamedTuple):
-    """An initialiser, always float32. data: its elements, row by row, little-endian; a view into the model's bytes."""
+    """An initialiser, float32 or int64. data: its elements, row by row, little-endian; a view into the model's bytes."""
 
     name: str
+    dtype: str
     shape: tuple[int, ...]
     data: memoryview
 
@@ -170,16 +176,17 @@ def _dtype(number: int, name: str) -> str:
 
 def _constant(fields: dict[str, Any]) -> Constant:
     name, shape, data = fields["name"], tuple(fields["dims"]), fields["raw_data"]
-    if _dtype(fields["data_type"], name) != "float32":
-        refuse(f"holds a constant '{name}' that is not float32")
+    dtype = _dtype(fields["data_type"], name)
+    if dtype not in _BYTES_EACH:
+        refuse(f"holds a constant '{name}' that is neither float32 nor int64")
     elements = 1
     for size in shape:
         if not 1 <= size <= MAX_CONSTANT:
             refuse(f"declares an impossible shape for '{name}'")
         elements *= size
-    if elements * 4 != len(data):
-        refuse(f"declares {elements * 4:,} bytes for '{name}' and holds {len(data):,}")
-    return Constant(name, shape, data)
+    if (size := elements * _BYTES_EACH[dtype]) != len(data):
+        refuse(f"declares {size:,} bytes for '{name}' and holds {len(data):,}")
+    return Constant(name, dtype, shape, data)
 
 
 def _node(fields: dict[str, Any]) -> Node:
@@ -278,7 +285,7 @@ _MESSAGES: dict[str, dict[int, _Field]] = {
         12: _many("output", _nested("value"), 1, 8),
     },
     "node": {
-        1: _many("input", _name, 1, 4),
+        1: _many("input", _name, 1, MAX_INPUTS),
         2: _many("output", _name, 1, 16),
         3: _one("name", _text, required=False),
         4: _one("op_type", _name),

@@ -24,6 +24,7 @@ import msgspec
 
 from agentmixer.errors import AgentMixerError
 from agentmixer.runtime import sandbox
+from agentmixer.runtime.actions import as_array
 from agentmixer.runtime.agent import Agent, InvalidDecision
 from agentmixer.runtime.bundle import AGENT_LIMITS, AgentFiles, open_agent, read_raw
 from agentmixer.runtime.frames import (
@@ -31,7 +32,6 @@ from agentmixer.runtime.frames import (
     MAX_REASON,
     NOWHERE,
     Kind,
-    action_array,
     decision,
     observation,
     pack,
@@ -78,7 +78,7 @@ def serve(link: socket.socket, files: AgentFiles, agent: Agent) -> None:
     leave it with the recurrent state of an episode that is over. A frame that comes twice, or after a later one, is
     refused, so that the recurrent state takes each step at most once and in order. Where the policy gives no valid
     decision, the manifest's fallback action goes back in a frame that says so and why."""
-    fallback = action_array(files.manifest.fallback_action, files.manifest.action_space)
+    fallback = as_array(files.manifest.fallback_action, files.manifest.action_space)
     index, digest = files.manifest.index, bytes.fromhex(files.digest)[:8]
     clock = time.monotonic_ns
     last = (-1, -1)

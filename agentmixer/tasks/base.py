@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from agentmixer.config import Settings
-from agentmixer.contract.spec import MOST_ACTIONS, Discrete, TaskSpec
+from agentmixer.contract.spec import MOST_ACTIONS, NO_BOUND, Box, TaskSpec
 from agentmixer.errors import AgentMixerError, nearest
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Array = Any
 #: Largest observation, state, reward or action bound, either way. Sums of squares of larger numbers, which normalisers
 #: and losses take, overflow in float32.
-LARGEST = 1e15
+LARGEST = NO_BOUND
 
 
 class TaskStep(NamedTuple):
@@ -35,9 +35,10 @@ class TaskStep(NamedTuple):
     won [E] bool, meaningful where an episode ended and the task reports wins.
 
     D and A are the largest of the team; a smaller agent's own elements come first, then zeros (obs) or
-    False (mask). Discrete tasks always give a mask, all True where nothing is forbidden, and at all times where the
-    specification's `has_action_mask` is False. For Box actions the mask is True for each element the agent has. Numbers
-    are finite and at most LARGEST either way.
+    False (mask). A is the `n` of an action space: an entry of the mask belongs to an action (Discrete), to a value of an
+    element (MultiDiscrete, those of element 0 first), or to an element (Box, where it is True). Where nothing is forbidden,
+    and at all times where the specification's `has_action_mask` is False, an agent's whole mask is True. Numbers are finite
+    and at most LARGEST either way.
     """
 
     obs: Array
@@ -66,8 +67,9 @@ class Task(Protocol):
     def reset(self, seed: int, episodes: np.ndarray | None = None) -> TaskStep: ...
 
     def step(self, actions: torch.Tensor) -> TaskStep:
-        """Advance by one step. actions: [N, E] int32 (Discrete), or [N, E, A] float32 in the task's own
-        units and within its bounds (Box; elements an agent does not have are ignored).
+        """Advance by one step. actions: [N, E] int32 where the whole team is Discrete; else [N, E, W] float32, W the
+        specification's `action_size`, in the task's own units and within its bounds, whole numbers where an element is one
+        (elements an agent does not have are ignored).
 
         Raises AgentMixerError naming the environment if it failed."""
         ...
@@ -173,12 +175,18 @@ def check_known(task: str, scenario: str, known: Iterable[str]) -> None:
 
 
 def check_actions(spec: TaskSpec) -> None:
-    """Raise AgentMixerError naming agent and element if an action space cannot be used: too many actions, or bounds
-    that are too large, crossed, or no longer apart as float32."""
+    """Raise AgentMixerError naming agent and element if an action space cannot be used: too many choices, whole numbers
+    that float32 cannot hold, or bounds that are too large, crossed, or no longer apart as float32."""
     for agent, space in zip(spec.agents, spec.action_spaces, strict=True):
-        if isinstance(space, Discrete):
+        if not isinstance(space, Box):
             if space.n > MOST_ACTIONS:
                 raise AgentMixerError(f"agent '{agent}' has {space.n:,} actions; at most {MOST_ACTIONS:,} are possible")
+            for element, (n, start) in enumerate(space.choices):
+                if not -MOST_ACTIONS <= start <= start + n - 1 <= MOST_ACTIONS:
+                    raise AgentMixerError(
+                        f"element {element} of the actions of agent '{agent}' runs from {start:,} to {start + n - 1:,}, "
+                        f"beyond {MOST_ACTIONS:,}, where 32-bit numbers have gaps; let the environment shift its actions"
+                    )
             continue
         for element, (low, high) in enumerate(zip(space.low, space.high, strict=True)):
             bounds = f"element {element} of the actions of agent '{agent}' has the bounds {low!r} and {high!r}"

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from agentmixer.contract.spec import Box, Discrete, TaskSpec
+from agentmixer.runtime.actions import ranges
 from agentmixer.train.joint_policy import ILLEGAL
 from agentmixer.train.networks import Actor
 from agentmixer.train.stack import StackedLayerNorm, StackedLinear, StackedRunningNorm
@@ -19,11 +20,14 @@ class DeployedActor(nn.Module):
     bounds and scaling of real-valued actions, a shared network's per-agent bias. Padding that the stack needs
     for agents of different sizes is cut off.
 
-    Inputs in order: obs [B, D] float32; action_mask [B, A] bool if the task masks; state_in [B, H] float32 if
-    there is memory. Outputs: action, [B] int64 or [B, A] float32 in the task's units (the mode); logits (masked)
-    or mean (in units of half the action range, not clamped) [B, A]; state_out [B, H] if there is memory.
+    Inputs in order: obs [B, D] float32; action_mask [B, A] bool if the task masks and the agent's actions are whole
+    numbers; state_in [B, H] float32 if there is memory. Outputs: action in the task's own terms (the mode), [B] int64
+    (Discrete), [B, W] int64 (MultiDiscrete) or [B, W] float32 (Box); logits (masked) or mean (in units of half the action
+    range, not clamped) [B, A]; state_out [B, H] if there is memory.
     """
 
+    centre: Tensor
+    scale: Tensor
     low: Tensor
     high: Tensor
 
@@ -32,7 +36,8 @@ class DeployedActor(nn.Module):
         body, space = actor.body, spec.action_spaces[index]
         slot = 0 if body.stack == 1 else index
         self.obs, self.actions, self.memory = spec.obs_sizes[index], space.n, body.memory
-        self.masked, self.discrete = spec.has_action_mask, isinstance(space, Discrete)
+        self.space, real = space, isinstance(space, Box)
+        self.masked = spec.has_action_mask and not real
         self.norm = _input_norm(body.norm, slot, self.obs)
         linears = [_linear(layer, slot) for layer in body.linears]
         linears[0].weight.data = linears[0].weight.data[:, : self.obs].clone()
@@ -46,9 +51,9 @@ class DeployedActor(nn.Module):
         self.head = _linear(actor.head, slot)
         self.head.weight.data = self.head.weight.data[: space.n].clone()
         self.head.bias.data = self.head.bias.data[: space.n].clone()
-        if isinstance(space, Box):
-            self.register_buffer("low", torch.tensor(space.low))
-            self.register_buffer("high", torch.tensor(space.high))
+        if real:
+            for name, bound in ranges(space)._asdict().items():
+                self.register_buffer(name, torch.from_numpy(bound))
 
     @property
     def inputs(self) -> list[str]:
@@ -58,7 +63,8 @@ class DeployedActor(nn.Module):
     @property
     def outputs(self) -> list[str]:
         """Names of the outputs, in order."""
-        return ["action", "logits" if self.discrete else "mean"] + ["state_out"] * (self.memory > 0)
+        policy = "mean" if isinstance(self.space, Box) else "logits"
+        return ["action", policy] + ["state_out"] * (self.memory > 0)
 
     def forward(self, obs: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         x = self.norm(obs)
@@ -69,11 +75,16 @@ class DeployedActor(nn.Module):
             state_out = self._recur(x, rest[-1])
             x, after = self.gru_norm(state_out), (state_out,)
         raw = self.head(x)
-        if self.discrete:
-            logits = torch.where(rest[0], raw, ILLEGAL) if self.masked else raw
-            return logits.argmax(-1), logits, *after
-        centre, half = (self.low + self.high) / 2, (self.high - self.low) / 2
-        return torch.minimum(torch.maximum(centre + half * raw, self.low), self.high), raw, *after
+        space = self.space
+        if isinstance(space, Box):
+            scaled = self.centre + self.scale * raw
+            scaled = scaled.round() if space.whole else scaled
+            return torch.minimum(torch.maximum(scaled, self.low), self.high), raw, *after
+        logits = torch.where(rest[0], raw, ILLEGAL) if self.masked else raw
+        if isinstance(space, Discrete):
+            return logits.argmax(-1) + space.start, logits, *after
+        chosen = [part.argmax(-1) for part in logits.split(space.sizes, -1)]
+        return torch.stack(chosen, -1) + torch.tensor(space.starts), logits, *after
 
     def _recur(self, x: Tensor, h: Tensor) -> Tensor:
         input_reset, input_update, input_new = self.gru_input(x).chunk(3, -1)

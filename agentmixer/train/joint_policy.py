@@ -16,9 +16,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from agentmixer.contract.spec import TaskSpec
-from agentmixer.train.settings import AgentMixerTeamSettings
-
 #: Logit of an illegal action: finite, so that 0 * log 0 stays 0 in entropies and gradients.
 ILLEGAL = -1e10
 #: PM's outputs are clamped here; sigmoid(15) differs from 1 by 3e-7.
@@ -41,7 +38,7 @@ class JointPolicy(Protocol):
         ...
 
     def actor_mode(self, policy: Tensor) -> Tensor:
-        """Each actor's most likely action: [N, B] int64, or [N, B, A] float32."""
+        """Each actor's most likely action: [N, B] int64, or [N, B, W] float32 (see `Team`)."""
         ...
 
     def noise(self, shape: tuple[int, ...], generators: Sequence[torch.Generator]) -> Tensor:
@@ -74,6 +71,10 @@ class JointPolicy(Protocol):
         measure, because the joint policy's mode is the actor's by definition."""
         ...
 
+    def anneal(self, start: float, end: float, schedule: str, progress: float) -> None:
+        """Set the temperature, of a kind that has one (`GumbelJoint`)."""
+        ...
+
 
 def mask_logits(logits: Tensor, mask: Tensor) -> Tensor:
     """Illegal actions (mask False) get ILLEGAL. Shapes equal."""
@@ -89,7 +90,7 @@ class Categorical(NamedTuple):
     log_pi: Tensor
 
 
-class _Discrete:
+class DiscreteJoint:
     """What kinds for discrete actions share. A policy is the actor's masked logits [N, B, A]."""
 
     def policy(self, raw: Tensor, mask: Tensor) -> Tensor:
@@ -131,6 +132,9 @@ class _Discrete:
     def agree(self, joint: Categorical, policy: Tensor) -> Tensor:
         return self.mode(joint) == self.actor_mode(policy)
 
+    def anneal(self, start: float, end: float, schedule: str, progress: float) -> None:
+        """There is no temperature."""
+
 
 def sample(logits: Tensor, noise: Tensor) -> Tensor:
     """One action a policy by the Gumbel-max trick; logits need not be normalised, noise is exponential, both [..., A]
@@ -147,7 +151,7 @@ def drawn(fill: Callable[..., Any], shape: tuple[int, ...], generators: Sequence
     return noise
 
 
-class GumbelJoint(_Discrete):
+class GumbelJoint(DiscreteJoint):
     """Eq. 12 as published: softmax((log pi + g) / tau), g = -log(-log u), u = sigmoid(score).
 
     -log sigmoid(x) = softplus(-x), so g = -log softplus(-x), which stays finite where u rounds to 1. What
@@ -171,7 +175,7 @@ class GumbelJoint(_Discrete):
         return (policy - torch.log(F.softplus(-score.clamp(-SCORE_LIMIT, SCORE_LIMIT)))) / self.tau
 
 
-class GapJoint(_Discrete):
+class GapJoint(DiscreteJoint):
     """PM scales every action's distance from the actor's mode: joint logit_a = -(max_b l_b - l_a) * f_a, f_a > 0.
 
     The mode has distance zero and all others less than none of it, so the joint policy's mode is the actor's for
@@ -187,7 +191,7 @@ class GapJoint(_Discrete):
         return -gap * torch.exp(self.reach * torch.tanh(score / self.reach))
 
 
-class ProductJoint(_Discrete):
+class ProductJoint(DiscreteJoint):
     """The product of the actors' own policies. PM's output plays no part: what MAPPO trains."""
 
     def scores(self, policy: Tensor, score: Tensor) -> Tensor:
@@ -247,9 +251,5 @@ class GaussianJoint:
     def agree(self, joint: Gaussian, policy: Tensor) -> None:
         """Nothing to measure: the joint policy's mean is the actors' means themselves."""
 
-
-def make_joint(spec: TaskSpec, settings: AgentMixerTeamSettings) -> JointPolicy:
-    """The kind of joint policy that settings and actions ask for."""
-    if not spec.discrete:
-        return GaussianJoint(settings.std_low, settings.std_high)
-    return GumbelJoint(settings.tau) if settings.joint == "gumbel" else GapJoint(settings.reach)
+    def anneal(self, start: float, end: float, schedule: str, progress: float) -> None:
+        """There is no temperature."""

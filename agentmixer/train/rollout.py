@@ -117,7 +117,7 @@ def _room(team: Team, critic: Critic, steps: int, envs: int) -> Rollout:
         obs=room(rows, max(spec.obs_sizes)),
         mask=room(rows, team.actions, dtype=torch.bool),
         active=room(rows, dtype=torch.bool),
-        action=room(rows, dtype=torch.int64) if spec.discrete else room(rows, team.actions),
+        action=room(rows, dtype=torch.int64) if spec.discrete else room(rows, spec.action_size),
         log_prob=room(rows),
         actor_memory=room(rows, team.actor.body.memory),
         critic_memory=room(critics, critic.body.memory),

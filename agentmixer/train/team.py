@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from agentmixer.contract.spec import Box, TaskSpec
+from agentmixer.contract.spec import Discrete, TaskSpec
 from agentmixer.errors import AgentMixerError
+from agentmixer.train.action_ranges import team_ranges
 from agentmixer.train.deployed import DeployedActor
 from agentmixer.train.joint_policy import JointPolicy, drawn
 from agentmixer.train.networks import Actor
@@ -32,8 +33,9 @@ class Team:
     Every array leads with the team: where shapes say N, it is K * N, team after team, and E of a state is K * E.
 
     Shapes: K teams, N agents, E environments, B rows (environments, or steps of them), A actions or action elements, H
-    hidden, M memory (H, or 0 without a GRU), Z signal. An action is [N, E] int64 or [N, E, A] float32, the latter in units
-    of half the action range; `to_task` puts it into the task's own terms.
+    hidden, M memory (H, or 0 without a GRU), Z signal, W elements of the longest action. An action is [N, E] int64, the
+    number of a choice, where the whole team is Discrete; else [N, E, W] float32: numbers of choices, and real values in
+    units of half the action range. `to_task` puts it into the task's own terms.
     """
 
     def __init__(
@@ -52,7 +54,8 @@ class Team:
         self.generators, self.count, self.device = list(generators), len(generators), generators[0].device.type
         self.actions = most_actions(spec)
         self.signal, self.signal_per = signal, signal_per
-        self._bounds = _bounds(spec, self.count, self.device)
+        self._starts = _starts(spec, self.count, self.device)
+        self._ranges = None if spec.discrete else team_ranges(spec, self.count, self.device)
 
     # ---- what is remembered from step to step ----------------------------------------------------
 
@@ -140,11 +143,10 @@ class Team:
         return kind.actor_sample(actors.policy, self.action_noise(obs.shape[1])), actors.memory
 
     def to_task(self, action: Tensor) -> Tensor:
-        """Actions as the task takes them: [N, E] int32, or [N, E, A] float32 in its own units and bounds."""
-        if self._bounds is None:
-            return action.int()
-        low, high = self._bounds
-        return torch.clamp((low + high) / 2 + (high - low) / 2 * action, low, high)
+        """Actions as the task takes them: [N, E] int32, or [N, E, W] float32 in its own units and bounds."""
+        if self._ranges is None:
+            return action.int() if self._starts is None else (action + self._starts).int()
+        return self._ranges.action(action)
 
     def deployed(self, index: int) -> DeployedActor:
         """Agent `index` alone, as it is exported: its actor, on the processor, with nothing of PM or the others."""
@@ -183,18 +185,11 @@ def weights_from(generator: torch.Generator) -> Iterator[None]:
 
 
 def most_actions(spec: TaskSpec) -> int:
-    """A: the largest number of actions, or of action elements, that an agent has."""
+    """A: the largest number of choices, or of real-valued action elements, that an agent has."""
     return max(space.n for space in spec.action_spaces)
 
 
-def _bounds(spec: TaskSpec, teams: int, device: str) -> tuple[Tensor, Tensor] | None:
-    """Lowest and highest action of every element, [K * N, 1, A], zero where an agent has none; None if discrete."""
-    if spec.discrete:
-        return None
-    bounds = torch.zeros(2, spec.num_agents, 1, most_actions(spec))
-    for i, space in enumerate(spec.action_spaces):
-        assert isinstance(space, Box)
-        bounds[0, i, 0, : space.n] = torch.tensor(space.low)
-        bounds[1, i, 0, : space.n] = torch.tensor(space.high)
-    low, high = bounds.repeat(1, teams, 1, 1).to(device)
-    return low, high
+def _starts(spec: TaskSpec, teams: int, device: str) -> Tensor | None:
+    """The first action of every agent of a Discrete team, [K * N, 1]; None if all start at 0."""
+    starts = [space.start for space in spec.action_spaces if isinstance(space, Discrete)]
+    return torch.tensor(starts * teams, device=device).unsqueeze(1) if spec.discrete and any(starts) else None

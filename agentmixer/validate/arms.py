@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
-from agentmixer.contract.spec import TaskSpec
+from agentmixer.contract.spec import Box, TaskSpec
 from agentmixer.host.lock_step import Decision, Host
 from agentmixer.tasks import Task
 from agentmixer.tasks.base import TaskStep, to_torch
@@ -22,7 +22,7 @@ class Arm(Protocol):
     def reset(self, episode: int) -> None: ...
 
     def act(self, step: TaskStep) -> np.ndarray:
-        """Actions for the current step of a task with one environment: [N] int32 or [N, A] float32."""
+        """Actions for the current step of a task with one environment: [N] int32 or [N, W] float32."""
         ...
 
 
@@ -30,18 +30,18 @@ class TorchArm:
     """The trained team in process: at each step the actors' policies, and what PM makes of them, on the same inputs.
 
     Counts on how many decisions of agents that can act both have the same mode (Definition 6; nothing is counted where
-    that holds by definition), and keeps the logits of discrete actors, to judge near ties by. Which of the two modes acts is the subclass's."""
+    that holds by definition), and keeps what the actors gave, to judge near ties by. Which of the two modes acts is the subclass's."""
 
     joint_acts: bool
 
     def __init__(self, team: Team):
         self.team = team
-        self.logits: list[list[np.ndarray]] = []
+        self.policies: list[list[np.ndarray]] = []
         self.agreed = self.decided = 0
 
     def reset(self, episode: int) -> None:
         self.memory, self.episode_start = self.team.memory(1), torch.ones(1)
-        self.logits.append([])
+        self.policies.append([])
 
     @torch.no_grad()
     def act(self, step: TaskStep) -> np.ndarray:
@@ -57,10 +57,19 @@ class TorchArm:
         if (agree := kind.agree(joint, actors.policy)) is not None:
             self.agreed += int((agree & active).sum())
             self.decided += int(active.sum())
-        if team.spec.discrete:
-            self.logits[-1].append(actors.policy[:, 0].cpu().numpy())
+        self.policies[-1].append(actors.policy[:, 0].cpu().numpy())
         action = kind.mode(joint) if self.joint_acts else kind.actor_mode(actors.policy)
         return team.to_task(action)[:, 0].cpu().numpy()
+
+
+def own_masks(spec: TaskSpec, masks: np.ndarray) -> list[np.ndarray | None] | None:
+    """What each agent is told that it may do, [A_i] bool, None where real values are never masked; None if the task does
+    not mask. masks [N, A]."""
+    if not spec.has_action_mask:
+        return None
+    return [
+        None if isinstance(space, Box) else row[: space.n] for row, space in zip(masks, spec.action_spaces, strict=True)
+    ]
 
 
 class JointArm(TorchArm):
@@ -85,7 +94,7 @@ class DeployedArm:
         #: For each agent the decisions that came in time and were applied, by the host's episode and step.
         self.applied: list[dict[tuple[int, int], np.ndarray]] = [{} for _ in spec.agents]
         self._episode = self._step = 0
-        self._room = (spec.num_agents, max(space.n for space in spec.action_spaces))
+        self._room = (spec.num_agents, spec.action_size)
 
     def reset(self, episode: int) -> None:
         # Counted on by the host, so that the same episodes may be played again over the same links.
@@ -95,9 +104,9 @@ class DeployedArm:
         spec = self.spec
         seen, masks = np.asarray(step.obs)[:, 0], np.asarray(step.action_mask)[:, 0]
         obs = [row[:size] for row, size in zip(seen, spec.obs_sizes, strict=True)]
-        mine = [row[: space.n] for row, space in zip(masks, spec.action_spaces, strict=True)]
+        mine = own_masks(spec, masks)
         begin = time.monotonic_ns()
-        decisions = self.host.step(self._episode, self._step, obs, mine if spec.has_action_mask else None)
+        decisions = self.host.step(self._episode, self._step, obs, mine)
         self.step_ns.append(time.monotonic_ns() - begin)
         self.decisions.append(decisions)
         for applied, decision in zip(self.applied, decisions, strict=True):
@@ -113,7 +122,7 @@ class DeployedArm:
 
 
 class Played(NamedTuple):
-    """Episodes of one arm, in order. actions: one [T, N] or [T, N, A] array an episode; shadow: what the shadow
+    """Episodes of one arm, in order. actions: one [T, N] or [T, N, W] array an episode; shadow: what the shadow
     would have done on the very same observations; unended: episodes that were cut off, which are lost."""
 
     returns: np.ndarray

@@ -62,7 +62,9 @@ def _check_run(path: Path, context: Context) -> None:
 
 
 def _replayed(bundle: Bundle, name: str, golden: Golden, what: str) -> None:
-    result = replay(golden, graph_step(bundle.agents[name].model), bundle.team.tolerances)
+    result = replay(
+        golden, graph_step(bundle.agents[name].model), bundle.agents[name].manifest.action_space, bundle.team.tolerances
+    )
     if not result.passed:
         raise AgentMixerError(
             f"agent {name} departs from {what} at step {result.first_failure} (outputs by up to "

@@ -12,10 +12,11 @@ import numpy as np
 from agentmixer import intervals
 from agentmixer.contract.manifest import Tolerances
 from agentmixer.contract.results import Check, Report, Status, judged
+from agentmixer.contract.spec import Box, TaskSpec
 from agentmixer.host.agent_process import AgentLost
 from agentmixer.host.lock_step import Decision, Host
+from agentmixer.runtime.actions import array_type, is_near_tie
 from agentmixer.runtime.bundle import Bundle
-from agentmixer.runtime.golden import is_near_tie
 from agentmixer.tasks import Task
 from agentmixer.train import checkpoint
 from agentmixer.train.evaluate import longest_episode
@@ -42,7 +43,7 @@ class ParityCheck(Check):
     fallbacks: int
     different: int
     near_ties: int
-    #: Largest difference of a real-valued action element, in the task's units; None for discrete actions.
+    #: Largest difference of a real-valued action element, in the task's units; None if no agent has one.
     largest_error: float | None
     #: Where they first part beyond a near tie or the tolerance: episode, step, agent, both actions; None if never.
     first: dict[str, Any] | None
@@ -98,14 +99,14 @@ class DeploySimReport(Report):
 
 
 def compare(
-    played: Played, logits: list[list[np.ndarray]], agents: tuple[str, ...], tolerances: Tolerances,
+    played: Played, policies: list[list[np.ndarray]], spec: TaskSpec, tolerances: Tolerances,
     decided: np.ndarray | None = None,
 ) -> ParityCheck:  # fmt: skip
     """Hold what the deployed arm did against what its shadow, the torch actors, would have done at every step.
 
-    logits[episode][step]: [N, A], the actors' (discrete actions only). decided: [steps of all episodes, N] bool, where an
-    agent's decision came in time; everywhere unless given. Real-valued actions are equal within the tolerances,
-    discrete ones exactly."""
+    policies[episode][step]: [N, A], the actors'. decided: [steps of all episodes, N] bool, where an agent's decision came in
+    time; everywhere unless given. Real values are equal within the tolerances, whole numbers exactly."""
+    agents, real = spec.agents, np.array([isinstance(space, Box) and not space.whole for space in spec.action_spaces])
     steps = actions = different = ties = 0
     largest: float | None = None
     first: dict[str, Any] | None = None
@@ -115,16 +116,18 @@ def compare(
         )
         steps += len(deployed)
         actions += int(counted.sum())
-        discrete = deployed.ndim == 2
-        if discrete:
-            parted = deployed != actors
-        else:
-            largest = max(largest or 0.0, float(np.abs(deployed - actors)[counted].max(initial=0.0)))
-            parted = ~np.isclose(deployed, actors, tolerances.relative, tolerances.absolute).all(-1)
+        ours, theirs = deployed.reshape(*counted.shape, -1), actors.reshape(*counted.shape, -1)
+        parted = (ours != theirs).any(-1)
+        if real.any():
+            largest = max(largest or 0.0, float(np.abs(ours - theirs)[counted & real].max(initial=0.0)))
+            apart = ~np.isclose(ours, theirs, tolerances.relative, tolerances.absolute).all(-1)
+            parted = np.where(real, apart, parted)
         parted &= counted
         different += int(parted.sum())
         for t, agent in np.argwhere(parted):
-            if discrete and is_near_tie(logits[episode][t][agent], int(deployed[t, agent]), tolerances):
+            space = spec.action_spaces[agent]
+            mine = ours[t, agent, : space.size].astype(array_type(space)[0])
+            if is_near_tie(space, policies[episode][t][agent], mine, tolerances):
                 ties += 1
             elif first is None:
                 first = {
@@ -135,7 +138,8 @@ def compare(
                     "deployed": deployed[t, agent].tolist(),
                 }
     fallbacks = steps * len(agents) - actions
-    how = f"{ties} near ties" if largest is None else f"largest error {largest:.1e}"
+    hows = [] if real.all() else [f"{ties} near ties"]
+    how = ", ".join(hows if largest is None else [*hows, f"largest error {largest:.1e}"])
     if fallbacks:
         how += f"; {fallbacks:,} fallbacks are not compared"
     if first:
@@ -228,8 +232,8 @@ def _deploy_sim(
         checks=(
             compare(
                 played["deployed"],
-                shadow.logits,
-                task.spec.agents,
+                shadow.policies,
+                task.spec,
                 bundle.team.tolerances,
                 np.array([[d.in_time and d.invalid is None for d in step] for step in deployed.decisions]),
             ),

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from agentmixer.contract.spec import Box, Discrete, MultiDiscrete
 from agentmixer.export.bundle_writer import AgentParts, certified, write_bundle
 from agentmixer.export.graph import check as check_graph
 from agentmixer.runtime.bundle import Bundle
@@ -58,11 +59,13 @@ class Draft:
         return parse(files.golden, files.manifest)
 
     def other(self) -> str:
-        """Another agent."""
-        names = list(self.bundle.agents)
-        if len(names) < 2:
-            raise DoesNotApply("a team of one")
-        return names[1]
+        """Another agent, with the same inputs, outputs and actions."""
+        mine = self.manifests[self.name]
+        for name, theirs in self.manifests.items():
+            pairs = ((m.inputs, m.outputs, m.action_space) for m in (mine, theirs))
+            if name != self.name and len(set(pairs)) == 1:
+                return name
+        raise DoesNotApply("no two agents are alike" if len(self.manifests) > 1 else "a team of one")
 
     def write(self, path: Path) -> None:
         """The bundle with every digest and certificate made anew. Every graph still follows the conventions."""
@@ -108,6 +111,18 @@ class Draft:
         """Raise DoesNotApply without a mask."""
         if self.manifests[self.name].mask_rule == "none":
             raise DoesNotApply("no mask")
+
+    def whole_numbers(self) -> Discrete | MultiDiscrete:
+        """The agent's action space. Raises DoesNotApply if its actions are real-valued."""
+        space = self.manifests[self.name].action_space
+        if isinstance(space, Box):
+            raise DoesNotApply("real-valued actions")
+        return space
+
+    def real_values(self) -> None:
+        """Raise DoesNotApply unless the agent's actions are real-valued."""
+        if not isinstance(self.manifests[self.name].action_space, Box):
+            raise DoesNotApply("discrete actions")
 
     def add_hidden_input(self) -> None:
         """The graph reads the global state and adds a little of it to its logits or means."""

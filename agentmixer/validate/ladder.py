@@ -24,7 +24,7 @@ import torch
 
 from agentmixer.contract.manifest import AgentManifest, Tolerances
 from agentmixer.contract.results import Check, Report, judged
-from agentmixer.export.exporter import record
+from agentmixer.export.exporter import own_action, record
 from agentmixer.export.graph_step import graph_step
 from agentmixer.runtime.agent import Agent
 from agentmixer.runtime.bundle import AgentFiles, Bundle
@@ -143,8 +143,7 @@ def _answers(team: Team, index: int, obs: np.ndarray, mask: np.ndarray, state: n
     )
     action, space = team.to_task(team.joint_policy.actor_mode(policy))[index], spec.action_spaces[index]
     return Golden(
-        obs, mask, np.ones(len(obs), bool), (action.long() if spec.discrete else action[:, : space.n]).numpy(),
-        policy[index, :, : space.n].numpy(), after[index].numpy(),
+        obs, mask, np.ones(len(obs), bool), own_action(spec, index, action), policy[index, :, : space.n].numpy(), after[index].numpy(),
     )  # fmt: skip
 
 
@@ -226,7 +225,7 @@ def _judge(
         return out
 
     with np.errstate(invalid="ignore", over="ignore"):
-        result = replay(trace.golden, watched, tolerances)
+        result = replay(trace.golden, watched, manifest.action_space, tolerances)
     error, first = max(result.policy_error, result.state_error), None
     if (t := result.first_failure) is not None:
         first = {

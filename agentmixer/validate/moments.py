@@ -12,7 +12,7 @@ from agentmixer.host.lock_step import Host
 from agentmixer.runtime.bundle import Bundle
 from agentmixer.tasks import Task
 from agentmixer.tasks.base import TaskStep
-from agentmixer.validate.arms import DeployedArm
+from agentmixer.validate.arms import DeployedArm, own_masks
 
 #: Episodes of their own, apart from training, evaluation, golden traces and deploy-sim.
 LOCALITY_SEED = 4_000_037
@@ -26,7 +26,7 @@ class Moment(NamedTuple):
 
     episode: int
     obs: list[np.ndarray]
-    masks: list[np.ndarray] | None
+    masks: list[np.ndarray | None] | None
     step: TaskStep
     actions: list[np.ndarray]
 
@@ -49,9 +49,8 @@ def record(bundle: Bundle, task: Task, steps: int, seed: int = LOCALITY_SEED) ->
                     raise AgentMixerError(f"an agent was silent for {PATIENCE_S:.0f} s; is this machine overloaded?")
                 kept = TaskStep(*(np.array(array) for array in step))
                 obs = [kept.obs[i, 0, :size] for i, size in enumerate(spec.obs_sizes)]
-                masks = [kept.action_mask[i, 0, : space.n] for i, space in enumerate(spec.action_spaces)]
                 actions = [np.asarray(decision.action) for decision in decisions]
-                moments.append(Moment(episode, obs, masks if spec.has_action_mask else None, kept, actions))
+                moments.append(Moment(episode, obs, own_masks(spec, kept.action_mask[:, 0]), kept, actions))
                 step = task.step(torch.from_numpy(action[:, None].copy()))
                 ended = bool(np.asarray(step.terminated)[0] or np.asarray(step.truncated)[0])
             episode += 1

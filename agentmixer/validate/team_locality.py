@@ -28,7 +28,7 @@ class Inputs(NamedTuple):
     """What a team is given in one step, and the order in which its agents get it."""
 
     obs: list[np.ndarray]
-    masks: list[np.ndarray] | None
+    masks: list[np.ndarray | None] | None
     order: list[int]
 
 
@@ -49,7 +49,9 @@ def _replacing(kind: str, index: int) -> Change:
         obs = [mine if j == index else replaced(kind, mine, generator) for j, mine in enumerate(given.obs)]
         masks = given.masks
         if masks is not None and kind == "noise":
-            masks = [mine if j == index else _random_mask(mine, generator) for j, mine in enumerate(masks)]
+            masks = [
+                mine if mine is None or j == index else _random_mask(mine, generator) for j, mine in enumerate(masks)
+            ]
         return Inputs(obs, masks, given.order)
 
     return change
@@ -109,7 +111,8 @@ class _Team:
 
     def _ask(self, agent: AgentProcess, step: int, given: Inputs) -> bool:
         seen = given.obs[agent.index].tobytes()
-        mask = b"" if given.masks is None else given.masks[agent.index].tobytes()
+        legal = None if given.masks is None else given.masks[agent.index]
+        mask = b"" if legal is None else legal.tobytes()
         sizes = (len(seen), len(mask))
         now, patience_us = time.monotonic_ns(), int(PATIENCE_S * 1e6)
         frame = pack(Kind.OBSERVE, agent.index, agent.digest, seen + mask, self.episode, step, now, patience_us, *sizes)

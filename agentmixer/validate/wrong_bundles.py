@@ -137,7 +137,8 @@ def _swap_folders(draft: Draft) -> None:
     _swap_graphs(draft)
     draft.manifests[a], draft.manifests[b] = draft.manifests[b], draft.manifests[a]
     draft.goldens[a], draft.goldens[b] = draft.goldens[b], draft.goldens[a]
-    for name, index in ((a, 0), (b, 1)):
+    for name in (a, b):
+        index = draft.team.task.agents.index(name)
         draft.manifests[name] = msgspec.structs.replace(draft.manifests[name], agent=name, index=index)
 
 
@@ -157,9 +158,19 @@ def _golden_of_the_wrong(draft: Draft) -> None:
     draft.goldens[draft.name] = dump(golden._replace(action=action, policy=policy, state_out=state_out))
 
 
+def _drop_start(draft: Draft) -> None:
+    starts = [start for _, start in draft.whole_numbers().choices]
+    action = draft.graph.node[draft.producer("action")]
+    if action.op_type != "Add" or not any(starts):
+        raise DoesNotApply("actions that count from 0")
+    added = next(tensor for tensor in draft.graph.initializer if tensor.name == action.input[1])
+    added.CopyFrom(
+        numpy_helper.from_array(numpy_helper.to_array(added) - np.array(starts).reshape(added.dims), added.name)
+    )
+
+
 def _drop_scale(draft: Draft) -> None:
-    if draft.team.task.discrete:
-        raise DoesNotApply("discrete actions")
+    draft.real_values()
     value, dropped = "action", []
     while value != "mean":
         node = draft.graph.node[draft.producer(value)]
@@ -174,8 +185,7 @@ def _drop_scale(draft: Draft) -> None:
 
 
 def _drop_clamp(draft: Draft) -> None:
-    if draft.team.task.discrete:
-        raise DoesNotApply("discrete actions")
+    draft.real_values()
     index = draft.producer("action")
     value = draft.graph.node[index].input[0]
     while draft.graph.node[draft.producer(value)].op_type in {"Min", "Max", "Clip"}:
@@ -209,6 +219,7 @@ MUTATIONS = (
     Mutation("graphs permuted", "agent 0 has agent 1's graph and the other way round", _swap_graphs),
     Mutation("folders permuted", "the same with golden traces, manifests rewritten to fit", _swap_folders),
     Mutation("golden of the wrong", "weights 1 % off, and the golden trace recorded from them", _golden_of_the_wrong),
+    Mutation("start dropped", "whole numbers count from 0, where the space says from another", _drop_start),
     Mutation("scale dropped", "actions stay in units of half their range", _drop_scale),
     Mutation("clamp dropped", "actions may leave their bounds", _drop_clamp),
 )  # fmt: skip

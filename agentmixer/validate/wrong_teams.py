@@ -64,7 +64,7 @@ def _one_late() -> Callable[[bytes], bytes]:
 class _SwappingHost(Host):
     """Gives the first two agents each other's observation and mask."""
 
-    def step(self, episode: int, step: int, obs: list[np.ndarray], masks: list[np.ndarray] | None) -> Any:
+    def step(self, episode: int, step: int, obs: list[np.ndarray], masks: list[np.ndarray | None] | None) -> Any:
         first, second, *rest = obs
         if masks is not None:
             masks = [masks[1], masks[0], *masks[2:]]
@@ -108,7 +108,7 @@ def check_parity(host: Host, context: Context) -> tuple[str, str] | None:
     played = Played(
         np.zeros(count), np.zeros(count, bool), [np.stack(rows) for rows in taken], [np.stack(rows) for rows in beside]
     )
-    parity = compare(played, shadow.logits, spec.agents, context.bundle.team.tolerances)
+    parity = compare(played, shadow.policies, spec, context.bundle.team.tolerances)
     if parity.passed:
         return None
     return (

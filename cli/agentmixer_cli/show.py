@@ -13,7 +13,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from agentmixer.contract.spec import Action, ActionSpace, Discrete
+from agentmixer.contract.spec import Action, ActionSpace, Discrete, MultiDiscrete
 from agentmixer_cli.opening import TrustedOption
 from agentmixer_cli.terminal import Terminal
 
@@ -79,11 +79,10 @@ def _print_agents(console: Terminal, agents: list[AgentSheet]) -> None:
     console.print()
     console.print(Text(", ".join(agent.agent for agent in agents), style="bold"))
     first = agents[0]
-    discrete = isinstance(first.action_space, Discrete)
     console.print(
         _rows(
-            *(("input", _tensor(tensor, discrete)) for tensor in first.inputs),
-            *(("output", _tensor(tensor, discrete)) for tensor in first.outputs),
+            *(("input", _tensor(tensor, first.action_space)) for tensor in first.inputs),
+            *(("output", _tensor(tensor, first.action_space)) for tensor in first.outputs),
             ("memory", f"{first.memory:,} float32; zeros when an episode starts" if first.memory else "none"),
             ("mask", _MASKS[first.mask_rule]),
             ("actions", _space(first.action_space)),
@@ -142,12 +141,12 @@ def _columns(texts: Iterable[str]) -> Columns:
     return Columns([Text(text, overflow="fold") for text in texts], column_first=True, padding=(0, 2))
 
 
-def _tensor(tensor: TensorSpec, discrete: bool) -> str:
+def _tensor(tensor: TensorSpec, space: ActionSpace) -> str:
     """A tensor's name, type, shape without the batch, bounds and units."""
     units = {
         "obs": "raw, in the task's units",
         "action_mask": "True: legal",
-        "action": "number of the action" if discrete else "in the task's units",
+        "action": "number of the action" if isinstance(space, Discrete) else "in the task's units",
         "logits": "without a unit",
         "mean": "in units of half the action range, before clamping",
     }.get(tensor.name, "recurrent state")
@@ -158,10 +157,15 @@ def _tensor(tensor: TensorSpec, discrete: bool) -> str:
 
 def _space(space: ActionSpace) -> RenderableType:
     if isinstance(space, Discrete):
-        return f"discrete, 0 to {space.n - 1:,}"
-    bounds = list(zip(space.low, space.high, strict=True))
+        return f"discrete, {space.start:,} to {space.start + space.n - 1:,}"
+    bounds: list[tuple[float, float]]
+    if isinstance(space, MultiDiscrete):
+        kind, bounds = "whole numbers", [(start, start + n - 1) for n, start in space.choices]
+    else:
+        kind = "rounded to whole numbers" if space.whole else "real-valued"
+        bounds = list(zip(space.low, space.high, strict=True))
     if len(set(bounds)) == 1:
-        return f"{space.n:,} real-valued, each from {space.low[0]:g} to {space.high[0]:g}"
+        return f"{space.size:,} {kind}, each from {bounds[0][0]:g} to {bounds[0][1]:g}"
     return _columns(f"[{i}] from {low:g} to {high:g}" for i, (low, high) in enumerate(bounds))
 
 

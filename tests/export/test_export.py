@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import box_spec, tiny_algorithm, tiny_spec
+from conftest import box_spec, tiny_algorithm, tiny_spec, unlike_spec
 from onnx import TensorProto, helper
 from torch import nn
 
@@ -148,7 +148,7 @@ def test_a_broken_policy_does_not_pass_parity(exported: Exported) -> None:
     files = read_bundle(exported.path).agents["agent_0"]
     golden, model = parse(files.golden, files.manifest), onnx.load_from_string(files.model)
     actor = SimpleNamespace(inputs=["obs", "action_mask", "state_in"], outputs=None, memory=16)
-    good = evaluators(actor, model)["onnxruntime"]  # type: ignore[arg-type]
+    good, space = evaluators(actor, model)["onnxruntime"], files.manifest.action_space  # type: ignore[arg-type]
     swap = np.arange(97)
     swap[[90, 91]] = [91, 90]
     broken = {
@@ -157,9 +157,9 @@ def test_a_broken_policy_does_not_pass_parity(exported: Exported) -> None:
         "swapped columns": lambda o, m, s: good(o[:, swap], m, s),
     }
     for run in (lambda step: step, lambda step: side_by_side(golden, step)):
-        assert replay(golden, run(good), Tolerances()).passed
+        assert replay(golden, run(good), space, Tolerances()).passed
         for name, step in broken.items():
-            assert not replay(golden, run(step), Tolerances()).passed, name
+            assert not replay(golden, run(step), space, Tolerances()).passed, name
 
 
 def test_episodes_side_by_side_are_the_episodes_one_after_the_other() -> None:
@@ -262,8 +262,12 @@ def test_ragged_real_valued_agents_are_exported_without_their_padding(recurrent:
 
 @pytest.mark.parametrize(
     ("spec", "settings"),
-    [(tiny_spec(), {}), (box_spec(), {"share_parameters": False, "recurrent_actor": False, "input_norm": "running"})],
-    ids=["discrete", "real-valued"],
+    [
+        (tiny_spec(), {}),
+        (box_spec(), {"share_parameters": False, "recurrent_actor": False, "input_norm": "running"}),
+        (unlike_spec(), {"share_parameters": False, "recurrent_actor": False}),
+    ],
+    ids=["discrete", "real-valued", "discrete from 2"],
 )
 def test_the_graph_is_the_one_that_torch_traces(spec: TaskSpec, settings: dict[str, object]) -> None:
     """The same operators in the same order with the same attributes and constants; names alone are the exporter's own."""

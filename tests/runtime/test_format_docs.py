@@ -31,9 +31,10 @@ from agentmixer.contract.manifest import (
     Tolerances,
     decode,
 )
-from agentmixer.contract.spec import Box, Discrete, TaskSpec
+from agentmixer.contract.spec import Box, Discrete, MultiDiscrete, TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.runtime import frames, golden
+from agentmixer.runtime.actions import array_type
 from agentmixer.runtime.agent import Agent
 from agentmixer.runtime.bundle import read_agent
 from agentmixer.runtime.frames import HEADER, MAX_FRAME, MAX_REASON, NOWHERE, Frame, Kind, action_of, pack, unpack
@@ -90,6 +91,7 @@ def json_type(kind: inspect.Type) -> str:
         ("### A tensor of `inputs` and `outputs`", TensorSpec),
         ("### `state`", StateSpec),
         ("### `action_space`, discrete", Discrete),
+        ("### `action_space`, rows of whole numbers", MultiDiscrete),
         ("### `action_space`, real-valued", Box),
         ("### `source`", Source),
         ("## team.json\n", TeamManifest),
@@ -158,6 +160,8 @@ def test_shapes_in_a_manifest_have_no_batch(tmp_path: Path) -> None:
             shapes = (letters, ["batch", *letters], ["1", *letters])
             key = f"{value.name}, {space}" if value.name == "action" else value.name
             found[key] = [f"`[{', '.join(shape)}]`" for shape in shapes]
+    row = len(array_type(MultiDiscrete((2, 3), (0, 0)))[1]) * "W"
+    found["action, rows of whole numbers"] = [f"`[{', '.join([*lead, *row])}]`" for lead in ([], ["batch"], ["1"])]
     told = {}
     for first, *shapes in table(FORMAT, "**Batch.**"):
         told.update({name + first.rpartition("`")[2]: shapes for name in names(first)})
@@ -187,7 +191,7 @@ def test_actions_and_numbers_are_compared_as_written() -> None:
 
     def passed(action: int, logits: list[float], reference: golden.Golden = trace) -> bool:
         out = [np.array([action]), np.float32([logits]), np.zeros((1, 0), np.float32)]
-        return golden.replay(reference, lambda *_: out, tolerances).passed
+        return golden.replay(reference, lambda *_: out, Discrete(2), tolerances).passed
 
     assert passed(0, [100.099, 99.9995]) and not passed(0, [100.102, 99.9995])
     assert passed(1, [100.0, 99.9995])

@@ -20,11 +20,13 @@ from hostile import reseal, spell
 from made_bundle import made_bundle
 
 from agentmixer.contract.manifest import MAX_AGENT_FILE, MAX_TEAM_FILE, AgentManifest, TeamManifest, Tolerances, decode
+from agentmixer.contract.spec import Box, Discrete, MultiDiscrete
 from agentmixer.errors import AgentMixerError
 from agentmixer.runtime import Agent
 from agentmixer.runtime import bundle as bundles
+from agentmixer.runtime.actions import is_near_tie
 from agentmixer.runtime.bundle import read_agent, read_bundle
-from agentmixer.runtime.golden import is_near_tie, parse
+from agentmixer.runtime.golden import parse
 from agentmixer.runtime.inspection import receive
 from agentmixer.runtime.verify import verify
 
@@ -132,9 +134,42 @@ def test_all_agents_together_have_a_limit(bundle: Path, monkeypatch: pytest.Monk
 
 def test_only_an_action_that_exists_can_be_a_near_tie() -> None:
     logits, tolerances = np.float32([0.0, 1.0, 1.0]), Tolerances()
-    assert [is_near_tie(logits, action, tolerances) for action in (0, 1, 2)] == [False, True, True]
-    for action in (3, -1, -2, 1 << 62, -(1 << 63)):
-        assert not is_near_tie(logits, action, tolerances)
+    for start in (0, -2, 7):
+        space = Discrete(3, start)
+        found = [is_near_tie(space, logits, start + action, tolerances) for action in (0, 1, 2)]
+        assert found == [False, True, True]
+        for action in (start + 3, start - 1, start - 2, 1 << 62, -(1 << 63)):
+            assert not is_near_tie(space, logits, action, tolerances)
+
+
+def test_a_near_tie_is_one_in_every_element() -> None:
+    """Logits 0, 1 of the first element and 5, 5, 4 of the second, which counts from 3."""
+    space, logits, tolerances = MultiDiscrete((2, 3), (0, 3)), np.float32([0, 1, 5, 5, 4]), Tolerances()
+    for action, tie in (
+        ([1, 3], True),
+        ([1, 4], True),
+        ([0, 3], False),
+        ([1, 5], False),
+        ([1, 6], False),
+        ([2, 3], False),
+    ):
+        assert is_near_tie(space, logits, np.array(action), tolerances) == tie
+
+
+def test_a_rounded_value_is_a_near_tie_halfway_between_two() -> None:
+    """Range 0 to 10, so a mean of x is 5 + 5x: 6.5 lies between 6 and 7, 6.4 nearer to 6."""
+    space, tolerances = Box((0.0,), (10.0,), whole=True), Tolerances()
+    for mean, action, tie in (
+        (0.3, 6, True),
+        (0.3, 7, True),
+        (0.28, 6, True),
+        (0.28, 7, False),
+        (9.0, 10, True),
+        (9.0, 9, False),
+    ):
+        assert is_near_tie(space, np.float32([mean]), np.float32([action]), tolerances) == tie, (mean, action)
+    assert not is_near_tie(space, np.float32([0.3]), np.float32([6.5]), tolerances)
+    assert not is_near_tie(Box((0.0,), (10.0,)), np.float32([0.3]), np.float32([6]), tolerances)
 
 
 def test_an_agent_can_be_inspected_before_it_is_loaded(bundle: Path, tmp_path: Path) -> None:

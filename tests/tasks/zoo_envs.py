@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium import spaces
@@ -241,6 +241,98 @@ class Kinds(ParallelEnv):
         return np.arange(6.0).reshape(2, 3)
 
 
+class Robots(ParallelEnv):
+    """Six unlike agents that are each told a number from 0 to 3, in six ways, and are to do what it says.
+
+    What an agent should do (`WANTED`) is paid 1 if every element is right, real values to within a quarter of their range;
+    the team is paid the mean. With `mask`, the gripper may not do 6 with its second finger."""
+
+    metadata = {"name": "robots"}  # noqa: RUF012
+    LENGTH = 6
+    SPACES: ClassVar[dict[str, spaces.Space]] = {
+        "wheel": spaces.Discrete(4, start=1),
+        "gripper": spaces.MultiDiscrete([2, 4], start=[0, 5]),
+        "lamps": spaces.MultiBinary(2),
+        "arm": spaces.Box(np.array([[-1.0, 0.0]]), np.array([[1.0, 10.0]]), dtype=np.float64),
+        "pump": spaces.Box(0, 60_000, (1,), np.uint16),
+        "counter": spaces.Box(np.iinfo(np.int64).min, np.iinfo(np.int64).max, (), np.int64),
+    }
+    SEEN: ClassVar[dict[str, spaces.Space]] = {
+        "wheel": spaces.Discrete(4, start=2),
+        "gripper": spaces.Dict(
+            {"goal": spaces.Tuple((spaces.MultiBinary(2), spaces.Box(-9, 9, (1,)))), "at": spaces.Box(0, 1, ())}
+        ),
+        "lamps": spaces.MultiDiscrete([4, 2], start=[1, 0]),
+        "arm": spaces.Box(-1, 1, (2, 2)),
+        "pump": spaces.Box(0, 255, (2, 2), np.uint8),
+        "counter": spaces.Box(-8, 8, (1,), np.int32),
+    }
+
+    def __init__(self, mask: bool = False):
+        self.mask, self.possible_agents = mask, list(self.SPACES)
+        self.taken: list[dict] = []
+
+    def observation_space(self, agent: str) -> spaces.Space:
+        return self.SEEN[agent]
+
+    def action_space(self, agent: str) -> spaces.Space:
+        return self.SPACES[agent]
+
+    @staticmethod
+    def wanted(agent: str, told: int) -> np.ndarray:
+        """What an agent should do where it is told a number."""
+        return np.array(
+            {
+                "wheel": 1 + told,
+                "gripper": [told % 2, 5 + told],
+                "lamps": [told % 2, told // 2],
+                "arm": [[told / 2 - 0.75, 10 - 3 * told]],
+                "pump": [15_000 * told],
+                "counter": 3 - 2 * told,
+            }[agent]
+        )
+
+    def shown(self, agent: str, told: int) -> Any:
+        bits = np.array([told % 2, told // 2], np.int8)
+        return {
+            "wheel": 2 + told,
+            "gripper": {"goal": (bits, np.float32([told])), "at": np.float32(0.5)},
+            "lamps": np.array([1 + told, 1]),
+            "arm": np.float32([[told == 0, told == 1], [told == 2, told == 3]]),
+            "pump": np.uint8([[0, 80 * told], [255 * (told % 2), 7]]),
+            "counter": np.int32([told - 2]),
+        }[agent]
+
+    def reset(self, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
+        self.agents, self.random, self.steps = list(self.possible_agents), np.random.default_rng(seed), 0
+        return self.look()
+
+    def look(self) -> tuple[dict, dict]:
+        self.told = {agent: int(self.random.integers(4)) for agent in self.agents}
+        infos: dict[str, dict] = {agent: {} for agent in self.agents}
+        if self.mask and self.agents:
+            infos["gripper"]["action_mask"] = (np.ones(2, np.int8), np.array([1, 0, 1, 1], np.int8))
+        return {agent: self.shown(agent, told) for agent, told in self.told.items()}, infos
+
+    def step(self, actions: dict) -> Result:
+        rewards = {}
+        for agent, action in actions.items():
+            space = self.SPACES[agent]
+            assert space.contains(action), (agent, action)
+            assert isinstance(action, np.integer if isinstance(space, spaces.Discrete) else np.ndarray), type(action)
+            near = {"arm": np.array([[0.5, 2.5]]), "pump": 15_000, "counter": 1.5}.get(agent, 0)
+            rewards[agent] = float((np.abs(action.astype(float) - self.wanted(agent, self.told[agent])) <= near).all())
+            if self.mask and agent == "gripper":
+                assert action[1] != 6, action
+        self.taken.append(actions)
+        self.steps += 1
+        over = dict.fromkeys(self.agents, self.steps == self.LENGTH)
+        told = self.look()
+        if self.steps == self.LENGTH:
+            self.agents = []
+        return told[0], rewards, dict.fromkeys(over, False), over, told[1]
+
+
 def broken(how: str = "raise") -> Broken:
     return Broken(how)
 
@@ -259,24 +351,12 @@ def failing(size: int = 1) -> None:
     raise RuntimeError(f"no licence for size {size}")
 
 
-def unbounded() -> Named:
-    return Named(["a"], lambda: spaces.Box(-np.inf, 1.0, (2,)))
+def no_action() -> Named:
+    return Named(["a"], lambda: spaces.Box(0, 1, (2, 0)))
 
 
-def whole_numbers() -> Named:
-    return Named(["a"], lambda: spaces.Box(0, 9, (2,), np.int64))
-
-
-def matrix_actions() -> Named:
-    return Named(["a"], lambda: spaces.Box(0, 1, (2, 2)))
-
-
-def several_choices() -> Named:
-    return Named(["a"], lambda: spaces.MultiDiscrete([2, 3]))
-
-
-def mixed() -> Named:
-    return Named(["a", "b"], lambda: spaces.Box(0, 1, (2,)))
+def text_actions() -> Named:
+    return Named(["a"], lambda: spaces.Text(4))
 
 
 def words() -> Named:

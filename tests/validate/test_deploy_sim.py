@@ -8,13 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
-from conftest import make_run, tiny_algorithm
+from conftest import make_run, tiny_algorithm, tiny_spec
 
 from agentmixer import intervals
 from agentmixer.contract.manifest import Tolerances
+from agentmixer.contract.spec import ActionSpace, Box, Discrete, TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.export.exporter import Exported
 from agentmixer.runtime.bundle import read_bundle
@@ -195,12 +197,21 @@ def played(deployed: list[list[list[Any]]], shadow: list[list[list[Any]]], dtype
     return Played(np.zeros(count), np.zeros(count, bool), actions, beside)
 
 
+def one(space: ActionSpace) -> TaskSpec:
+    return msgspec.structs.replace(tiny_spec(agents=1), agents=("a",), action_spaces=(space,))
+
+
+#: A team of one agent.
+CHOOSING, MOVING = one(Discrete(3)), one(Box((-1.0, -1.0), (1.0, 1.0)))
+MEANS = [[np.zeros((1, 2))]] * 2
+
+
 def test_near_ties_are_counted_apart_from_differences() -> None:
     logits = [[np.array([[1.0, 1.0 - 5e-6, 0.0]])] * 3]
-    result = compare(played([[[0], [1], [1]]], [[[0], [0], [0]]]), logits, ("a",), Tolerances())
+    result = compare(played([[[0], [1], [1]]], [[[0], [0], [0]]]), logits, CHOOSING, Tolerances())
     assert (result.steps, result.different, result.near_ties, result.first) == (3, 2, 2, None)
     assert result.passed
-    result = compare(played([[[0], [2], [1]]], [[[0], [0], [0]]]), logits, ("a",), Tolerances())
+    result = compare(played([[[0], [2], [1]]], [[[0], [0], [0]]]), logits, CHOOSING, Tolerances())
     assert (result.different, result.near_ties) == (2, 1)
     assert result.first == {"episode": 0, "step": 1, "agent": "a", "actors": 0, "deployed": 2}
     assert not result.passed
@@ -214,22 +225,22 @@ def test_a_fallback_is_no_difference() -> None:
     logits = [[np.array([[1.0, 0.0]])] * 2] * 2
     team = played([[[0], [1]], [[0], [0]]], [[[0], [0]], [[0], [0]]])
     decided = np.array([[True], [False], [True], [True]])
-    result = compare(team, logits, ("a",), Tolerances(), decided)
+    result = compare(team, logits, CHOOSING, Tolerances(), decided)
     assert (result.passed, result.actions, result.fallbacks, result.different) == (True, 3, 1, 0)
     assert "3 of 3 decisions equal over 4 steps, 0 near ties; 1 fallbacks are not compared" in result.sentence
-    assert not compare(team, logits, ("a",), Tolerances()).passed
-    assert compare(team, logits, ("a",), Tolerances(), decided & False).status == "not run"
+    assert not compare(team, logits, CHOOSING, Tolerances()).passed
+    assert compare(team, logits, CHOOSING, Tolerances(), decided & False).status == "not run"
 
 
 def test_real_valued_actions_may_differ_by_the_tolerance_and_no_more() -> None:
     ours, near, far = [[[1.0, -0.5]]], [[[1.0 + 1.5e-5, -0.5]]], [[[1.0, -0.50002]]]
-    result = compare(played([near], [ours], np.float64), [], ("a",), Tolerances())
+    result = compare(played([near], [ours], np.float64), MEANS, MOVING, Tolerances())
     assert result.passed
     assert result.largest_error == pytest.approx(1.5e-5)
-    result = compare(played([ours, far], [ours, ours], np.float64), [], ("a",), Tolerances())
+    result = compare(played([ours, far], [ours, ours], np.float64), MEANS, MOVING, Tolerances())
     assert not result.passed
     assert result.first == {"episode": 1, "step": 0, "agent": "a", "actors": [1.0, -0.5], "deployed": [1.0, -0.50002]}
-    nan = compare(played([[[[float("nan"), 0.0]]]], [ours], np.float64), [], ("a",), Tolerances())
+    nan = compare(played([[[[float("nan"), 0.0]]]], [ours], np.float64), MEANS, MOVING, Tolerances())
     assert not nan.passed
 
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from gymnasium.spaces.utils import flatten
 
+from agentmixer.contract.spec import Action, ActionSpace, Box
 from agentmixer.errors import AgentMixerError
 from agentmixer.tasks.base import LARGEST
 from agentmixer.tasks.pettingzoo.foreign_env import check_numbers, foreign, mask_of, unusable
-from agentmixer.tasks.pettingzoo.team_description import Team
+from agentmixer.tasks.pettingzoo.observations import row_of
+from agentmixer.tasks.pettingzoo.team_description import Team, checked_mask
 
 
 def episode_seed(seed: int, stream: int, number: int) -> int:
@@ -24,7 +25,8 @@ def episode_seed(seed: int, stream: int, number: int) -> int:
 
 def row_type(team: Team) -> np.dtype:
     """One environment's row: `TaskStep`'s fields without `won`, agents inside, and the actions that it is given."""
-    agents, obs, state, actions = len(team.agents), max(team.obs_sizes), team.state_size, max(team.action_sizes)
+    agents, obs, state = len(team.agents), max(team.obs_sizes), team.state_size
+    choices, elements = (max(getattr(space, name) for space in team.action_spaces) for name in ("n", "size"))
     return np.dtype(
         [
             ("obs", np.float32, (agents, obs)),
@@ -32,8 +34,8 @@ def row_type(team: Team) -> np.dtype:
             ("reward", np.float32),
             ("final_obs", np.float32, (agents, obs)),
             ("final_state", np.float32, (state,)),
-            ("actions", np.int32, (agents,)) if team.discrete else ("actions", np.float32, (agents, actions)),
-            ("action_mask", np.bool_, (agents, actions)),
+            ("actions", np.int32, (agents,)) if team.discrete else ("actions", np.float32, (agents, elements)),
+            ("action_mask", np.bool_, (agents, choices)),
             ("active", np.bool_, (agents,)),
             ("terminated", np.bool_),
             ("truncated", np.bool_),
@@ -48,7 +50,9 @@ class EnvCopy:
     def __init__(self, env: Any, team: Team, index: int, row: dict[str, np.ndarray]):
         """index: the environment's number in the whole task; row: views of its fields of `row_type`."""
         self.env, self.team, self.index, self.row = env, team, index, row
-        self.sizes, self.action_sizes = team.obs_sizes, team.action_sizes
+        self.sizes = team.obs_sizes
+        #: A mask that allows the fallback action alone; None for real values.
+        self._fallback_alone = list(map(_mask_of_one, team.action_spaces, team.fallback_actions))
         #: Which elements of the padded observations are an agent's own.
         self.own = np.arange(max(self.sizes)) < np.array(self.sizes)[:, None]
 
@@ -119,12 +123,16 @@ class EnvCopy:
                 raise AgentMixerError(f"agent '{agent}' acted and was given no reward; give 0 where that is meant")
 
     def _action(self, i: int, action: np.ndarray) -> Any:
-        space = self.team.action_spaces[i]
+        """The action in the form that the environment's space says."""
+        space, size = self.team.env_action_spaces[i], self.team.action_spaces[i].size
+        values = np.ravel(action)[:size]
         if isinstance(space, spaces.Discrete):
-            return np.int64(action + space.start)
-        assert isinstance(space, spaces.Box)
-        # Bounds that float32 cannot hold exactly would be overstepped by a rounding error.
-        return np.minimum(np.maximum(action[: space.shape[0]].astype(space.dtype), space.low), space.high)
+            return np.int64(values[0])
+        values = values.reshape(space.shape)
+        if isinstance(space, spaces.Box):
+            # Bounds that float32 cannot hold exactly would be overstepped by a rounding error.
+            values = np.minimum(np.maximum(values.astype(np.float64), space.low), space.high)
+        return np.asarray(values, space.dtype)
 
     def _after(self, acting: list[bool], terminations: Mapping[Any, Any], truncations: Mapping[Any, Any]) -> Any:
         """Who lives on, and whether the episode was terminated or truncated."""
@@ -153,41 +161,29 @@ class EnvCopy:
                 row["obs"][i, : self.sizes[i]] = self._observation(i, observations[agent])
             elif shown and not may_lack:
                 raise AgentMixerError(f"agent '{agent}' was given no observation")
-            row["action_mask"][i, : self.action_sizes[i]] = self._legal(i, shown, observations, infos)
+            row["action_mask"][i, : team.action_spaces[i].n] = self._legal(i, shown, observations, infos)
         row["state"][:] = self._state() if team.has_state else row["obs"][self.own]
 
     def _observation(self, i: int, value: Any) -> np.ndarray:
-        agent, space = self.team.agents[i], self.team.observation_spaces[i]
-        if isinstance(value, Mapping):
+        space = self.team.observation_spaces[i]
+        if isinstance(value, Mapping) and not (isinstance(space, spaces.Dict) and set(space.spaces) <= set(value)):
             value = value["observation"]
-        if isinstance(space, spaces.Box):
-            row = np.asarray(value)
-            if row.shape != space.shape:
-                raise AgentMixerError(
-                    f"the observation of agent '{agent}' has shape {row.shape}, its space says {space.shape}"
-                )
-            check_numbers(f"the observation of agent '{agent}'", row.ravel())
-            return row.ravel()
-        if not space.contains(value):
-            raise AgentMixerError(f"the observation of agent '{agent}' is {value}, which is not in its space {space}")
-        return np.asarray(flatten(space, value))
+        return row_of(space, value, f"the observation of agent '{self.team.agents[i]}'")
 
     def _legal(self, i: int, shown: bool, observations: Mapping[Any, Any], infos: Mapping[Any, Any]) -> Any:
         """The mask's row of one agent. A task without masks forbids nothing, for its agents are exported without a mask:
         an agent that is gone decides freely there too, and `step` drops the decision."""
-        team, agent, size = self.team, self.team.agents[i], self.action_sizes[i]
-        if not team.discrete:
+        team, agent, space = self.team, self.team.agents[i], self.team.action_spaces[i]
+        if isinstance(space, Box):
             return True
         if not shown:
-            return np.arange(size) == team.fallback_actions[i] if team.has_action_mask else True
+            return self._fallback_alone[i] if team.has_action_mask else True
         mask = mask_of(agent, observations, infos)
         if mask is None:
             return True
         if not team.has_action_mask:
             raise AgentMixerError(f"agent '{agent}' has an action mask, but no agent had one after the first reset")
-        if mask.shape != (size,) or not mask.any():
-            raise AgentMixerError(f"the action mask of agent '{agent}' must have {size} elements and allow one action")
-        return mask
+        return checked_mask(agent, space, mask)
 
     def _state(self) -> np.ndarray:
         state = np.asarray(self.env.state()).ravel()
@@ -195,3 +191,10 @@ class EnvCopy:
             raise AgentMixerError(f"the state has {state.size} elements, after the first reset {self.team.state_size}")
         check_numbers("the state", state)
         return state
+
+
+def _mask_of_one(space: ActionSpace, action: Action) -> np.ndarray | None:
+    if isinstance(space, Box):
+        return None
+    elements = zip(space.choices, np.ravel(action), strict=True)
+    return np.concatenate([np.arange(start, start + n) == value for (n, start), value in elements])

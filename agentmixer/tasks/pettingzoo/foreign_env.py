@@ -46,7 +46,9 @@ def mask_of(agent: Any, observations: Mapping[Any, Any], infos: Mapping[Any, Any
     """The agent's action mask, where the environment gives one: as info, or beside the observation."""
     for source in (infos.get(agent), observations.get(agent)):
         if isinstance(source, Mapping) and source.get("action_mask") is not None:
-            return np.asarray(source["action_mask"]).astype(bool)
+            mask = source["action_mask"]
+            parts = mask if isinstance(mask, tuple) else (mask,)  # a tuple has a mask an element
+            return np.concatenate([np.ravel(part) for part in parts]).astype(bool)
     return None
 
 

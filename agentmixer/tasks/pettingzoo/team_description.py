@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -15,28 +16,38 @@ from gymnasium.spaces.utils import flatdim
 
 from agentmixer.contract.spec import (
     LONGEST_PERIOD_S,
+    NO_BOUND,
     SHORTEST_PERIOD_S,
     Action,
     ActionSpace,
     Box,
     Discrete,
+    MultiDiscrete,
     OptionValue,
     TaskSpec,
 )
 from agentmixer.errors import AgentMixerError
 from agentmixer.tasks.base import check_actions
 from agentmixer.tasks.pettingzoo.foreign_env import build, foreign, mask_of
+from agentmixer.tasks.pettingzoo.observations import element_names
 
 #: Where environments keep the length of an episode, most usual first.
 LIMITS = ("max_cycles", "max_steps", "max_episode_steps", "episode_limit")
+#: Whole numbers in a Box are choices up to so many values, and beyond that a real value that is rounded.
+MOST_CHOICES = 32
+#: A bound of whole numbers beyond this is none: it is the end of their type.
+LARGEST_WHOLE = (1 << 31) - 2
 
 
 class Team(NamedTuple):
-    """What one copy of the environment told about all copies. One entry an agent, in `possible_agents` order."""
+    """What one copy of the environment told about all copies. One entry an agent, in `possible_agents` order.
+
+    env_action_spaces: what the environment takes; action_spaces: the same in AgentMixer's terms."""
 
     agents: tuple[Any, ...]
     observation_spaces: tuple[spaces.Space, ...]
-    action_spaces: tuple[spaces.Space, ...]
+    env_action_spaces: tuple[spaces.Space, ...]
+    action_spaces: tuple[ActionSpace, ...]
     state_size: int
     #: Whether the environment has a state of its own; otherwise it is all observations in a row.
     has_state: bool
@@ -50,13 +61,9 @@ class Team(NamedTuple):
         return tuple(flatdim(space) for space in self.observation_spaces)
 
     @property
-    def action_sizes(self) -> tuple[int, ...]:
-        """Number of actions (Discrete) or of action elements (Box)."""
-        return tuple(int(s.n) if isinstance(s, spaces.Discrete) else flatdim(s) for s in self.action_spaces)
-
-    @property
     def discrete(self) -> bool:
-        return isinstance(self.action_spaces[0], spaces.Discrete)
+        """Whether every agent's action is one whole number."""
+        return all(isinstance(space, Discrete) for space in self.action_spaces)
 
 
 def describe(scenario: str, options: Mapping[str, OptionValue]) -> Team:
@@ -96,9 +103,8 @@ def _look(env: Any, observations: Mapping[Any, Any], infos: Mapping[Any, Any]) -
     """The team as it is right after a reset. Raises AgentMixerError for spaces that cannot be used."""
     agents = tuple(env.possible_agents)
     seen_spaces = tuple(_observation_space(agent, env.observation_space(agent)) for agent in agents)
-    action_spaces = tuple(_action_space(agent, env.action_space(agent)) for agent in agents)
-    if len({isinstance(space, spaces.Discrete) for space in action_spaces}) > 1:
-        raise AgentMixerError("some agents have Discrete and some Box actions; a team must have one kind")
+    env_action_spaces = tuple(env.action_space(agent) for agent in agents)
+    action_spaces = tuple(_action_space(*pair) for pair in zip(agents, env_action_spaces, strict=True))
     try:
         state_size, has_state = np.size(env.state()), True
     except (NotImplementedError, AttributeError):
@@ -109,11 +115,14 @@ def _look(env: Any, observations: Mapping[Any, Any], infos: Mapping[Any, Any]) -
     return Team(
         agents=agents,
         observation_spaces=seen_spaces,
+        env_action_spaces=env_action_spaces,
         action_spaces=action_spaces,
         state_size=int(state_size),
         has_state=has_state,
-        has_action_mask=any(mask is not None for mask in masks) and isinstance(action_spaces[0], spaces.Discrete),
-        fallback_actions=tuple(_fallback(*pair) for pair in zip(action_spaces, masks, strict=True)),
+        has_action_mask=any(
+            mask is not None and not isinstance(space, Box) for space, mask in zip(action_spaces, masks, strict=True)
+        ),
+        fallback_actions=tuple(map(_fallback, agents, action_spaces, masks)),
         episode_limit=_episode_limit(env),
         control_period_s=_control_period(env),
     )
@@ -122,35 +131,75 @@ def _look(env: Any, observations: Mapping[Any, Any], infos: Mapping[Any, Any]) -
 def _observation_space(agent: Any, space: spaces.Space) -> spaces.Space:
     if isinstance(space, spaces.Dict) and set(space.spaces) == {"observation", "action_mask"}:
         space = space["observation"]
-    if not isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiBinary | spaces.MultiDiscrete):
+    try:
+        names = element_names(space)
+    except TypeError as error:
         raise AgentMixerError(
-            f"agent '{agent}' observes a {type(space).__name__}, which has no fixed row of numbers; flatten it to a "
-            "Box in the factory"
-        )
-    if not flatdim(space):
+            f"agent '{agent}' observes {error}, which has no fixed row of numbers; flatten it to a Box in the factory"
+        ) from None
+    if not names:
         raise AgentMixerError(
             f"agent '{agent}' observes {space}, which has no element; give an agent that sees nothing the constant 1"
         )
     return space
 
 
-def _action_space(agent: Any, space: spaces.Space) -> spaces.Space:
+def _action_space(agent: Any, space: spaces.Space) -> ActionSpace:
+    """The space in AgentMixer's terms. Raises AgentMixerError naming the agent for a space that cannot be learned."""
     if isinstance(space, spaces.Discrete):
-        return space
-    if not isinstance(space, spaces.Box) or len(space.shape) != 1 or not space.shape[0]:
-        raise AgentMixerError(f"agent '{agent}' acts in {space}; only Discrete and one-dimensional Box actions work")
-    if not np.issubdtype(space.dtype, np.floating):
-        raise AgentMixerError(f"agent '{agent}' has Box actions of whole numbers; make them Discrete or floating point")
-    if not np.isfinite([space.low, space.high]).all():
-        raise AgentMixerError(f"agent '{agent}' has Box actions without bounds; give the space a finite low and high")
-    return space
+        return Discrete(int(space.n), int(space.start))
+    if isinstance(space, spaces.MultiBinary):
+        sizes = [2] * math.prod(space.shape)
+        starts = [0] * len(sizes)
+    elif isinstance(space, spaces.MultiDiscrete):
+        sizes, starts = space.nvec.ravel().tolist(), space.start.ravel().tolist()
+    elif isinstance(space, spaces.Box):
+        low, high = space.low.ravel().tolist(), space.high.ravel().tolist()
+        whole = not np.issubdtype(space.dtype, np.floating)
+        if low and not (whole and max(b - a for a, b in zip(low, high, strict=True)) < MOST_CHOICES):
+            return Box(tuple(map(_bound, low)), tuple(map(_bound, high)), whole)
+        sizes, starts = [1 + b - a for a, b in zip(low, high, strict=True)], list(map(int, low))
+    else:
+        raise AgentMixerError(
+            f"agent '{agent}' acts in a {type(space).__name__}, which has no fixed row of numbers; make it a Discrete, "
+            "MultiDiscrete, MultiBinary or Box in the factory"
+        )
+    if not sizes:
+        raise AgentMixerError(f"agent '{agent}' acts in {space}, which has no element; give it one action, Discrete(1)")
+    return MultiDiscrete(tuple(sizes), tuple(starts))
 
 
-def _fallback(space: spaces.Space, mask: np.ndarray | None) -> Action:
-    """What an agent does when no decision arrives: its first action that is legal at the start, or no push."""
-    if isinstance(space, spaces.Box):
-        return tuple(float(x) for x in np.clip(0.0, space.low, space.high))
-    return 0 if mask is None else int(np.argmax(mask))
+def _bound(value: float) -> float:
+    """A bound of a Box as a specification has it: NO_BOUND where there is none."""
+    none = abs(value) > LARGEST_WHOLE if isinstance(value, int) else math.isinf(value)
+    return math.copysign(NO_BOUND, value) if none else float(value)
+
+
+def _fallback(agent: Any, space: ActionSpace, mask: np.ndarray | None) -> Action:
+    """What an agent does when no decision arrives: of every element the first value that is legal at the start, or no
+    push."""
+    if isinstance(space, Box):
+        return tuple(float(np.clip(0.0, low, high)) for low, high in zip(space.low, space.high, strict=True))
+    legal = np.ones(space.n, bool) if mask is None else checked_mask(agent, space, mask)
+    parts = np.split(legal, np.cumsum([n for n, _ in space.choices])[:-1])
+    chosen = tuple(start + int(np.argmax(part)) for part, (_, start) in zip(parts, space.choices, strict=True))
+    return chosen[0] if isinstance(space, Discrete) else chosen
+
+
+def checked_mask(agent: Any, space: Discrete | MultiDiscrete, mask: np.ndarray) -> np.ndarray:
+    """The mask, [A] bool. Raises AgentMixerError unless it has an element for every choice and allows one everywhere."""
+    sizes = [n for n, _ in space.choices]
+    if mask.shape != (space.n,):
+        raise AgentMixerError(
+            f"the action mask of agent '{agent}' has {mask.size} elements, its actions need {space.n}"
+        )
+    for element, part in enumerate(np.split(mask, np.cumsum(sizes)[:-1])):
+        if not part.any():
+            of = f" for element {element}" if len(sizes) > 1 else ""
+            raise AgentMixerError(
+                f"the action mask of agent '{agent}' allows no action{of}; at least one must be legal"
+            )
+    return mask
 
 
 def _episode_limit(env: Any) -> int:
@@ -179,20 +228,15 @@ def specification(scenario: str, backend: str, options: Mapping[str, OptionValue
             "their first 64 letters, digits, _ and -"
         )
 
-    def actions(space: Any) -> ActionSpace:
-        if isinstance(space, spaces.Discrete):
-            return Discrete(int(space.n))
-        return Box(tuple(map(float, space.low)), tuple(map(float, space.high)))
-
     spec = TaskSpec(
         name="pettingzoo",
         scenario=scenario,
         backend=backend,
         options=dict(options),
         agents=names,
-        obs_names=tuple(tuple(f"obs_{i}" for i in range(size)) for size in team.obs_sizes),
+        obs_names=tuple(map(element_names, team.observation_spaces)),
         state_size=team.state_size,
-        action_spaces=tuple(map(actions, team.action_spaces)),
+        action_spaces=team.action_spaces,
         has_action_mask=team.has_action_mask,
         reports_wins=False,
         episode_limit=team.episode_limit,

@@ -25,7 +25,7 @@ from agentmixer.errors import AgentMixerError
 from agentmixer.tasks.base import Task
 from agentmixer.train import blocks, presets, rollout
 from agentmixer.train.algorithms.base import Algorithm
-from agentmixer.train.joint_policy import GumbelJoint, make_joint
+from agentmixer.train.mixed_policy import make_joint
 from agentmixer.train.networks import Actor, Critic
 from agentmixer.train.policy_modifiers import make_pm
 from agentmixer.train.returns import ValueNorm, gae
@@ -178,8 +178,7 @@ class AgentMixerPPO(Algorithm):
         self.optimism = settings.optimism * min(1.0, 2.0 * (1.0 - progress))
         self.centred = settings.optimism == 0
         self.learning = {"critic"} if progress < settings.critic_first else set(self.step_sizes())
-        if isinstance(self.team.joint_policy, GumbelJoint):
-            self.team.joint_policy.anneal(self.config.team.tau, settings.tau_end, settings.tau_schedule, progress)
+        self.team.joint_policy.anneal(self.config.team.tau, settings.tau_end, settings.tau_schedule, progress)
 
     # ---- what is stored ------------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ from agentmixer.errors import AgentMixerError
 from agentmixer.tasks.base import Task
 from agentmixer.train import presets, transitions
 from agentmixer.train.algorithms.base import Algorithm
-from agentmixer.train.joint_policy import make_joint
+from agentmixer.train.mixed_policy import make_joint
 from agentmixer.train.policy_modifiers import make_pm
 from agentmixer.train.replay import Replay
 from agentmixer.train.settings import AgentMixerTeamSettings, AlgorithmSettings, Config, Deviation, RunSettings
@@ -130,6 +130,11 @@ class AgentMixerSAC(Algorithm):
         self.config, settings, acting, run = config, config.algorithm, config.team, config.run
         (generator,) = generators
         device = generator.device
+        if not (spec.discrete or spec.real_valued):
+            raise AgentMixerError(
+                f"agentmixer_sac learns teams whose agents all have Discrete or all have Box actions, and {spec.name} "
+                f"{spec.scenario} is another; use agentmixer_ppo or mappo"
+            )
         with weights_from(generator):
             actor = make_actor(spec, acting, 1).to(device)
             self.critic = self.make_critic(spec).to(device)

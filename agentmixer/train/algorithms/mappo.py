@@ -16,11 +16,12 @@ from agentmixer.contract.spec import TaskSpec
 from agentmixer.train import presets
 from agentmixer.train.algorithms.agentmixer_ppo import AgentMixerPPO, Counts, PPOSettings
 from agentmixer.train.joint_policy import GaussianJoint, ProductJoint
+from agentmixer.train.mixed_policy import joint_for
 from agentmixer.train.networks import Actor
 from agentmixer.train.policy_modifiers import NoPM
 from agentmixer.train.rollout import Batch
 from agentmixer.train.settings import RunSettings, TeamSettings
-from agentmixer.train.team import Team, most_actions
+from agentmixer.train.team import Team
 
 
 class MAPPO(AgentMixerPPO):
@@ -35,8 +36,8 @@ class MAPPO(AgentMixerPPO):
     def make_team(self, spec: TaskSpec, actor: Actor, generators: Sequence[torch.Generator]) -> Team:
         """The actors; for real-valued actions with learned standard deviations that depend on nothing."""
         acting = self.config.team
-        deviation = NoPM(spec.num_agents, most_actions(spec), spec.discrete, len(generators)).to(generators[0].device)
-        joint = ProductJoint() if spec.discrete else GaussianJoint(acting.std_low, acting.std_high)
+        deviation = NoPM(spec, len(generators)).to(generators[0].device)
+        joint = joint_for(spec, ProductJoint(), GaussianJoint(acting.std_low, acting.std_high))
         return Team(spec, actor, deviation, joint, generators)
 
     def step_sizes(self) -> dict[str, float]:

@@ -25,7 +25,7 @@ def make_pm(spec: TaskSpec, settings: AgentMixerTeamSettings, teams: int) -> nn.
     """The Policy Modifiers of `teams` teams, their weights drawn from torch's global generator."""
     agents, actions = spec.num_agents, most_actions(spec)
     if settings.pm == "none":
-        return NoPM(agents, actions, spec.discrete, teams)
+        return NoPM(spec, teams)
     return POLICY_MODIFIERS[settings.pm](
         agents, spec.state_size + settings.signal, actions, settings.hidden, actions,
         settings.pm_width, settings.pm_agent_hidden, settings.pm_channel_hidden, teams,

@@ -5,19 +5,27 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from agentmixer.contract.spec import Box, TaskSpec
+
 
 class NoPM(nn.Module):
     """The same score whatever it is given: state, policy and features are ignored.
 
-    Discrete actions: zero for ever, under which either kind of joint policy is the actors' own. Real-valued actions:
-    one learned number for each element of each agent's action, so that the spread is learned but depends on nothing.
+    An agent of discrete actions: zero for ever, under which either kind of joint policy is the actors' own. An agent of
+    real-valued actions: one learned number for each element, so that the spread is learned but depends on nothing.
 
     forward returns [K * N, B, A] for K teams, as every `PolicyModifier` does.
     """
 
-    def __init__(self, agents: int, actions: int, discrete: bool, teams: int = 1):
+    real: Tensor | None
+
+    def __init__(self, spec: TaskSpec, teams: int = 1):
         super().__init__()
-        self.score = nn.Parameter(torch.zeros(teams * agents, 1, actions), requires_grad=not discrete)
+        shape = teams * spec.num_agents, 1, max(space.n for space in spec.action_spaces)
+        self.score = nn.Parameter(torch.zeros(shape), requires_grad=not spec.discrete)
+        real = torch.tensor([isinstance(space, Box) for space in spec.action_spaces] * teams).view(-1, 1, 1)
+        self.register_buffer("real", None if spec.discrete or spec.real_valued else real, persistent=False)
 
     def forward(self, state: Tensor, policy: Tensor, features: Tensor) -> Tensor:
-        return self.score.expand(-1, policy.shape[1], -1)
+        score = self.score if self.real is None else self.score * self.real
+        return score.expand(-1, policy.shape[1], -1)
