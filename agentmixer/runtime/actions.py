@@ -61,6 +61,13 @@ def allowed(space: ActionSpace, actions: np.ndarray, masks: np.ndarray | None = 
     return np.asarray(exist & np.take_along_axis(masks, entries, 1).all(1))
 
 
+def allowance(space: Box, action: np.ndarray, tolerances: Tolerances) -> np.ndarray:
+    """By how much each real value may differ from `action` [..., W]: the relative tolerance of it and the absolute
+    tolerance, the latter in units of half the element's range if that is more than 1, for a mean is multiplied by it."""
+    largest = np.maximum(ranges(space).scale, 1)
+    return np.asarray(tolerances.absolute * largest + tolerances.relative * np.abs(action))
+
+
 def is_near_tie(space: ActionSpace, policy: np.ndarray, action: np.ndarray | int, tolerances: Tolerances) -> bool:
     """Whether `action`, whole numbers, exists and each of its elements was as good as the best to within the tolerance:
     had a logit as high, or lies as near to the mean. policy [A], the reference's logits or means."""
@@ -70,7 +77,7 @@ def is_near_tie(space: ActionSpace, policy: np.ndarray, action: np.ndarray | int
         of = ranges(space)
         exact = np.clip(of.centre + of.scale * policy[: space.n], of.low, of.high)
         far = np.abs(action - exact) - 0.5
-        return space.whole and bool((far <= tolerances.near_tie + tolerances.relative * np.abs(exact)).all())
+        return space.whole and bool((far <= tolerances.near_tie + allowance(space, exact, tolerances)).all())
     parts = np.split(policy[: space.n], np.cumsum([n for n, _ in space.choices])[:-1])
     return all(
         bool(part.max() - part[value - start] <= tolerances.near_tie)

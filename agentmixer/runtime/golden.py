@@ -15,7 +15,7 @@ import numpy as np
 from agentmixer.contract.manifest import AgentManifest, Tolerances
 from agentmixer.contract.spec import ActionSpace, Box
 from agentmixer.errors import AgentMixerError
-from agentmixer.runtime.actions import allowed, is_near_tie
+from agentmixer.runtime.actions import allowance, allowed, is_near_tie
 
 codecs.lookup("cp437")  # zipfile needs it, and in the sandbox nothing can be loaded any more
 
@@ -183,7 +183,7 @@ def check_length(golden: Golden, work: int) -> None:
 
 def replay(golden: Golden, step: StepFunction, space: ActionSpace, tolerances: Tolerances) -> Parity:
     """Run `step` freely along the trace: its own recurrent state is fed back, so errors may add up. space: the agent's."""
-    rounded = not isinstance(space, Box) or space.whole
+    real = space if isinstance(space, Box) and not space.whole else None
     state = np.zeros((1, golden.state_out.shape[1]), np.float32)
     policy_error = state_error = 0.0
     different = ties = 0
@@ -192,13 +192,17 @@ def replay(golden: Golden, step: StepFunction, space: ActionSpace, tolerances: T
         if golden.reset[t]:
             state = np.zeros_like(state)
         action, policy, state = step(golden.obs[t : t + 1], golden.action_mask[t : t + 1], state)
-        pairs = [(policy[0], golden.policy[t])]  # illegal ones too: a logit given out unmasked is wrong
-        if not rounded:
-            pairs.append((action[0], golden.action[t]))
-        policy_error = max(policy_error, *(float(np.abs(a - b).max()) for a, b in pairs))
+        # The logits of illegal actions too: one that is given out unmasked is wrong.
+        close = is_close(policy[0], golden.policy[t], tolerances) and is_close(
+            state[0], golden.state_out[t], tolerances
+        )
+        policy_error = max(policy_error, float(np.abs(policy[0] - golden.policy[t]).max()))
         state_error = max(state_error, float(np.abs(state[0] - golden.state_out[t]).max(initial=0.0)))
-        close = all(is_close(a, b, tolerances) for a, b in (*pairs, (state[0], golden.state_out[t])))
-        if rounded and not np.array_equal(action[0], golden.action[t]):
+        if real:
+            apart = np.abs(action[0] - golden.action[t])
+            policy_error = max(policy_error, float(apart.max()))
+            close = close and bool((apart <= allowance(real, golden.action[t], tolerances)).all())
+        elif not np.array_equal(action[0], golden.action[t]):
             different += 1
             tie = is_near_tie(space, golden.policy[t], action[0], tolerances)
             ties += tie

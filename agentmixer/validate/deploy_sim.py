@@ -15,7 +15,7 @@ from agentmixer.contract.results import Check, Report, Status, judged
 from agentmixer.contract.spec import Box, TaskSpec
 from agentmixer.host.agent_process import AgentLost
 from agentmixer.host.lock_step import Decision, Host
-from agentmixer.runtime.actions import array_type, is_near_tie
+from agentmixer.runtime.actions import allowance, array_type, is_near_tie
 from agentmixer.runtime.bundle import Bundle
 from agentmixer.tasks import Task
 from agentmixer.train import checkpoint
@@ -120,8 +120,10 @@ def compare(
         parted = (ours != theirs).any(-1)
         if real.any():
             largest = max(largest or 0.0, float(np.abs(ours - theirs)[counted & real].max(initial=0.0)))
-            apart = ~np.isclose(ours, theirs, tolerances.relative, tolerances.absolute).all(-1)
-            parted = np.where(real, apart, parted)
+            for agent, space in enumerate(spec.action_spaces):
+                if isinstance(space, Box) and real[agent]:
+                    a, b = ours[:, agent, : space.size], theirs[:, agent, : space.size]
+                    parted[:, agent] = ~(np.abs(a - b) <= allowance(space, b, tolerances)).all(-1)
         parted &= counted
         different += int(parted.sum())
         for t, agent in np.argwhere(parted):

@@ -13,8 +13,8 @@ from gymnasium import spaces
 from agentmixer.contract.spec import Action, ActionSpace, Box
 from agentmixer.errors import AgentMixerError
 from agentmixer.tasks.base import LARGEST
-from agentmixer.tasks.pettingzoo.foreign_env import check_numbers, foreign, mask_of, unusable
-from agentmixer.tasks.pettingzoo.observations import row_of
+from agentmixer.tasks.pettingzoo.foreign_env import check_numbers, foreign, unusable
+from agentmixer.tasks.pettingzoo.observations import mask_of, numbers, row_of
 from agentmixer.tasks.pettingzoo.team_description import Team, checked_mask
 
 
@@ -77,10 +77,7 @@ class EnvCopy:
             )  # fmt: skip
             terminated, truncated = self._after(acting, terminations, truncations)
             self._all_rewarded(acting, rewards, terminations, truncations)
-            for agent, reward in rewards.items():
-                if not abs(reward) <= LARGEST:
-                    raise AgentMixerError(f"the reward of agent '{agent}' is {reward:g}, {unusable(reward)}")
-            row["reward"][...] = math.fsum(rewards.values()) / len(team.agents)
+            row["reward"][...] = math.fsum(map(_reward, rewards, rewards.values())) / len(team.agents)
             row["terminated"][...], row["truncated"][...] = terminated, truncated
             ended = terminated or truncated
             # Those who saw the end are shown in the final observation.
@@ -186,11 +183,22 @@ class EnvCopy:
         return checked_mask(agent, space, mask)
 
     def _state(self) -> np.ndarray:
-        state = np.asarray(self.env.state()).ravel()
+        state = numbers(self.env.state(), "the state").ravel()
         if state.shape != (self.team.state_size,):
             raise AgentMixerError(f"the state has {state.size} elements, after the first reset {self.team.state_size}")
         check_numbers("the state", state)
         return state
+
+
+def _reward(agent: Any, given: Any) -> float:
+    """The agent's reward. Raises AgentMixerError unless it is one number, finite and not too large."""
+    whose = f"the reward of agent '{agent}'"
+    reward = numbers(given, whose)
+    if reward.size != 1:
+        raise AgentMixerError(f"{whose} has shape {list(reward.shape)}, and must be one number")
+    if not abs(value := float(reward.item())) <= LARGEST:
+        raise AgentMixerError(f"{whose} is {value:g}, {unusable(value)}")
+    return value
 
 
 def _mask_of_one(space: ActionSpace, action: Action) -> np.ndarray | None:

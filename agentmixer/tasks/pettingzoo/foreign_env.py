@@ -1,4 +1,4 @@
-"""Environments that others wrote: making one, reading its action masks, and telling what went wrong in it."""
+"""Environments that others wrote: making one, and telling what went wrong in it."""
 
 from __future__ import annotations
 
@@ -42,19 +42,11 @@ def foreign(doing: str) -> Iterator[None]:
         raise AgentMixerError(f"{doing} failed with {type(error).__name__}: {words}") from error
 
 
-def mask_of(agent: Any, observations: Mapping[Any, Any], infos: Mapping[Any, Any]) -> np.ndarray | None:
-    """The agent's action mask, where the environment gives one: as info, or beside the observation."""
-    for source in (infos.get(agent), observations.get(agent)):
-        if isinstance(source, Mapping) and source.get("action_mask") is not None:
-            mask = source["action_mask"]
-            parts = mask if isinstance(mask, tuple) else (mask,)  # a tuple has a mask an element
-            return np.concatenate([np.ravel(part) for part in parts]).astype(bool)
-    return None
-
-
 def check_numbers(what: str, numbers: np.ndarray) -> None:
     """Raise AgentMixerError if one of `numbers`, a row, is not finite or larger than LARGEST. what: whose they are."""
-    fine = np.abs(numbers) <= LARGEST
+    fine = (
+        np.abs(numbers, dtype=np.float64) <= LARGEST
+    )  # float16 has no LARGEST, and whole numbers a least without its opposite
     if not fine.all():
         where = int(np.argmin(fine))
         raise AgentMixerError(f"element {where} of {what} is {numbers[where]:g}, {unusable(numbers[where])}")

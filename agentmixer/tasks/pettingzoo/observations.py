@@ -1,7 +1,8 @@
-"""Observations as rows of numbers, whatever space they come from, and the name of every element."""
+"""Observations as rows of numbers, whatever space they come from, the name of every element, and action masks."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -52,11 +53,33 @@ def row_of(space: spaces.Space, value: Any, whose: str) -> np.ndarray:
         if not space.contains(value):
             raise AgentMixerError(f"{whose} is {value}, which is not in its space {space}")
         return np.asarray(flatten(space, value))
-    row = np.asarray(value)
+    row = numbers(value, whose)
     if row.shape != space.shape:
         raise AgentMixerError(f"{whose} has shape {row.shape}, its space says {space.shape}")
     check_numbers(whose, row.ravel())
     return row.ravel()
+
+
+def mask_of(agent: Any, observations: Mapping[Any, Any], infos: Mapping[Any, Any]) -> np.ndarray | None:
+    """The agent's action mask, where the environment gives one: as info, or beside the observation."""
+    for source in (infos.get(agent), observations.get(agent)):
+        if isinstance(source, Mapping) and source.get("action_mask") is not None:
+            mask = source["action_mask"]
+            parts = mask if isinstance(mask, tuple) else (mask,)  # a tuple has a mask an element
+            whose = f"the action mask of agent '{agent}'"
+            return np.concatenate([numbers(part, whose).ravel() for part in parts]).astype(bool)
+    return None
+
+
+def numbers(value: Any, whose: str) -> np.ndarray:
+    """What an environment gave, as an array of numbers. Raises AgentMixerError if it is none."""
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of different lengths
+        array = np.array(None)
+    if array.dtype.kind not in "biuf":
+        raise AgentMixerError(f"{whose} is {' '.join(repr(value).split())[:100]}, which is no array of numbers")
+    return array
 
 
 def _parts(space: spaces.Dict | spaces.Tuple) -> list[tuple[Any, spaces.Space]]:

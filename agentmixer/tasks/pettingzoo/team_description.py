@@ -28,8 +28,8 @@ from agentmixer.contract.spec import (
 )
 from agentmixer.errors import AgentMixerError
 from agentmixer.tasks.base import check_actions
-from agentmixer.tasks.pettingzoo.foreign_env import build, foreign, mask_of
-from agentmixer.tasks.pettingzoo.observations import element_names
+from agentmixer.tasks.pettingzoo.foreign_env import build, foreign
+from agentmixer.tasks.pettingzoo.observations import element_names, mask_of
 
 #: Where environments keep the length of an episode, most usual first.
 LIMITS = ("max_cycles", "max_steps", "max_episode_steps", "episode_limit")
