@@ -53,6 +53,8 @@ class Random(ParallelEnv):
             where[self.who] = faulty_space(self.fault)
         if self.fault in ("mask allows nothing", "mask too long"):
             self.done[self.who] = spaces.Discrete(3)
+        for space in self.seen.values():
+            space.seed(int(draw.integers(1 << 31)))
         self.masks = draw.random() < 0.4 or self.fault in ("mask allows nothing", "mask too long")
         self.beside = draw.random() < 0.5  # masks lie beside the observation
         self.dies = {agent: int(draw.integers(self.at + 1, 9)) for agent in self.possible_agents}
@@ -77,7 +79,7 @@ class Random(ParallelEnv):
     def look(self, who: list[Any]) -> tuple[dict, dict]:
         observations, infos = {}, {}
         for agent in self.draw.permutation(np.array(who, object)):
-            value: Any = sampled(self.seen[agent], self.draw)
+            value: Any = self.seen[agent].sample()
             if agent == self.who:
                 value = self.wrong(value)
             infos[agent] = {}
@@ -214,12 +216,6 @@ def faulty_space(fault: str) -> spaces.Space:
         "bounds of 1e300": spaces.Box(-1e300, 1e300, (2,), np.float64),
         "bounds alike": spaces.Box(1e9, 1e9 + 1, (2,), np.float64),
     }[fault]
-
-
-def sampled(space: spaces.Space, draw: np.random.Generator) -> Any:
-    """An observation of the space, at random."""
-    space.seed(int(draw.integers(1 << 31)))
-    return space.sample()
 
 
 def mask_size(space: spaces.Space) -> int:

@@ -26,7 +26,7 @@ from agentmixer.validate.deploy_sim import deploy_sim
 SCENARIO = "random_envs:make"
 SETTINGS = {
     "num_envs": 2, "rollout_length": 8, "total_steps": 48, "hidden": 32, "chunk_length": 4, "minibatches": 1, "epochs": 1,
-    "eval_interval": 0, "final_episodes": 1, "judge_limit": 20,
+    "eval_interval": 0, "eval_episodes": 1, "final_episodes": 1, "judge_limit": 20,
 }  # fmt: skip
 #: No environment may take longer, in seconds.
 LONGEST = 120
