@@ -103,7 +103,6 @@ def test_an_environment_of_the_current_directory_is_found(tmp_path: Path, monkey
         ("no_such_module:Env-v0", {}, "no_such_module"),
         ("CartPole-v1", {"colour": "red"}, "colour"),
         ("CartPole-v1", {"id": "Pendulum-v1"}, "option 'id' is what the scenario gives"),
-        ("Blackjack-v1", {}, "agent 'agent_0' observes a Tuple"),
     ],
 )
 def test_what_cannot_be_used_is_refused(scenario: str, options: dict, words: str) -> None:
