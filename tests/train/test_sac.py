@@ -32,7 +32,8 @@ from agentmixer.validate.deploy_sim import deploy_sim
 
 SMALL = {
     "num_envs": 4, "rollout_length": 4, "total_steps": 192, "learning_starts": 32, "batch_size": 16, "updates": 2,
-    "replay_size": 48, "hidden": 16, "critic_hidden": 16, "eval_interval": 0, "final_episodes": 2,
+    "replay_size": 48, "hidden": 16, "critic_hidden": 16, "eval_interval": 0, "eval_episodes": 2,
+    "final_episodes": 2,
 }  # fmt: skip
 ENVS = 3
 
