@@ -6,7 +6,7 @@ import os
 import random
 import tempfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from rich.console import Console
 
 from agentmixer.contract.spec import Box, Discrete, TaskSpec
 from agentmixer.export import exporter as export
+from agentmixer.tasks import predator_prey
 from agentmixer.train import run as runs
 from agentmixer.train import trainer
 from agentmixer.train.algorithms import AgentMixerPPO
@@ -140,6 +141,14 @@ def _random_rollout(algorithm: AgentMixerPPO, seed: int) -> dict[str, torch.Tens
         "state": normal(1, *lead, spec.state_size), "signal": normal(1, *lead, algorithm.team.signal),
         "reward": normal(1, *lead), "terminated": terminated, "truncated": truncated, "episode_start": starts,
     }  # fmt: skip
+
+
+@pytest.fixture
+def short_episodes() -> Iterator[None]:
+    """Predators have 20 steps and not 200: judging a team takes less time, and episodes end while it trains."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predator_prey, "EPISODE_LIMIT", 20)
+        yield
 
 
 def random_masks(generator: np.random.Generator, *shape: int) -> np.ndarray:

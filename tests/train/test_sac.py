@@ -441,6 +441,7 @@ def metrics(run: Run) -> list[str]:
     return [line.split('"steps_per_second"')[0] for line in lines]
 
 
+@pytest.mark.usefixtures("short_episodes")
 @pytest.mark.parametrize(("task", "scenario"), [("predator_prey", "5x5"), ("mamujoco", "Hopper-3x1")])
 def test_a_killed_run_resumes_to_the_same_numbers(tmp_path: Path, task: str, scenario: str) -> None:
     """The replay of 48 has been overwritten twice by the end, once between the checkpoint and the kill."""

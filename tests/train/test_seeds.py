@@ -33,6 +33,8 @@ from agentmixer.train.run import Run
 from agentmixer.train.stream import begin
 from agentmixer.train.team import Team
 
+pytestmark = pytest.mark.usefixtures("short_episodes")
+
 TIMING = {"seconds", "steps_per_second"}
 SEEDS = (3, 8, 11)
 #: Largest difference of a weight after the updates below, from rounding in batched products (docs/method.md).
