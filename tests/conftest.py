@@ -37,6 +37,22 @@ TINY = {
 }  # fmt: skip
 
 
+#: Modules that take longest. They come first, so that no process is left with one of them when the others are done.
+LONG = (
+    "train/test_seeds.py", "test_every_task.py", "train/test_killed.py", "train/test_run.py", "validate/test_locality.py",
+    "cli/test_cli.py", "train/test_sac.py", "validate/test_fault_verdict.py", "runtime/test_strange_bundles.py",
+    "study/test_comparison.py", "tasks/test_mamujoco.py", "train/test_rollout.py", "validate/test_mutations.py",
+    "validate/test_ladder.py", "validate/test_deploy_sim.py", "runtime/test_guard.py", "validate/test_isolation.py",
+    "cli/test_output.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    places = {here / name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path, len(LONG)))
+
+
 @pytest.fixture(autouse=True)
 def _seeded(request: pytest.FixtureRequest) -> None:
     """Random numbers that no test passes itself depend on that test's name alone, not on the tests before it."""
