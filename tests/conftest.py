@@ -33,7 +33,7 @@ torch.set_num_threads(1)
 #: Small enough to train in seconds, large enough to have several updates and checkpoints.
 TINY = {
     "num_envs": 8, "rollout_length": 16, "total_steps": 512, "minibatches": 2, "chunk_length": 4, "hidden": 16,
-    "eval_episodes": 16, "final_episodes": 16,
+    "eval_episodes": 8, "final_episodes": 8,
 }  # fmt: skip
 
 
