@@ -84,6 +84,7 @@ class Process:
 
 def _typed(arguments: list[str], cwd: Path, files: list[Path]) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where the tests run under nohup, and inherited
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what was blocked where the first fork was asked for
     for number, file in enumerate(files, 1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
     os.chdir(cwd)
