@@ -20,6 +20,7 @@ demo: $(READY)
 	$(BIN)/agentmixer deploy-sim
 
 # Two processes of one thread each: these networks gain nothing from threads, and tests wait for processes a lot.
+# Modules stay whole and in the order of tests/conftest.py, the longest first.
 test: $(READY) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 

@@ -1,10 +1,12 @@
-"""`agentmixer` as it is typed, run in the process of the tests: a process of its own would import torch and JAX anew."""
+"""`agentmixer` as it is typed, without importing torch and JAX anew: in the process of the tests, or in a forked one."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import multiprocessing
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +28,13 @@ from agentmixer_cli.main import main
 sys.argv[0] = "agentmixer"
 main()
 """
+
+#: Its processes are forks of one that has imported what training needs and has done nothing else.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload([
+    "agentmixer_cli.train", "agentmixer.study.comparison", "agentmixer.tasks.mamujoco.mujoco_team",
+    "agentmixer.tasks.matrix.matrix_game", "agentmixer.tasks.jax_task", "agentmixer.train.trainer", "torch._dynamo",
+])  # fmt: skip
 
 
 class Done(NamedTuple):
@@ -51,3 +60,33 @@ def agentmixer(*arguments: object, cwd: Path, columns: int = 200) -> Done:
         except SystemExit as done:
             return Done(int(done.code or 0), out.getvalue(), error.getvalue())
     raise AssertionError("main() returned without an exit code")
+
+
+class Process:
+    """`agentmixer ARGUMENTS` in a process of its own, in the folder `cwd`. It has no terminal, and what it prints goes to
+    files."""
+
+    def __init__(self, *arguments: object, cwd: Path):
+        self._files = [cwd.with_name(f"{cwd.name}.{name}") for name in ("stdout", "stderr")]
+        self._process = FORKS.Process(target=_typed, args=([*map(str, arguments)], cwd, self._files))
+        self._process.start()
+
+    def send_signal(self, number: signal.Signals) -> None:
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
+
+    def done(self, timeout: float) -> Done:
+        """Wait for its end."""
+        self._process.join(timeout)
+        assert self._process.exitcode is not None, "it has not ended"
+        return Done(self._process.exitcode, *(file.read_text() for file in self._files))
+
+
+def _typed(arguments: list[str], cwd: Path, files: list[Path]) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where the tests run under nohup, and inherited
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what was blocked where the first fork was asked for
+    for number, file in enumerate(files, 1):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
+    os.chdir(cwd)
+    sys.argv = ["agentmixer", *arguments]
+    main()

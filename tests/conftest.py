@@ -6,7 +6,7 @@ import os
 import random
 import tempfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -17,6 +17,7 @@ from rich.console import Console
 
 from agentmixer.contract.spec import Box, Discrete, MultiDiscrete, TaskSpec
 from agentmixer.export import exporter as export
+from agentmixer.tasks import predator_prey
 from agentmixer.train import run as runs
 from agentmixer.train import trainer
 from agentmixer.train.algorithms import AgentMixerPPO
@@ -33,8 +34,24 @@ torch.set_num_threads(1)
 #: Small enough to train in seconds, large enough to have several updates and checkpoints.
 TINY = {
     "num_envs": 8, "rollout_length": 16, "total_steps": 512, "minibatches": 2, "chunk_length": 4, "hidden": 16,
-    "eval_episodes": 16, "final_episodes": 16,
+    "eval_episodes": 8, "final_episodes": 8,
 }  # fmt: skip
+
+
+#: Modules that take longest. They come first, so that no process is left with one of them when the others are done.
+LONG = (
+    "train/test_seeds.py", "test_every_task.py", "train/test_killed.py", "train/test_run.py", "validate/test_locality.py",
+    "cli/test_cli.py", "train/test_sac.py", "validate/test_fault_verdict.py", "runtime/test_strange_bundles.py",
+    "study/test_comparison.py", "tasks/test_mamujoco.py", "train/test_rollout.py", "validate/test_mutations.py",
+    "validate/test_ladder.py", "validate/test_deploy_sim.py", "runtime/test_guard.py", "validate/test_isolation.py",
+    "cli/test_output.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    places = {here / name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path, len(LONG)))
 
 
 @pytest.fixture(autouse=True)
@@ -153,6 +170,14 @@ def _random_rollout(algorithm: AgentMixerPPO, seed: int) -> dict[str, torch.Tens
         "state": normal(1, *lead, spec.state_size), "signal": normal(1, *lead, algorithm.team.signal),
         "reward": normal(1, *lead), "terminated": terminated, "truncated": truncated, "episode_start": starts,
     }  # fmt: skip
+
+
+@pytest.fixture
+def short_episodes() -> Iterator[None]:
+    """Predators have 20 steps and not 200: judging a team takes less time, and episodes end while it trains."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predator_prey, "EPISODE_LIMIT", 20)
+        yield
 
 
 def random_masks(generator: np.random.Generator, *shape: int) -> np.ndarray:

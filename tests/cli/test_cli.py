@@ -65,9 +65,9 @@ def test_three_commands_in_a_row(tmp_path: Path) -> None:
     assert late.returncode == 1
     assert late.stdout.splitlines()[-1].startswith("verdict: FAIL: deadline: ")
 
-    evaluated = agentmixer("evaluate", "--episodes", "3", "--policy", "joint", "--sampled", "--json", cwd=tmp_path)
+    evaluated = agentmixer("evaluate", "--episodes", "8", "--policy", "joint", "--sampled", "--json", cwd=tmp_path)
     assert evaluated.returncode == 0, evaluated.stderr
-    assert json.loads(evaluated.stdout)["episodes"] == 3
+    assert json.loads(evaluated.stdout)["episodes"] == 8
 
     listed = agentmixer("runs", cwd=tmp_path)
     assert listed.returncode == 0

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import FORKS
+from conftest import quiet
 from scipy import stats
 
 from agentmixer.config import parse_seeds
 from agentmixer.errors import AgentMixerError
 from agentmixer.study import comparison
 from agentmixer.study.comparison import Question, Trained, Variant, prepare, question, summarise, train_all, variants
+from agentmixer.train import trainer
+from agentmixer.train.run import steps_done
 
 QUICK = {"total_steps": "200", "num_envs": "50", "eval_interval": "0", "final_episodes": "4", "hidden": "8"}
 
@@ -111,12 +116,8 @@ def test_a_wrong_name_is_refused_before_anything_exists(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_that_was_interrupted_is_gone_on_with(tmp_path: Path) -> None:
-    from conftest import quiet
-
-    from agentmixer.train import trainer
-    from agentmixer.train.run import steps_done
-
+def test_a_run_that_was_interrupted_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: FORKS)  # a process that has imported torch and JAX
     chosen = variants([], "agentmixer_ppo", "default")
     [(variant, run)] = prepare("matrix", "climbing", chosen, [3], QUICK, {}, tmp_path)
     short = replace(run, config=run.config.replace({"total_steps": 100}))

@@ -182,9 +182,9 @@ def test_a_finished_run_says_how_well_it_plays(trained: Run) -> None:
     summary = trained.summary
     assert summary is not None
     figures = summary["decentralised_greedy"]
-    assert figures["episodes"] == 16
+    assert figures["episodes"] == 8
     # Wilson's interval by hand (1.959964 is the normal quantile of .975).
-    p, n, z = figures["win_rate"], 16, 1.959964
+    p, n, z = figures["win_rate"], 8, 1.959964
     middle, reach = p + z**2 / (2 * n), z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
     ends = [(middle - reach) / (1 + z**2 / n), (middle + reach) / (1 + z**2 / n)]
     assert [figures["win_rate_low"], figures["win_rate_high"]] == pytest.approx(ends, abs=1e-6)

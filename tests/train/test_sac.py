@@ -32,7 +32,8 @@ from agentmixer.validate.deploy_sim import deploy_sim
 
 SMALL = {
     "num_envs": 4, "rollout_length": 4, "total_steps": 192, "learning_starts": 32, "batch_size": 16, "updates": 2,
-    "replay_size": 48, "hidden": 16, "critic_hidden": 16, "eval_interval": 0, "final_episodes": 2,
+    "replay_size": 48, "hidden": 16, "critic_hidden": 16, "eval_interval": 0, "eval_episodes": 2,
+    "final_episodes": 2,
 }  # fmt: skip
 ENVS = 3
 
@@ -440,6 +441,7 @@ def metrics(run: Run) -> list[str]:
     return [line.split('"steps_per_second"')[0] for line in lines]
 
 
+@pytest.mark.usefixtures("short_episodes")
 @pytest.mark.parametrize(("task", "scenario"), [("predator_prey", "5x5"), ("mamujoco", "Hopper-3x1")])
 def test_a_killed_run_resumes_to_the_same_numbers(tmp_path: Path, task: str, scenario: str) -> None:
     """The replay of 48 has been overwritten twice by the end, once between the checkpoint and the kill."""

@@ -6,8 +6,6 @@ import io
 import json
 import shlex
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import agentmixer
+from commands import Process, agentmixer
 from conftest import TINY, box_spec, quiet, random_rollout, tiny_algorithm, tiny_spec
 from rich.console import Console
 from safetensors.torch import load_file
@@ -32,6 +30,8 @@ from agentmixer.train.rollout import Rollout
 from agentmixer.train.run import Run
 from agentmixer.train.stream import begin
 from agentmixer.train.team import Team
+
+pytestmark = pytest.mark.usefixtures("short_episodes")
 
 TIMING = {"seconds", "steps_per_second"}
 SEEDS = (3, 8, 11)
@@ -468,23 +468,20 @@ SMALL = ["--set", "num_envs=8", "--set", "minibatches=2", "--set", "final_episod
 
 
 def test_several_seeds_are_stopped_by_ctrl_c_and_go_on_by_the_command_printed_then(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "agentmixer_cli.main", "train", "matrix", "climbing", "--seeds", "2,4", *SMALL]
-    process = subprocess.Popen(
-        [*command, "--steps", "1e9"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = Process("train", "matrix", "climbing", "--seeds", "2,4", *SMALL, "--steps", "1e9", cwd=tmp_path)
     folder, deadline = tmp_path / "runs/matrix/climbing/agentmixer_ppo", time.monotonic() + 120
     while not any(file.stat().st_size for file in folder.glob("*/metrics.jsonl")) and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    out, error = process.communicate(timeout=60)
-    assert process.returncode == 130, error
+    stopped = process.done(timeout=60)
+    assert stopped.returncode == 130, stopped.stderr
     made = sorted(folder.iterdir())
     assert [path.name[-3:] for path in made] == ["-s2", "-s4"]
     assert made[0].name[:-3] == made[1].name[:-3]
     steps = runs.steps_done(runs.load(made[0]))
     assert [line["step"] for line in metrics(runs.load(made[1]))][-1] == steps == runs.steps_done(runs.load(made[1]))
 
-    again = shlex.split(out.splitlines()[-1].removeprefix("interrupted; continue with: agentmixer "))
+    again = shlex.split(stopped.stdout.splitlines()[-1].removeprefix("interrupted; continue with: agentmixer "))
     resumed = agentmixer(*again, "--steps", str(steps + 128), cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert sorted(folder.iterdir()) == made
