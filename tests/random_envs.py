@@ -22,7 +22,7 @@ SPACE_FAULTS = (
 AGENT_FAULTS = (
     "observation nan", "observation huge", "observation of another shape", "observation missing", "observation is text",
     "reward missing", "reward nan", "reward huge", "reward is text", "termination is 2", "agent comes back",
-    "mask allows nothing", "mask too long",
+    "mask without a value", "mask too long",
 )  # fmt: skip
 TEAM_FAULTS = (
     "raises", "four results", "no infos", "nobody after reset", "state grows", "state nan", "stranger rewarded",
@@ -42,6 +42,8 @@ class Random(ParallelEnv):
         self.possible_agents = names[: draw.integers(1, 5)]
         self.who = self.possible_agents[draw.integers(len(self.possible_agents))]
         self.fault = None if draw.random() < 0.5 else str(draw.choice(SPACE_FAULTS + AGENT_FAULTS + TEAM_FAULTS))
+        if self.fault == "agent comes back" and len(self.possible_agents) == 1:  # the episode is over before
+            self.fault = None
         self.at = int(draw.integers(1, 3))
         self.length = int(draw.integers(self.at + 1, 7))
         if draw.random() < 0.5:
@@ -51,11 +53,11 @@ class Random(ParallelEnv):
         if self.fault in SPACE_FAULTS:
             where = self.seen if self.fault.endswith("seen") else self.done
             where[self.who] = faulty_space(self.fault)
-        if self.fault in ("mask allows nothing", "mask too long"):
-            self.done[self.who] = spaces.Discrete(3)
+        if self.fault in ("mask without a value", "mask too long"):
+            self.done[self.who] = spaces.MultiDiscrete([2, 3])
         for space in self.seen.values():
             space.seed(int(draw.integers(1 << 31)))
-        self.masks = draw.random() < 0.4 or self.fault in ("mask allows nothing", "mask too long")
+        self.masks = draw.random() < 0.4 or self.fault in ("mask without a value", "mask too long")
         self.beside = draw.random() < 0.5  # masks lie beside the observation
         self.dies = {agent: int(draw.integers(self.at + 1, 9)) for agent in self.possible_agents}
         self.dies[self.who] = 9 if self.fault != "agent comes back" else self.at
@@ -86,7 +88,9 @@ class Random(ParallelEnv):
             if self.masks and (size := mask_size(self.done[agent])):
                 mask = np.ones(size, self.draw.choice([np.int8, np.bool_, np.float64]))
                 mask[self.draw.integers(size)] = isinstance(self.done[agent], spaces.MultiDiscrete) or size == 1
-                if agent == self.who and self.now("mask allows nothing"):
+                if agent == self.who and self.now("mask without a value"):
+                    mask[:2] = 0
+                if agent != who[0] and self.draw.random() < 0.1:  # it waits for its turn
                     mask[:] = 0
                 if agent == self.who and self.now("mask too long"):
                     mask = np.ones(size + 1, np.int8)

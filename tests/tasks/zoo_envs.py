@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from gymnasium import spaces
 from pettingzoo import AECEnv, ParallelEnv
-from pettingzoo.utils import BaseParallelWrapper
+from pettingzoo.utils import BaseParallelWrapper, turn_based_aec_to_parallel
 
 #: What `Counting.step` returns, without `self`'s bookkeeping.
 Result = tuple[dict, dict, dict, dict, dict]
@@ -331,6 +331,49 @@ class Robots(ParallelEnv):
         if self.steps == self.LENGTH:
             self.agents = []
         return told[0], rewards, dict.fromkeys(over, False), over, told[1]
+
+
+class Turns(AECEnv):
+    """Three agents take turns in laying 0, 1 or 2; whoever lays what was laid last loses, so that is illegal. The other two
+    have masks of zeros. Every agent is paid what was laid, and after six turns it is over."""
+
+    metadata = {"name": "turns", "is_parallelizable": False}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.possible_agents = ["a", "b", "c"]
+        self.render_mode = None
+
+    def observation_space(self, agent: str) -> spaces.Space:
+        return spaces.Dict({"observation": spaces.Box(0, 9, (2,)), "action_mask": spaces.MultiBinary(3)})
+
+    def action_space(self, agent: str) -> spaces.Space:
+        return spaces.Discrete(3)
+
+    def reset(self, seed: int | None = None, options: dict | None = None) -> None:
+        self.agents, self.turn, self.laid = list(self.possible_agents), 0, 0
+        self.agent_selection = "a"
+        self.rewards = self._cumulative_rewards = dict.fromkeys(self.agents, 0.0)
+        self.terminations, self.truncations = dict.fromkeys(self.agents, False), dict.fromkeys(self.agents, False)
+        self.infos: dict = {agent: {} for agent in self.agents}
+
+    def observe(self, agent: str) -> dict:
+        mask = (np.arange(3) != self.laid) & (agent == self.agent_selection)
+        return {"observation": np.float32([self.laid, self.turn]), "action_mask": mask.astype(np.int8)}
+
+    def step(self, action: Any) -> None:
+        if self.terminations[self.agent_selection]:
+            self._was_dead_step(action)
+            return
+        assert action in (0, 1, 2) and action != self.laid, action
+        self.laid, self.turn = int(action), self.turn + 1
+        self.rewards = dict.fromkeys(self.agents, float(action))
+        self.terminations = dict.fromkeys(self.agents, self.turn == 6)
+        self.agent_selection = "abc"[self.turn % 3]
+
+
+def turns() -> ParallelEnv:
+    return turn_based_aec_to_parallel(Turns())
 
 
 def broken(how: str = "raise") -> Broken:

@@ -51,7 +51,7 @@ class EnvCopy:
         """index: the environment's number in the whole task; row: views of its fields of `row_type`."""
         self.env, self.team, self.index, self.row = env, team, index, row
         self.sizes = team.obs_sizes
-        #: A mask that allows the fallback action alone; None for real values.
+        #: A mask that allows the fallback action alone; all True for real values.
         self._fallback_alone = list(map(_mask_of_one, team.action_spaces, team.fallback_actions))
         #: Which elements of the padded observations are an agent's own.
         self.own = np.arange(max(self.sizes)) < np.array(self.sizes)[:, None]
@@ -150,7 +150,11 @@ class EnvCopy:
         return over and bool(terminated), over and not terminated
 
     def _show(self, who: list[bool], observations: Mapping[Any, Any], infos: Mapping[Any, Any], may_lack: bool) -> None:
-        """Write obs, state, action_mask and active. At an episode's end an agent may lack its observation."""
+        """Write obs, state, action_mask and active. At an episode's end an agent may lack its observation.
+
+        An agent that is gone, or that waits for its turn, is not active: its mask allows the fallback action alone. A task
+        without masks forbids nothing, for its agents are exported without a mask: they decide freely, and `step` drops the
+        decision of an agent that is gone."""
         team, row = self.team, self.row
         row["obs"][:], row["action_mask"][:], row["active"][:] = 0.0, False, who
         for i, (agent, shown) in enumerate(zip(team.agents, who, strict=True)):
@@ -158,7 +162,14 @@ class EnvCopy:
                 row["obs"][i, : self.sizes[i]] = self._observation(i, observations[agent])
             elif shown and not may_lack:
                 raise AgentMixerError(f"agent '{agent}' was given no observation")
-            row["action_mask"][i, : team.action_spaces[i].n] = self._legal(i, shown, observations, infos)
+            legal = self._legal(i, shown, observations, infos)
+            if legal is None:
+                row["active"][i], legal = False, self._fallback_alone[i] if team.has_action_mask else True
+            row["action_mask"][i, : team.action_spaces[i].n] = legal
+        if not may_lack and not row["active"].any():
+            raise AgentMixerError(
+                "the action masks allow no agent any action; one agent at least must have a legal one"
+            )
         row["state"][:] = self._state() if team.has_state else row["obs"][self.own]
 
     def _observation(self, i: int, value: Any) -> np.ndarray:
@@ -168,19 +179,18 @@ class EnvCopy:
         return row_of(space, value, f"the observation of agent '{self.team.agents[i]}'")
 
     def _legal(self, i: int, shown: bool, observations: Mapping[Any, Any], infos: Mapping[Any, Any]) -> Any:
-        """The mask's row of one agent. A task without masks forbids nothing, for its agents are exported without a mask:
-        an agent that is gone decides freely there too, and `step` drops the decision."""
+        """The mask's row of one agent; None if it is gone, or may do nothing in this step."""
         team, agent, space = self.team, self.team.agents[i], self.team.action_spaces[i]
+        if not shown:
+            return None
         if isinstance(space, Box):
             return True
-        if not shown:
-            return self._fallback_alone[i] if team.has_action_mask else True
         mask = mask_of(agent, observations, infos)
         if mask is None:
             return True
         if not team.has_action_mask:
             raise AgentMixerError(f"agent '{agent}' has an action mask, but no agent had one after the first reset")
-        return checked_mask(agent, space, mask)
+        return checked_mask(agent, space, mask) if mask.any() or len(mask) != space.n else None
 
     def _state(self) -> np.ndarray:
         state = numbers(self.env.state(), "the state").ravel()
@@ -201,8 +211,8 @@ def _reward(agent: Any, given: Any) -> float:
     return value
 
 
-def _mask_of_one(space: ActionSpace, action: Action) -> np.ndarray | None:
+def _mask_of_one(space: ActionSpace, action: Action) -> np.ndarray:
     if isinstance(space, Box):
-        return None
+        return np.ones(space.n, bool)
     elements = zip(space.choices, np.ravel(action), strict=True)
     return np.concatenate([np.arange(start, start + n) == value for (n, start), value in elements])

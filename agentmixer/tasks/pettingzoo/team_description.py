@@ -105,10 +105,10 @@ def _look(env: Any, observations: Mapping[Any, Any], infos: Mapping[Any, Any]) -
     seen_spaces = tuple(_observation_space(agent, env.observation_space(agent)) for agent in agents)
     env_action_spaces = tuple(env.action_space(agent) for agent in agents)
     action_spaces = tuple(_action_space(*pair) for pair in zip(agents, env_action_spaces, strict=True))
-    try:
-        state_size, has_state = np.size(env.state()), True
-    except (NotImplementedError, AttributeError):
-        state_size, has_state = sum(flatdim(space) for space in seen_spaces), False
+    state_size, has_state = sum(flatdim(space) for space in seen_spaces), False
+    if callable(getattr(env.unwrapped, "state", None)):  # some keep something else under that name
+        with contextlib.suppress(NotImplementedError, AttributeError):
+            state_size, has_state = np.size(env.state()), True
     masks = [mask_of(agent, observations, infos) for agent in agents]
     if not state_size:
         raise AgentMixerError("state() gives no number; leave it out, and the state is all observations in a row")
@@ -180,7 +180,7 @@ def _fallback(agent: Any, space: ActionSpace, mask: np.ndarray | None) -> Action
     push."""
     if isinstance(space, Box):
         return tuple(float(np.clip(0.0, low, high)) for low, high in zip(space.low, space.high, strict=True))
-    legal = np.ones(space.n, bool) if mask is None else checked_mask(agent, space, mask)
+    legal = np.ones(space.n, bool) if mask is None or not mask.any() else checked_mask(agent, space, mask)
     parts = np.split(legal, np.cumsum([n for n, _ in space.choices])[:-1])
     chosen = tuple(start + int(np.argmax(part)) for part, (_, start) in zip(parts, space.choices, strict=True))
     return chosen[0] if isinstance(space, Discrete) else chosen
