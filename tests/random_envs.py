@@ -90,7 +90,7 @@ class Random(ParallelEnv):
                 mask[self.draw.integers(size)] = isinstance(self.done[agent], spaces.MultiDiscrete) or size == 1
                 if agent == self.who and self.now("mask without a value"):
                     mask[:2] = 0
-                if agent != who[0] and self.draw.random() < 0.1:  # it waits for its turn
+                if agent not in self.agents[:1] and self.draw.random() < 0.1:  # it waits for its turn
                     mask[:] = 0
                 if agent == self.who and self.now("mask too long"):
                     mask = np.ones(size + 1, np.int8)
