@@ -53,6 +53,23 @@ class TaskStep(NamedTuple):
     final_state: Array
 
 
+@runtime_checkable
+class Restarting(Protocol):
+    """What a task offers beside `Task` if it can make an environment anew that fails.
+
+    What a step that failed would have shown is not known: its episode is truncated, its reward is 0, `final_obs` and
+    `final_state` are those before the step, and nothing is to be learned of the step or reported of the episode."""
+
+    #: How often it still may, all environments together. 0 at first: the task ends with the first failure.
+    env_restarts: int
+    #: Which environments failed in the last step and were made anew, [E] bool; None if none did.
+    lost: np.ndarray | None
+
+    def failures(self) -> list[str]:
+        """A sentence for every environment that was made anew since the last call."""
+        ...
+
+
 class Task(Protocol):
     """E copies of one scenario, stepped together and reset by themselves.
 

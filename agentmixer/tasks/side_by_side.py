@@ -31,6 +31,14 @@ def joined(steps: Sequence[TaskStep], device: str = "cpu") -> TaskStep:
     return TaskStep(*(torch.cat([to_torch(array, device) for array in arrays]) for arrays in zip(*steps, strict=True)))
 
 
+def lost_in(task: Task) -> np.ndarray | None:
+    """Which environments failed in the task's last step and were made anew, [K * E] bool; None if none did."""
+    parts = [(getattr(own, "lost", None), own.num_envs) for own in getattr(task, "tasks", [task])]
+    if all(lost is None for lost, _ in parts):
+        return None
+    return np.concatenate([np.zeros(envs, bool) if lost is None else lost for lost, envs in parts])
+
+
 class SideBySide:
     """K tasks as one. E (`num_envs`) counts the environments of each; arrays are as in `joined`.
 

@@ -10,6 +10,7 @@ import torch
 
 from agentmixer.contract.spec import TaskSpec
 from agentmixer.tasks.base import Task, to_torch
+from agentmixer.tasks.side_by_side import lost_in
 from agentmixer.train.settings import JUDGE_LIMIT
 from agentmixer.train.team import Team
 
@@ -78,8 +79,12 @@ def evaluate(
             ended = np.asarray(step.terminated) | np.asarray(step.truncated)
             total += np.asarray(step.reward) * running
             length += running
-            victory |= running & ended & np.asarray(step.won)
-            running &= ~ended
+            whole = ended
+            if (lost := lost_in(task)) is not None:  # where the environment failed, its next episode is judged instead
+                again = running & lost
+                total[again], length[again], whole = 0.0, 0, ended & ~again
+            victory |= running & whole & np.asarray(step.won)
+            running &= ~whole
             episode_start = torch.from_numpy(ended).to(device).float()
             memory = memory * (1.0 - episode_start).view(1, envs, 1)
         chosen = slice(begin, begin + count)

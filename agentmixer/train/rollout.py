@@ -164,6 +164,9 @@ class _Recorder:
             (r.reward, outcome.reward), (r.terminated, outcome.terminated), (r.truncated, outcome.truncated),
         ):  # fmt: skip
             kept[:, t, envs] = array.view(self.team.count, -1)
+        if outcome.lost is not None:
+            lost = outcome.lost.view(self.team.count, -1).repeat_interleave(self.team.spec.num_agents, 0)
+            r.active[:, t, envs] &= ~lost
         if outcome.truncated.any():
             final = to_torch(outcome.following.final_state, self.team.device)
             r.final_value[:, t, envs] = self.critic(final, memory["critic"])[0]

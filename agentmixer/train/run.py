@@ -19,6 +19,7 @@ from agentmixer.contract.manifest import sha256
 from agentmixer.errors import AgentMixerError, nearest
 from agentmixer.files import read_regular, write_whole
 from agentmixer.tasks import Task, make, names_code
+from agentmixer.tasks.base import Restarting
 from agentmixer.train.algorithms import ALGORITHMS
 from agentmixer.train.lock import LOCK, locked
 from agentmixer.train.run_files import (
@@ -102,7 +103,13 @@ class Run:
                 f"{self.path} was not trained here, and its task {self.task} would import and call "
                 f"{self.scenario}({call}); if you trust that code, repeat it: --task-code {shlex.quote(self.scenario)}"
             )
-        return make(self.task, self.scenario, num_envs, self.backend, self.options, self.device)
+        task = make(self.task, self.scenario, num_envs, self.backend, self.options, self.device)
+        if restarts := self.config.run.env_restarts:
+            if not isinstance(task, Restarting):
+                task.close()
+                raise AgentMixerError(f"task {self.task} makes no environment anew; leave env_restarts out")
+            task.env_restarts = restarts
+        return task
 
 
 def create(

@@ -89,6 +89,11 @@ class RunSettings(Settings, frozen=True):
     final_episodes: Annotated[
         Episodes, about("episodes of the two evaluations at the end, decentralised and joint")
     ] = 200
+    env_restarts: Annotated[
+        int,
+        Meta(ge=0, le=10**9),
+        about("how often an environment of others' code that fails may be made anew; its episode is not learned from"),
+    ] = 0
     judge_limit: Annotated[
         int,
         Meta(ge=1, le=10**9),

@@ -15,6 +15,7 @@ from torch import Tensor
 from agentmixer.contract.spec import TaskSpec
 from agentmixer.errors import TeamError
 from agentmixer.tasks.base import LARGEST, Task, TaskStep, to_torch
+from agentmixer.tasks.side_by_side import lost_in
 from agentmixer.train.team import Team
 
 
@@ -57,12 +58,14 @@ class Seen(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What came of a step: reward, terminated, truncated [K * E], and the step that follows."""
+    """What came of a step: reward, terminated, truncated [K * E], and the step that follows. lost [K * E]: environments that
+    failed in the step (`tasks.base.Restarting`), so that nobody knows what came of the decisions; None if none did."""
 
     reward: Tensor
     terminated: Tensor
     truncated: Tensor
     following: TaskStep
+    lost: Tensor | None
 
 
 class Recorder(Protocol):
@@ -145,11 +148,14 @@ def _lane(
         recorder.meanwhile(place, seen, memory)
         yield
         step = running.result() if isinstance(running, Future) else running
-        outcome = Outcome(tensor(step.reward), tensor(step.terminated), tensor(step.truncated), step)
+        failed = lost_in(task)
+        lost = None if failed is None else torch.from_numpy(failed).to(team.device)
+        outcome = Outcome(tensor(step.reward), tensor(step.terminated), tensor(step.truncated), step, lost)
         stream.episode_return += outcome.reward
         recorder.outcome(place, seen, outcome, memory)
         ended = outcome.terminated | outcome.truncated
-        for kept, array in zip(episodes, (stream.episode_return, ended, tensor(step.won)), strict=True):
+        whole = ended if lost is None else ended & ~lost
+        for kept, array in zip(episodes, (stream.episode_return, whole, tensor(step.won)), strict=True):
             kept[:, t, where] = array.view(team.count, -1)
         stream.episode_return.masked_fill_(ended, 0.0)
         stream.memory, stream.episode_start, stream.step = memory, ended.float(), step

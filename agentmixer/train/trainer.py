@@ -194,6 +194,8 @@ class _Training:
                 f"{self._whose(run)}{error}; the checkpoint at step {runs.steps_done(run):,} of "
                 f"{'every seed' if self.several else run.path} is good and --resume goes on from it"
             ) from error
+        for lane in self.lanes:
+            self._told(lane)
         collected = time.monotonic()
         numbers: list[dict[str, Any]] = [dict(own) for own in self.algorithm.update(experience)]
         self.clock.collecting += collected - begin
@@ -240,9 +242,17 @@ class _Training:
             )
         finally:
             generator.set_state(kept)
+        self._told(self.judge)
         if played.note():
             self.console.print(f"note: {self._whose(self.chosen[team])}{played.note()}", soft_wrap=True, markup=False)
         return report(played, self.spec)
+
+    def _told(self, task: Task) -> None:
+        """Say which environments failed and were made anew."""
+        for part in getattr(task, "tasks", [task]):
+            for failure in part.failures() if hasattr(part, "failures") else ():
+                words = f"{failure}; it was made anew, {part.env_restarts:,} times are left"
+                self.console.print(f"note: {words}", soft_wrap=True, markup=False)
 
     def _line(self, team: int, update: Update) -> dict[str, Any]:
         """What metrics.jsonl has of an update; the team is judged if that is due."""

@@ -64,6 +64,8 @@ class _Recorder:
     def outcome(self, place: Place, seen: Seen, outcome: Outcome, memory: dict[str, Tensor]) -> None:
         row, following = self.rows[place.t][place.envs.start], outcome.following
         device, ended = self.team.device, outcome.terminated | outcome.truncated
+        if outcome.lost is not None:
+            row["active"] &= ~outcome.lost
         row |= {
             "next_obs": to_torch(following.final_obs, device).clone(),
             "next_state": to_torch(following.final_state, device).clone(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,6 +43,13 @@ def train(
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu (the default) or cuda.")] = None,
     backend: Annotated[str | None, typer.Option(help="The task's backend; its first unless given.")] = None,
+    env_restarts: Annotated[
+        int | None,
+        typer.Option(
+            help="How often an environment of others' code that fails may be made anew instead of ending the run.",
+            min=0,
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Run directory; runs/<task>/<scenario>/<algorithm>/<time>-s<seed> unless given.")
     ] = None,
@@ -128,6 +136,8 @@ def train(
                 given = before.options | given
         name, options = tasks.check(task, scenario, backend, given)
         own_settings = parse_assignments(assignments or [], known=config.as_dict())
+        if env_restarts is not None:
+            own_settings |= {"env_restarts": str(env_restarts)}
         config = config.replace(own_settings, options).fitted(own_settings)
         if steps is not None:
             config = config.replace({"total_steps": steps})
@@ -138,6 +148,8 @@ def train(
             )
             for own in wanted
         ]
+    if resume and env_restarts is not None:
+        chosen = [replace(run, config=run.config.replace({"env_restarts": env_restarts})) for run in chosen]
     for run in chosen:
         console.print(f"run {run.path}", soft_wrap=True, markup=False)
     if not trainer.train_together(chosen, console, resume):

@@ -376,6 +376,20 @@ def turns() -> ParallelEnv:
     return turn_based_aec_to_parallel(Turns())
 
 
+class Flaky(Counting):
+    """Fails at its third step if the seed of the episode is even, and at its reset if the seed ends in 3."""
+
+    def reset(self, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
+        if seed is not None and seed % 10 == 3:
+            raise OSError("the port is taken")
+        return super().reset(seed, options)
+
+    def step(self, actions: dict) -> Result:
+        if self.t == 2 and self.seed % 2 == 0:
+            raise RuntimeError("a walker fell through the floor")
+        return super().step(actions)
+
+
 def broken(how: str = "raise") -> Broken:
     return Broken(how)
 

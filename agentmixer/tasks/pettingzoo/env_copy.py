@@ -51,6 +51,8 @@ class EnvCopy:
         """index: the environment's number in the whole task; row: views of its fields of `row_type`."""
         self.env, self.team, self.index, self.row = env, team, index, row
         self.sizes = team.obs_sizes
+        #: Whether an episode is to start; an environment that fails then has shown all of the one before.
+        self.starting = True
         #: A mask that allows the fallback action alone; all True for real values.
         self._fallback_alone = list(map(_mask_of_one, team.action_spaces, team.fallback_actions))
         #: Which elements of the padded observations are an agent's own.
@@ -88,7 +90,7 @@ class EnvCopy:
             self._begin()
 
     def _begin(self) -> None:
-        self.steps = 0
+        self.steps, self.starting = 0, True
         with self._watched():
             observations, infos = self.env.reset(seed=episode_seed(self.seed, self.stream, self.number))
             self._known(agents=self.env.agents, observations=observations, infos=infos)
@@ -96,6 +98,7 @@ class EnvCopy:
             if not any(self.live):
                 raise AgentMixerError("no agent is there after reset")
             self._show(self.live, observations, infos, False)
+        self.starting = False
 
     def _watched(self) -> contextlib.AbstractContextManager[None]:
         start = f"the episode that reset(seed={episode_seed(self.seed, self.stream, self.number)}) starts"

@@ -20,6 +20,9 @@ from agentmixer.tasks.pettingzoo.foreign_env import build
 from agentmixer.tasks.pettingzoo.team_description import Team, describe, specification
 from agentmixer.tasks.pettingzoo.worker_pool import WorkerPool
 
+#: What a step came to, beside what an environment shows after it.
+_OUTCOME = ("reward", "terminated", "truncated", "final_obs", "final_state")
+
 
 class Start(NamedTuple):
     """The episodes to start: for each environment of the task a stream, and the number of an episode in that stream."""
@@ -27,6 +30,24 @@ class Start(NamedTuple):
     seed: int
     streams: list[int]
     episodes: list[int]
+
+    def of(self, index: int) -> tuple[int, int, int]:
+        """What `EnvCopy.reset` takes, for one environment."""
+        return self.seed, self.streams[index], self.episodes[index]
+
+
+class Renewal(NamedTuple):
+    """Environments to make anew, and the episodes that they start."""
+
+    numbers: tuple[int, ...]
+    start: Start
+
+
+class Failure(NamedTuple):
+    """What failed in an environment, and whether that was the start of an episode."""
+
+    words: str
+    starting: bool
 
 
 class Chunk:
@@ -38,29 +59,40 @@ class Chunk:
         """numbers: those of its environments. memory: holds a row for each environment of the task."""
         self.scenario, self.options, self.team, self.numbers = scenario, options, team, numbers
         self.rows = np.frombuffer(memory, row_type(team))
-        self.copies: list[EnvCopy] = []
+        self.copies: dict[int, EnvCopy] = {}
 
-    def answer(self, request: Start | Literal["step"]) -> str:
-        """Start episodes, or take a step with the actions in the rows. Returns what failed, "" if nothing did."""
-        try:
-            if not self.copies:
-                for index in self.numbers:
-                    row = {name: self.rows[name][index, ...] for name in row_type(self.team).names or ()}
-                    self.copies.append(EnvCopy(build(self.scenario, self.options), self.team, index, row))
-            for copy in self.copies:
-                if request == "step":
-                    copy.step()
+    def answer(self, request: Start | Renewal | Literal["step"]) -> dict[int, Failure]:
+        """Start episodes, make environments anew, or take a step with the actions in the rows. Returns what failed, by the
+        environment's number."""
+        failed = {}
+        for index in self.numbers:
+            try:
+                if isinstance(request, Renewal):
+                    if index in request.numbers:
+                        self._close(index)
+                        self._copy(index).reset(*request.start.of(index))
+                elif request == "step":
+                    self._copy(index).step()
                 else:
-                    copy.reset(request.seed, request.streams[copy.index], request.episodes[copy.index])
-        except AgentMixerError as error:
-            return str(error)
-        return ""
+                    self._copy(index).reset(*request.of(index))
+            except AgentMixerError as error:
+                failed[index] = Failure(str(error), index not in self.copies or self.copies[index].starting)
+        return failed
 
     def close(self) -> None:
-        for copy in self.copies:
+        for index in self.numbers:
+            self._close(index)
+
+    def _copy(self, index: int) -> EnvCopy:
+        if index not in self.copies:
+            row = {name: self.rows[name][index, ...] for name in row_type(self.team).names or ()}
+            self.copies[index] = EnvCopy(build(self.scenario, self.options), self.team, index, row)
+        return self.copies[index]
+
+    def _close(self, index: int) -> None:
+        if index in self.copies:
             with contextlib.suppress(Exception):
-                copy.env.close()
-        self.copies = []
+                self.copies.pop(index).env.close()
 
 
 class ParallelEnvTask:
@@ -73,9 +105,14 @@ class ParallelEnvTask:
     environment never gets an action of an agent that is gone.
 
     Code of others cannot be put back into mid-episode: `restore` starts the next episode of every stream.
+
+    An environment that fails ends the task, unless `env_restarts` allows that it is made anew; it then goes on with the next
+    episode of its stream.
     """
 
     restarts = True
+    env_restarts = 0
+    lost: np.ndarray | None = None
 
     def __init__(
         self,
@@ -89,6 +126,8 @@ class ParallelEnvTask:
         self.spec = specification(scenario, backend, options)
         self.num_envs = num_envs
         self._failed = ""
+        self._failures: list[str] = []
+        self._last: TaskStep
         team = describe(scenario, options)
         if workers is None:
             workers = 0 if backend == "serial" or num_envs == 1 else min(num_envs, cores())
@@ -138,11 +177,47 @@ class ParallelEnvTask:
         self._usable()
         if len(streams) != self.num_envs or seed < 0:
             raise AgentMixerError(f"reset needs a seed that is not negative and {self.num_envs} episode streams")
-        self._seed, self._streams, self._next = seed, streams.copy(), episodes + 1
+        self._seed, self._streams, self._next = seed, streams.copy(), episodes.copy()
         return self._ask(Start(seed, streams.tolist(), episodes.tolist()))
+
+    def failures(self) -> list[str]:
+        """A sentence for every environment that was made anew since the last call."""
+        told, self._failures = self._failures, []
+        return told
 
     def _ask(self, request: Start | Literal["step"]) -> TaskStep:
         """Have all environments do something, and copy out what they show."""
+        stepped = request == "step"
+        failed = self._do(request)
+        lost = [index for index, failure in failed.items() if stepped and not failure.starting]
+        outcome = {name: self._rows[name].copy() for name in _OUTCOME} if failed and stepped else {}
+        renewed = list(failed)
+        while failed:
+            if len(failed) > self.env_restarts:
+                self._failed = next(iter(failed.values())).words
+                self._usable()
+            self.env_restarts -= len(failed)
+            self._failures += [failure.words for failure in failed.values()]
+            self._next[[index for index, failure in failed.items() if failure.starting]] += 1
+            failed = self._do(Renewal(tuple(failed), Start(self._seed, self._streams.tolist(), self._next.tolist())))
+        shown = {name: self._rows[name] for name in TaskStep._fields if name != "won"}
+        for name in ("obs", "action_mask", "active", "final_obs"):
+            shown[name] = shown[name].swapaxes(0, 1)
+        own = {name: np.array(array, order="C") for name, array in shown.items()}
+        step = TaskStep(won=np.zeros(self.num_envs, np.bool_), **own)
+        for name, array in outcome.items():
+            axis = (slice(None),) * (name == "final_obs")
+            getattr(step, name)[(*axis, renewed)] = array[renewed].swapaxes(0, 1) if axis else array[renewed]
+        self.lost = np.isin(np.arange(self.num_envs), lost) if lost else None
+        if lost:
+            step.reward[lost], step.terminated[lost], step.truncated[lost] = 0, False, True
+            step.final_obs[:, lost], step.final_state[lost] = self._last.obs[:, lost], self._last.state[lost]
+        self._next += step.terminated | step.truncated if stepped else True
+        self._last = step
+        return step
+
+    def _do(self, request: Start | Renewal | Literal["step"]) -> dict[int, Failure]:
+        """What failed in it, by the environment's number. Raises AgentMixerError if a worker is lost."""
         # Holds until all have answered: after an interruption some environments are a step behind the others.
         self._failed = "the task was interrupted while its environments were stepped or reset; make a new one"
         try:
@@ -151,15 +226,10 @@ class ParallelEnvTask:
             else:
                 answers = self._pool.ask([request] * len(self._pool.processes))
         except AgentMixerError as error:
-            answers = [str(error)]
-        self._failed = next((words for words in answers if words), "")
-        self._usable()
-        shown = {name: self._rows[name] for name in TaskStep._fields if name != "won"}
-        for name in ("obs", "action_mask", "active", "final_obs"):
-            shown[name] = shown[name].swapaxes(0, 1)
-        own = {name: np.array(array, order="C") for name, array in shown.items()}
-        self._next += own["terminated"] | own["truncated"]
-        return TaskStep(won=np.zeros(self.num_envs, np.bool_), **own)
+            self._failed = str(error)
+            raise
+        self._failed = ""
+        return {index: failure for answer in answers for index, failure in answer.items()}
 
     def _usable(self) -> None:
         if self._failed:
