@@ -63,12 +63,25 @@ class Settings(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, **checked)
 
 
+#: What is not a setting, though it is called one elsewhere: the way out.
+_MEANT = {
+    "seed": "; give it as --seed N, or several as --seeds 0-4",
+    "seeds": "; give them as --seeds 0-4",
+    "steps": "; give them as --steps N, or as the setting total_steps",
+    "learning_rate": "; did you mean 'actor_lr' or 'critic_lr'?",
+    "algorithm": "; give it as --algorithm NAME",
+    "preset": "; give it as --preset NAME",
+    "device": "; give it as --device cpu or cuda",
+    "backend": "; give it as --backend NAME",
+}
+
+
 def unknown(keys: Iterable[str], known: Iterable[str], kind: str = "setting") -> None:
     """Raise AgentMixerError that names the nearest known key if one of `keys` is not known."""
     names = set(known)
     for key in keys:
         if key not in names:
-            raise AgentMixerError(f"unknown {kind} '{key}'{nearest(key, names)}")
+            raise AgentMixerError(f"unknown {kind} '{key}'{_MEANT.get(key) or nearest(key, names)}")
 
 
 def parse_assignments(

@@ -7,6 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+#: With fewer values nothing is shown by their being alike: even a sign test of n pairs, whose p is at least 1 / 2^n, does
+#: not come below 0.05.
+FEWEST = 5
+
 
 class Estimate(NamedTuple):
     """A figure and the interval around it; low and high are None where the data give no interval."""
@@ -48,13 +52,15 @@ def share(part: int, whole: int, confidence: float = 0.95) -> Estimate:
 
 
 def mean(values: np.ndarray, bounds: tuple[float, float] = (-np.inf, np.inf), confidence: float = 0.95) -> Estimate:
-    """Mean with Student's interval. values [n]; one value has no interval, and equal values have that value as theirs.
+    """Mean with Student's interval. values [n]; one value has no interval, nor have fewer than FEWEST values that are all
+    equal, for they do not show how values differ. More of them have that value as their interval.
 
     bounds: least and greatest value that a mean can have, (0, 1) for win rates of seeds; the interval ends there."""
     centre = float(np.mean(values))
-    if len(values) < 2:
+    equal = np.ptp(values) == 0
+    if len(values) < 2 or (equal and len(values) < FEWEST):
         return Estimate(centre, None, None)
-    if np.ptp(values) == 0:
+    if equal:
         return Estimate(centre, centre, centre)
     from scipy import stats
 
@@ -69,7 +75,7 @@ def mean_of(measure: str, values: np.ndarray) -> Estimate:
 
 def paired(a: np.ndarray, b: np.ndarray, confidence: float = 0.95) -> Estimate:
     """Mean of a - b over pairs, with Student's interval. a, b [n], bool or numbers; entry i of both is the same
-    episode or seed, so that what makes it easy or hard cancels. One pair has no interval. Raises ValueError if a and b
+    episode or seed, so that what makes it easy or hard cancels. What has no interval: see `mean`. Raises ValueError if a and b
     are not equally long."""
     first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if first.shape != second.shape:

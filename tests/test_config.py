@@ -38,7 +38,7 @@ def test_paper_preset_is_the_papers_tables() -> None:
 
 def test_paper_preset_names_every_setting_of_the_method() -> None:
     """A changed default must never leak into `paper`."""
-    run_only = {"eval_interval", "checkpoint_interval", "eval_episodes", "final_episodes", "judge_limit", "huber_delta"}
+    run_only = {"eval_interval", "checkpoint_interval", "eval_episodes", "final_episodes", "judge_limit", "huber_delta", "env_restarts"}
     assert set(AgentMixerPPO.configure().as_dict()) - run_only == set(resolve(AgentMixerPPO.presets, "paper", "smacv2"))
 
 
@@ -56,6 +56,8 @@ def test_paper_preset_names_every_setting_of_the_method() -> None:
         ("ratio=both", "ratio must be one of agent, joint"),
         ("gamma", "--set takes key=value"),
         ("gamma=", "--set takes key=value"),
+        ("seed=1", "unknown setting 'seed'; give it as --seed N"),
+        ("learning_rate=1", "unknown setting 'learning_rate'; did you mean 'actor_lr' or 'critic_lr'?"),
     ],
 )
 def test_a_wrong_setting_is_answered_with_the_way_out(assignment: str, words: str) -> None:

@@ -18,7 +18,12 @@ from onnx.reference import ReferenceEvaluator
 
 from agentmixer import __version__, provenance
 from agentmixer.contract.manifest import (
+    AGENT_FILE,
+    AGENTS_FOLDER,
+    GOLDEN_FILE,
+    MODEL_FILE,
     OPSET,
+    REPORTS_FOLDER,
     SCHEMA_VERSION,
     TEAM_FILE,
     AgentManifest,
@@ -37,7 +42,7 @@ from agentmixer.export.graph import export_graph
 from agentmixer.export.graph_step import graph_step
 from agentmixer.runtime import signature
 from agentmixer.runtime.actions import array_type
-from agentmixer.runtime.bundle import BUNDLES, read_bundle
+from agentmixer.runtime.bundle import BUNDLES, bundle_around, read_bundle
 from agentmixer.runtime.certificate import check_locality
 from agentmixer.runtime.golden import Golden, Parity, StepFunction, dump, parse, replay
 from agentmixer.runtime.guard import check_model
@@ -247,12 +252,36 @@ def _folder(path: Path) -> Iterator[None]:
                 path.rmdir()
 
 
+def _not_exported(bundle: Path) -> str | None:
+    """A file in the folder that is no bundle's, relative to it; None if there is none."""
+    files = (AGENT_FILE, MODEL_FILE, GOLDEN_FILE, signature.AGENT_SIGNATURE_FILE)
+    for path in sorted(bundle.rglob("*")):
+        parts = path.relative_to(bundle).parts
+        known = (
+            parts[0] == REPORTS_FOLDER
+            or parts in ((TEAM_FILE,), (signature.SIGNATURE_FILE,))
+            or (parts[0] == AGENTS_FOLDER and (len(parts) < 3 or (len(parts) == 3 and parts[2] in files)))
+        )
+        if not known:
+            return str(path.relative_to(bundle))
+    return None
+
+
 def _check_place(target: Path, replace: bool) -> None:
-    """Raise AgentMixerError if a bundle cannot go there: something is there, or something else than a bundle to replace."""
+    """Raise AgentMixerError if a bundle cannot go there: it lies in another bundle, something is there, or something else
+    than a bundle to replace."""
+    if around := bundle_around(target):
+        raise AgentMixerError(
+            f"{target} lies in the bundle {around}, which would be none any more; choose another --out"
+        )
     if not os.path.lexists(target):
         return
     if not (target.is_dir() and not target.is_symlink() and (target / TEAM_FILE).is_file()):
         raise AgentMixerError(f"{target} exists already and is no bundle; choose another --out or remove it first")
+    if replace and (other := _not_exported(target)):
+        raise AgentMixerError(
+            f"{target} holds {other}, which no export has put there and which would be lost; move it away or choose another --out"
+        )
     if not replace:
         raise AgentMixerError(
             f"{target} exists already; choose another --out, or give --replace to lose what is there, its signatures and "

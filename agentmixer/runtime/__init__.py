@@ -5,6 +5,7 @@ import os
 # ONNX Runtime's telemetry starts a thread and keeps a database under the user's home, from its import on.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-from agentmixer.runtime.agent import Agent
+from agentmixer.errors import AgentMixerError
+from agentmixer.runtime.agent import Agent, InvalidDecision
 
-__all__ = ["Agent"]
+__all__ = ["Agent", "AgentMixerError", "InvalidDecision"]

@@ -255,6 +255,16 @@ def belongs(manifest: AgentManifest, digest: str, team: TeamManifest, index: int
             )
 
 
+def bundle_around(path: Path) -> Path | None:
+    """The innermost folder above `path` that is a bundle, or an agent's folder that stands alone; None if there is none."""
+    for folder in Path(os.path.abspath(path)).parents:
+        if (folder / TEAM_FILE).is_file():
+            return folder
+        if (folder / AGENT_FILE).is_file() and not (folder.parent.parent / TEAM_FILE).is_file():
+            return folder
+    return None
+
+
 def read_bundle(path: Path, trusted: Path | None = None) -> Bundle:
     """Read and verify a whole bundle. trusted: public key that must have signed it (and see `signature.Pin`).
 

@@ -198,7 +198,10 @@ def pin(trusted: Path, team_id: str, lowest_release: int) -> None:
     try:
         wanted = msgspec.convert({"team_id": team_id, "lowest_release": lowest_release}, Pin)
     except msgspec.ValidationError as error:
-        raise AgentMixerError(f"that cannot be pinned ({error}); give a bundle's team_id and release") from error
+        raise AgentMixerError(
+            f"team '{team_id}', release {lowest_release} cannot be pinned; a team's name has 1 to 64 letters, digits, _ and -, "
+            "and a release is a number from 0 to 2,147,483,647"
+        ) from error
     before = read_pin(trusted)
     if before and (before.team_id != wanted.team_id or before.lowest_release > wanted.lowest_release):
         raise AgentMixerError(

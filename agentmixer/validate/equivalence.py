@@ -14,13 +14,12 @@ from scipy import stats
 
 from agentmixer.contract.spec import TaskSpec
 from agentmixer.errors import AgentMixerError
+from agentmixer.intervals import FEWEST
 from agentmixer.validate.arms import Played
 
 #: Of win rates: 5 wins in 100 episodes. Of returns: 5 % of the actors' mean return.
 MARGIN = 0.05
 ALPHA = 0.05
-#: With fewer pairs nothing is shown: even a sign test, whose p is at least 1 / 2^n, cannot reach alpha.
-FEWEST = 5
 
 
 @dataclass(frozen=True)

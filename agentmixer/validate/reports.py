@@ -10,24 +10,30 @@ from pathlib import Path
 from agentmixer.contract.manifest import REPORTS_FOLDER
 from agentmixer.errors import AgentMixerError
 from agentmixer.files import check_writable, write_whole
+from agentmixer.runtime.bundle import bundle_around
 
 
 class ReportFile:
     """A file that a verdict will be written to, made sure of before anything is played.
 
-    bundle: whose reports/ folder it goes to, unless `asked` says where; name: of the file there, with -2, -3 and so on
-    where there is an earlier report, which stays. The folder of a bundle is somebody else's: nothing is written through a
-    link that lies in it. Raises AgentMixerError if nothing can be written there."""
+    bundle: whose reports/ folder it goes to, unless `asked` says where; name: of the file there. Where there is a file
+    already, it stays, and the report is called -2, -3 and so on. The folder of a bundle is somebody else's: nothing is
+    written through a link that lies in it. Raises AgentMixerError if nothing can be written there, or if a bundle would no
+    longer be one with it."""
 
     def __init__(self, bundle: Path, asked: Path | None, name: str):
-        self.path = asked or bundle / REPORTS_FOLDER / name
+        first = self.path = asked or bundle / REPORTS_FOLDER / name
         if asked is None:
             self._own_folder(bundle / REPORTS_FOLDER)
-            first = self.path
-            for number in itertools.count(2):
-                if self.path.is_symlink() or not self.path.is_file():  # whatever else is there is refused below
-                    break
-                self.path = first.with_stem(f"{first.stem}-{number}")
+        elif (around := bundle_around(asked)) and around / REPORTS_FOLDER not in Path(os.path.abspath(asked)).parents:
+            raise AgentMixerError(
+                f"{asked} lies in the bundle {around}, which no file may be added to but in {REPORTS_FOLDER}/; choose another "
+                "--report FILE"
+            )
+        for number in itertools.count(2):
+            if self.path.is_symlink() or not self.path.is_file():  # whatever else is there is refused below
+                break
+            self.path = first.with_stem(f"{first.stem}-{number}")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             check_writable(self.path)
@@ -35,7 +41,7 @@ class ReportFile:
             raise self._unwritable(error) from error
 
     def write(self, text: str) -> None:
-        """Keep `text`, whole, in place of what was there."""
+        """Keep `text`, whole."""
         try:
             write_whole(self.path, text.encode())
         except OSError as error:

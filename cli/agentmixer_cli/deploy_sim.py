@@ -39,7 +39,7 @@ def deploy_sim(
     margin: Annotated[
         float | None,
         typer.Option(
-            help="Fail unless deployed and actors are shown to differ by less: in win rate, or as a share of the mean return.",
+            help="Fail unless deployed and actors are shown to differ by less, in win rate or as a share of the mean return, or not at all.",
             min=0.0,
             max=1.0,
         ),
@@ -72,6 +72,7 @@ def deploy_sim(
     from agentmixer.errors import AgentMixerError
     from agentmixer.host.agent_process import AgentLost
     from agentmixer.host.faulty_link import parse_faults
+    from agentmixer.train.run import standing
     from agentmixer.validate import deploy_sim as rehearsal
     from agentmixer.validate.reports import ReportFile
 
@@ -85,6 +86,7 @@ def deploy_sim(
     faults = parse_faults(fault or [], opened.team.task.agents)
     if not as_json:
         console.place("bundle", path)
+        console.sentence(f"the team stands {standing(source, opened.team.source.step)}")
     name = "faults.json" if fault_matrix else "deploy_sim_faults.json" if fault else "deploy_sim.json"
     target = ReportFile(path, report, name)
     arguments = (opened, episodes, rehearsal.DEPLOY_SEED if seed is None else seed, source)
