@@ -38,7 +38,15 @@ def test_paper_preset_is_the_papers_tables() -> None:
 
 def test_paper_preset_names_every_setting_of_the_method() -> None:
     """A changed default must never leak into `paper`."""
-    run_only = {"eval_interval", "checkpoint_interval", "eval_episodes", "final_episodes", "judge_limit", "huber_delta", "env_restarts"}
+    run_only = {
+        "eval_interval",
+        "checkpoint_interval",
+        "eval_episodes",
+        "final_episodes",
+        "judge_limit",
+        "huber_delta",
+        "env_restarts",
+    }
     assert set(AgentMixerPPO.configure().as_dict()) - run_only == set(resolve(AgentMixerPPO.presets, "paper", "smacv2"))
 
 

@@ -56,7 +56,10 @@ def table(chosen: Sequence[Run]) -> Table:
     assert len(rows) == len(chosen)
     what = measure(chosen[0].task, rows[0][0])
     out = Table(
-        title=f"{what.replace('_', ' ')}, greedy, {rows[0][0]['episodes']} episodes a seed", title_justify="left"
+        title=f"{what.replace('_', ' ')}, greedy, {rows[0][0]['episodes']} episodes a seed",
+        title_justify="left",
+        box=None,
+        padding=(0, 2, 0, 0),
     )
     for column in ("seed", "decentralised", "joint"):
         out.add_column(column, justify="right")

@@ -137,6 +137,13 @@ class Config(msgspec.Struct, frozen=True):
         """Every setting by its key."""
         return {key: value for part in self.parts.values() for key, value in part.as_dict().items()}
 
+    def check_options(self, given: Iterable[str], known: Iterable[str] | None) -> None:
+        """Raise AgentMixerError that names --set if an option of the task is given that is a setting. known: names of the
+        task's options; None if they are not known."""
+        for key in set(given) & set(self.as_dict()):
+            if known is not None and key not in known:
+                raise AgentMixerError(f"{key} is a setting and not an option of the task; use --set {key}=...")
+
     def replace(self, overrides: dict[str, Any], options: Iterable[str] = ()) -> Self:
         """A copy with overrides applied and checked, whichever part they belong to; see `Settings.replace`.
 

@@ -57,6 +57,9 @@ def compare(
         raise AgentMixerError(f"unknown measure '{measure}'{nearest(str(measure), comparison.MEASURES)}")
     target = out or comparison.COMPARISONS / task / runs.folder_name(scenario)
     settings = parse_assignments(assignments or []) | ({} if steps is None else {"total_steps": steps})
+    for text in vary or []:
+        if (key := text.partition("=")[0].strip()) in settings:
+            raise AgentMixerError(f"--vary and --set both give {key}; leave one of them out")
     chosen = comparison.variants(vary or [], algorithm, preset)
     options = parse_assignments(env_args or [], "--env-arg", "penalty=-1", tasks.option_names(task, scenario))
     prepared = comparison.prepare(task, scenario, chosen, parse_seeds(seeds), settings, options, target)

@@ -134,6 +134,7 @@ def train(
             file = checkpoint.latest(before)
             if (before.task, before.scenario) == (task, scenario):
                 given = before.options | given
+        config.check_options(given, tasks.option_names(task, scenario))
         name, options = tasks.check(task, scenario, backend, given)
         own_settings = parse_assignments(assignments or [], known=config.as_dict())
         if env_restarts is not None:

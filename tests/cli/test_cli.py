@@ -124,6 +124,14 @@ def test_ctrl_c_and_resume(tmp_path: Path) -> None:
         ),
         (["train", "smacv2", "protoss_5v5", "--set", "lr"], "takes key=value, got 'lr'; did you mean 'actor_lr' or"),
         (
+            ["train", "predator_prey", "5x5", "--env-arg", "actor_lr=1"],
+            "actor_lr is a setting and not an option of the task; use --set actor_lr=...",
+        ),
+        (
+            ["compare", "matrix", "climbing", "--vary", "pm=mixer,none", "--set", "pm=none"],
+            "--vary and --set both give pm; leave one of them out",
+        ),
+        (
             ["train", "predator_prey", "5x5", "--set", "penalty=-1"],
             "penalty is an option of the task and not a setting; use --env-arg penalty=-1",
         ),

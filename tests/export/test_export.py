@@ -322,6 +322,29 @@ def test_a_bundle_that_is_there_stays_unless_it_is_to_be_replaced(trained: Run, 
     assert sorted(tmp_path.rglob("*")) == [place, place / "thesis.tex"]
 
 
+@pytest.mark.parametrize(
+    "other", ["thesis.tex", "agents/notes.txt/x", "agents/agent_0/notes.txt", "agents/agent_0/deep/x", "more/x"]
+)
+def test_what_no_export_has_made_is_not_replaced(other: str, trained: Run, exported: Exported, tmp_path: Path) -> None:
+    place = tmp_path / "bundle"
+    shutil.copytree(exported.path, place)
+    (place / other).parent.mkdir(parents=True, exist_ok=True)
+    (place / other).write_text("precious")
+    with pytest.raises(AgentMixerError, match="which no export has put there and which would be lost"):
+        exporting.export(trained, place, replace=True)
+    assert (place / other).read_text() == "precious"
+
+
+@pytest.mark.parametrize("inner", ["inner", "agents/more", "reports/inner", "agents/agent_0/inner"])
+def test_a_bundle_is_not_put_into_a_bundle(inner: str, trained: Run, exported: Exported, tmp_path: Path) -> None:
+    place = tmp_path / "bundle"
+    shutil.copytree(exported.path, place)
+    before = sorted(place.rglob("*"))
+    with pytest.raises(AgentMixerError, match=r"lies in the bundle .*, which would be none any more"):
+        exporting.export(trained, place / inner)
+    assert sorted(place.rglob("*")) == before
+
+
 def test_agents_that_need_more_than_their_own_observation_are_not_exported(
     trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

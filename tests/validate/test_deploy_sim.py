@@ -158,11 +158,34 @@ def test_a_report_that_cannot_be_written_is_said_before_anything_is_played(tmp_p
         ReportFile(tmp_path, tmp_path / "file" / "report.json", "x")
 
 
-def test_a_report_leaves_earlier_reports_as_they_are(tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked", [False, True], ids=["in the bundle", "where the user says"])
+def test_a_report_leaves_earlier_reports_and_every_other_file_as_they_are(asked: bool, tmp_path: Path) -> None:
+    place = tmp_path / "reports" / "deploy_sim.json" if asked else None
     for text in ("PASS", "FAIL", "FAIL again"):
-        ReportFile(tmp_path, None, "deploy_sim.json").write(text)
+        ReportFile(tmp_path, place, "deploy_sim.json").write(text)
     kept = {file.name: file.read_text() for file in (tmp_path / "reports").iterdir()}
     assert kept == {"deploy_sim.json": "PASS", "deploy_sim-2.json": "FAIL", "deploy_sim-3.json": "FAIL again"}
+
+
+def test_a_report_is_not_put_into_a_bundle_but_in_its_reports(exported: Exported, tmp_path: Path) -> None:
+    place = tmp_path / "copy"
+    shutil.copytree(exported.path, place)
+    inside = (
+        place / "team.json",
+        place / "new.json",
+        place / "agents/agent_0/policy.onnx",
+        place / "agents/new/x.json",
+    )
+    alone = tmp_path / "agent_0"
+    shutil.copytree(place / "agents/agent_0", alone)
+    for asked in (*inside, alone / "x.json"):
+        with pytest.raises(
+            AgentMixerError, match=r"lies in the bundle .*, which no file may be added to but in reports/"
+        ):
+            ReportFile(place, asked, "x")
+    for asked in (place / "reports/x.json", tmp_path / "x.json"):
+        ReportFile(place, asked, "x").write("{}")
+    read_bundle(place)
 
 
 @pytest.mark.parametrize("what", ["folder", "file", "half written file", "dangling", "folder under the run's name"])
@@ -287,11 +310,13 @@ def test_students_interval_by_hand() -> None:
     # mean 2, s = 1, n = 3: t(.975, 2) = 4.3027, half width 4.3027 / sqrt(3) = 2.4841
     found = intervals.mean(np.array([1.0, 2.0, 3.0]))
     assert (found.value, round(found.low, 4), round(found.high, 4)) == (2.0, -0.4841, 4.4841)
-    assert intervals.mean(np.array([5.0, 5.0])) == (5.0, 5.0, 5.0)
+    assert intervals.mean(np.full(5, 5.0)) == (5.0, 5.0, 5.0)
 
 
 def test_one_value_has_no_interval_and_rates_stay_within_0_and_1() -> None:
     assert intervals.mean(np.array([5.0])) == (5.0, None, None)
+    assert intervals.mean(np.full(4, 5.0)) == (5.0, None, None)
+    assert intervals.paired(np.ones(2), np.zeros(2)) == (1.0, None, None)
     assert intervals.mean(np.array([5.0])).told(".1f") == "5.0 (no interval)"
     # mean 0.9, s = 0.1, n = 3: 0.9 +- 4.3027 * 0.1 / sqrt(3) = 0.6516 .. 1.1484
     seeds = np.array([0.8, 0.9, 1.0])

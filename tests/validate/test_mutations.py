@@ -94,7 +94,11 @@ def test_a_wrong_team_is_caught(context: Context) -> None:
 def test_wrong_bundles_with_real_valued_actions_are_caught(boxes: Context) -> None:
     checks = {name: mutate(mutation, boxes) for name, mutation in BY_NAME.items()}
     caught = {name for name, found in checks.items() if found.passed}
-    without = {name for name in BY_NAME if "state" in name or "mask" in name} | {"stale logits", "start dropped", "clamp dropped"}
+    without = {name for name in BY_NAME if "state" in name or "mask" in name} | {
+        "stale logits",
+        "start dropped",
+        "clamp dropped",
+    }
     assert caught == set(BY_NAME) - without
     assert {found.status for found in checks.values()} == {"passed", "does not apply"}
     assert checks["scale dropped"].caught_by == "golden replay"
