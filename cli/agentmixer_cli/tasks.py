@@ -32,7 +32,7 @@ def tasks(
     console = Terminal()
     for task in [name] if name else registry.names():
         family = registry.family(task)
-        table = Table(title=f"{task} (backends: {', '.join(family.backends)})", box=None, padding=(0, 2, 0, 0))
+        table = Table(title=f"{task} (backends: {', '.join(_backends(family))})", box=None, padding=(0, 2, 0, 0))
         for column in ("scenario", "agents", "obs", "state", "actions", "limit"):
             table.add_column(column, no_wrap=column != "obs", overflow="fold")
         sources: dict[str, list[str]] = {}
@@ -56,8 +56,14 @@ def _told(family: TaskFamily) -> dict[str, Any]:
     """All that is listed of a task, as JSON has it."""
     defaults, explained = family.Options().as_dict(), family.Options.explained()
     return {
-        "backends": list(family.backends),
+        "backends": [name for name in family.backends if name not in getattr(family, "planned", ())],
         "scenarios": [msgspec.to_builtins(row) for row in family.scenarios()],
         "options": {name: {"default": value, "about": explained.get(name, "")} for name, value in defaults.items()},
         "notes": family.notes,
     }
+
+
+def _backends(family: TaskFamily) -> list[str]:
+    """The backends of a task, and which of them cannot be used yet."""
+    planned = getattr(family, "planned", ())
+    return [f"{name}, not available yet" if name in planned else name for name in family.backends]

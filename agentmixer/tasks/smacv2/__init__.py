@@ -21,6 +21,8 @@ from agentmixer.tasks.smacv2.smacv2_facts import (
 
 Options = NoOptions
 backends = ("smax", "sc2")
+#: Backends that are known and cannot be used yet.
+planned = ("sc2",)
 names_code = False
 notes = (
     "Backend smax is JaxMARL's SMAX with a scripted enemy, not StarCraft II. It does not model healing "
