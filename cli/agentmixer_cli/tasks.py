@@ -66,4 +66,4 @@ def _told(family: TaskFamily) -> dict[str, Any]:
 def _backends(family: TaskFamily) -> list[str]:
     """The backends of a task, and which of them cannot be used yet."""
     planned = getattr(family, "planned", ())
-    return [f"{name}, not available yet" if name in planned else name for name in family.backends]
+    return [f"{name} (not available yet)" if name in planned else name for name in family.backends]
