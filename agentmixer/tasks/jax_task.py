@@ -5,18 +5,24 @@ A game is three pure functions of one environment. Everything between two action
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import hashlib
 import os
-from collections.abc import Callable
+import platform
+from collections.abc import Callable, Iterable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 
 from agentmixer.contract.spec import TaskSpec
 from agentmixer.errors import AgentMixerError
+from agentmixer.files import write_whole
 from agentmixer.tasks.base import Probe, Probed, TaskStep
 
 
@@ -43,13 +49,26 @@ class Game(NamedTuple):
     """One environment as pure functions. The game knows no episode limit: `JaxTask` truncates.
 
     reset(key) -> state, any tree of arrays; step(key, state, actions [N] int32) -> Outcome;
-    look(state) -> View. probes: what its rules hide from an agent, each a change(key, state, agent [] int32).
+    look(state) -> View. probes: what its rules hide from an agent, each a change(key, state, agent [] int32). key: what says
+    all that the functions compute (`key_of`). A game that has one is traced once a machine and number of environments, for
+    what JAX makes of it is kept on disk; tracing a game of many units takes seconds.
     """
 
     reset: Callable[[jax.Array], Any]
     step: Callable[[jax.Array, Any, jax.Array], Outcome]
     look: Callable[[Any], View]
     probes: tuple[Probe, ...] = ()
+    key: str = ""
+
+
+def key_of(*parameters: object, files: Iterable[Path]) -> str:
+    """A key for `Game.key`: a digest of the parameters, of the files that hold the game's code, and of the versions of what
+    traces and compiles it."""
+    software = [version(package) for package in ("jax", "jaxlib", "numpy")]
+    digest = hashlib.sha256(repr((parameters, software, platform.machine())).encode())
+    for file in (Path(__file__), *sorted(files)):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 class _Running(NamedTuple):
@@ -61,8 +80,15 @@ class _Running(NamedTuple):
 
 
 class _Compiled(NamedTuple):
+    """reset(seed, episodes) and step(*running, actions), both -> the leaves of what runs, then those of the `TaskStep`."""
+
     reset: Any
     step: Any
+
+
+def _cache() -> Path:
+    """Where what was compiled is kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "agentmixer" / "jax"
 
 
 def _task_step(now: View, outcome: Outcome, truncated: jax.Array, final: View) -> TaskStep:
@@ -82,11 +108,42 @@ def _task_step(now: View, outcome: Outcome, truncated: jax.Array, final: View) -
 
 
 @functools.cache
-def _compile(game: Game, episode_limit: int) -> _Compiled:
+def _compile(game: Game, episode_limit: int, agents: int, num_envs: int, processor: str) -> _Compiled:
     """Jitted batched functions, made once a process and game; JAX's disk cache serves the next process."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "agentmixer" / "jax"
-    jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_compilation_cache_dir", str(_cache()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    functions = _functions(game, episode_limit)
+    if not game.key or processor != "cpu":
+        return _Compiled(*map(jax.jit, functions))
+    file = _cache() / f"traced-{key_of(game.key, episode_limit, num_envs, files=())[:32]}"
+    kept = _read(file) or _trace(functions, agents, num_envs, file)
+    return _Compiled(*(jax.jit(one.call) for one in kept))
+
+
+def _trace(functions: _Compiled, agents: int, num_envs: int, file: Path) -> tuple[jax.export.Exported, ...]:
+    """Both functions as JAX sees them, kept in `file` where it can be written."""
+    reset = jax.export.export(jax.jit(functions.reset))(np.uint32(0), np.zeros(num_envs, np.uint32))
+    running = reset.out_avals[: -len(TaskStep._fields)]
+    step = jax.export.export(jax.jit(functions.step))(*running, jax.ShapeDtypeStruct((agents, num_envs), np.int32))
+    parts = [bytes(one.serialize()) for one in (reset, step)]
+    with contextlib.suppress(OSError, AgentMixerError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, len(parts[0]).to_bytes(8, "little") + b"".join(parts))
+    return reset, step
+
+
+def _read(file: Path) -> tuple[jax.export.Exported, ...] | None:
+    """What `_trace` has kept; None if there is nothing that can be used."""
+    try:
+        data = file.read_bytes()
+        middle = 8 + int.from_bytes(data[:8], "little")
+        return tuple(jax.export.deserialize(bytearray(part)) for part in (data[8:middle], data[middle:]))
+    except Exception:  # whatever is wrong with a file that only saves time, the game is traced anew
+        return None
+
+
+def _functions(game: Game, episode_limit: int) -> _Compiled:
+    """The batched functions; `reset` is traced first, and `step` then knows the tree of what runs."""
 
     def fresh(key: jax.Array) -> Any:
         # Some games start leaves weakly typed; fixing the type here saves compiling `step` twice.
@@ -118,10 +175,18 @@ def _compile(game: Game, episode_limit: int) -> _Compiled:
         root = jax.random.PRNGKey(seed)
         return jax.vmap(lambda episode: reset(jax.random.fold_in(root, episode)), out_axes=(0, axes))(episodes)
 
-    return _Compiled(
-        reset=jax.jit(first),
-        step=jax.jit(jax.vmap(step, in_axes=(0, 1), out_axes=(0, axes))),
-    )
+    batched = jax.vmap(step, in_axes=(0, 1), out_axes=(0, axes))
+    trees: list[Any] = []
+
+    def reset_leaves(seed: jax.Array, episodes: jax.Array) -> list[jax.Array]:
+        started = first(seed, episodes)
+        trees[:] = [jax.tree.structure(started[0])]
+        return jax.tree.leaves(started)
+
+    def step_leaves(*arguments: jax.Array) -> list[jax.Array]:
+        return jax.tree.leaves(batched(jax.tree.unflatten(trees[0], arguments[:-1]), arguments[-1]))
+
+    return _Compiled(reset_leaves, step_leaves)
 
 
 @functools.cache
@@ -156,8 +221,9 @@ class JaxTask:
         except RuntimeError as error:
             raise AgentMixerError(f"device {device}: JAX sees none here ({error}); use --device cpu") from error
         self._torch_device = device
-        self._compiled = _compile(game, spec.episode_limit)
-        self._running: _Running | None = None
+        self._compiled = _compile(game, spec.episode_limit, spec.num_agents, num_envs, self._device.platform)
+        #: The leaves of `_Running`, of all environments.
+        self._running: list[jax.Array] = []
         self._last: TaskStep | None = None
 
     def reset(self, seed: int, episodes: np.ndarray | None = None) -> TaskStep:
@@ -165,24 +231,30 @@ class JaxTask:
         with jax.default_device(self._device):
             started = self._compiled.reset(np.uint32(seed), numbers.astype(np.uint32))
         # Arrays bound to their device, as `step` returns them; otherwise JAX would compile `step` twice.
-        self._running, self._last = jax.device_put(started, self._device)
-        return self._last
+        return self._taken(jax.device_put(started, self._device))
 
     def step(self, actions: Any) -> TaskStep:
         mine = jnp.from_dlpack(actions.to(self._torch_device))
-        self._running, self._last = self._compiled.step(self._running, mine)
+        return self._taken(self._compiled.step(*self._running, mine))
+
+    def _taken(self, leaves: list[jax.Array]) -> TaskStep:
+        middle = len(leaves) - len(TaskStep._fields)
+        self._running, self._last = leaves[:middle], TaskStep(*leaves[middle:])
         return self._last
 
     def snapshot(self) -> dict[str, np.ndarray]:
-        leaves = jax.tree.leaves((self._running, self._last))
+        leaves = (*self._running, *(self._last or ()))
         return {f"{i:03d}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
 
     def restore(self, arrays: dict[str, np.ndarray]) -> TaskStep:
-        self.reset(0)  # for the shape of the tree
-        structure = jax.tree.structure((self._running, self._last))
-        leaves = [jax.device_put(arrays[name], self._device) for name in sorted(arrays)]
-        self._running, self._last = jax.tree.unflatten(structure, leaves)
-        return self._last
+        return self._taken([jax.device_put(arrays[name], self._device) for name in sorted(arrays)])
+
+    def state(self) -> Any:
+        """The game's own state, of all environments."""
+        if not self._running:
+            raise RuntimeError("reset comes first")
+        shape = jax.tree.structure(jax.eval_shape(self._game.reset, jax.random.PRNGKey(0)))
+        return jax.tree.unflatten(shape, self._running[:-2])
 
     @property
     def probes(self) -> tuple[Probe, ...]:
@@ -191,10 +263,7 @@ class JaxTask:
 
     def probe(self, probe: Probe, agent: int, seed: int) -> Probed:
         """See `tasks.base.Probing`."""
-        if self._running is None:
-            raise RuntimeError("reset comes first")
-        keys = jax.random.split(jax.random.PRNGKey(seed), self.num_envs)
-        state = self._running.game
+        keys, state = jax.random.split(jax.random.PRNGKey(seed), self.num_envs), self.state()
         after, changed = _change(probe)(keys, state, jnp.int32(agent))
         # The same compiled function for both, so that a bit that moves was moved by the state.
         before, now = (jax.tree.map(np.asarray, _look(self._game)(which)) for which in (state, after))

@@ -8,15 +8,18 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import msgspec
 import numpy as np
 import pytest
 import torch
+from conftest import tiny_spec
 
 from agentmixer.contract.spec import Discrete
 from agentmixer.errors import AgentMixerError
-from agentmixer.tasks import make, smacv2
+from agentmixer.tasks import jax_task, make, smacv2
 from agentmixer.tasks.base import TaskStep, to_torch
-from agentmixer.tasks.jax_task import JaxTask
+from agentmixer.tasks.jax_task import Game, JaxTask, Outcome, View
 from agentmixer.tasks.smacv2.smacv2_facts import EPISODE_LIMIT, MOVES, TEAMS
 from agentmixer.tasks.smacv2.smax import UNITS, MirroredTeams, environment, packages_left_empty
 
@@ -143,12 +146,11 @@ def test_the_limit_truncates_when_nobody_can_win() -> None:
     """Without weapons the battle lasts until the limit, which is a truncation and no win."""
     task = protoss(2)
     step = task.reset(0)
-    running = task._running
-    assert running is not None
-    game = running.game
+    game = task.state()
     # Nobody's weapon is ever ready.
     endless = jax.numpy.full_like(game.state.unit_weapon_cooldowns, 1e6)
-    task._running = running._replace(game=game.replace(state=game.state.replace(unit_weapon_cooldowns=endless)))
+    changed = game.replace(state=game.state.replace(unit_weapon_cooldowns=endless))
+    task._running[:-2] = jax.tree.leaves(changed)
     for t in range(1, EPISODE_LIMIT + 1):
         step = task.step(torch.full((5, 2), 4, dtype=torch.int32))
         assert np.asarray(step.truncated).all() == (t == EPISODE_LIMIT)
@@ -226,3 +228,48 @@ def test_smax_imports_no_other_environment_of_jaxmarl() -> None:
     code = "import sys, agentmixer.tasks.smacv2.smax; print('jaxmarl.environments.storm' in sys.modules, 'jaxmarl' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False False\n"
+
+
+def test_what_was_traced_before_plays_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A game with a key is traced once, then read from disk; a file that cannot be used, and another key, are traced anew."""
+
+    def counter(rate: float, key: str) -> Game:
+        def step(key: jax.Array, state: jax.Array, actions: jax.Array) -> Outcome:
+            after = state + rate * actions.sum() + jax.random.uniform(key)
+            return Outcome(after, after, after > 9, after > 9)
+
+        def look(state: jax.Array) -> View:
+            seen = jnp.full((2, 3), state)
+            return View(seen, seen[0], seen > -1, seen[:, 0] > -1)
+
+        return Game(lambda key: jax.random.uniform(key), step, look, key=key)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    spec = msgspec.structs.replace(tiny_spec(agents=2, obs=3, state=3, actions=3), episode_limit=7)
+
+    def played(game: Game) -> list[np.ndarray]:
+        task = JaxTask(spec, game, 4)
+        steps = [task.reset(3)] + [task.step(torch.full((2, 4), t % 3, dtype=torch.int32)) for t in range(20)]
+        kept = task.snapshot()
+        after = task.step(torch.zeros(2, 4, dtype=torch.int32))
+        again = JaxTask(spec, game, 4)
+        again.restore(kept)
+        np.testing.assert_array_equal(again.step(torch.zeros(2, 4, dtype=torch.int32)).obs, after.obs)
+        return [np.asarray(array) for step in steps for array in step]
+
+    wanted = played(counter(0.5, ""))
+    folder = tmp_path / "agentmixer" / "jax"
+    assert not list(folder.glob("traced-*"))
+    traced = []
+    monkeypatch.setattr(jax_task, "_trace", lambda *given, trace=jax_task._trace: traced.append(1) or trace(*given))
+    for times in (1, 1):  # the second time from disk: another game, so that nothing is left in this process
+        for ours, theirs in zip(played(counter(0.5, "one")), wanted, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        assert len(traced) == times
+    (file,) = folder.glob("traced-*")
+    file.write_bytes(file.read_bytes()[:-100])
+    for ours, theirs in zip(played(counter(0.5, "one")), wanted, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert len(traced) == 2
+    assert not all(np.array_equal(a, b) for a, b in zip(played(counter(0.25, "two")), wanted, strict=True))
+    assert len(traced) == 3 and len(list(folder.glob("traced-*"))) == 2

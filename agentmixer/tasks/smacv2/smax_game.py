@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import inspect
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
 from agentmixer.tasks.base import Probe
-from agentmixer.tasks.jax_task import Game, Outcome, View
+from agentmixer.tasks.jax_task import Game, Outcome, View, key_of
 from agentmixer.tasks.smacv2.smacv2_facts import TEAMS, split
 from agentmixer.tasks.smacv2.smax import MAP_SIZE, environment
 
@@ -48,7 +50,15 @@ def game(scenario: str) -> Game:
             active=state.state.unit_alive[:allies],
         )
 
-    return Game(reset=lambda key: env.reset(key)[1], step=step, look=look, probes=_probes(env, kinds))
+    return Game(
+        reset=lambda key: env.reset(key)[1], step=step, look=look, probes=_probes(env, kinds), key=_key(scenario)
+    )
+
+
+def _key(scenario: str) -> str:
+    """What this file, those beside it and JaxMARL's SMAX make of the scenario."""
+    simulator = Path(inspect.getfile(type(environment(scenario)))).parent
+    return key_of(scenario, files=[*Path(__file__).parent.glob("*.py"), *simulator.glob("*.py")])
 
 
 def _probes(env: HeuristicEnemySMAX, kinds: int) -> tuple[Probe, ...]:
