@@ -303,3 +303,13 @@ def test_a_device_installation_says_what_training_needs(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert result.stderr.startswith("error: this command needs '") and result.stderr.count("\n") == 1
     assert "pip install 'agentmixer[train]'" in result.stderr
+
+
+@pytest.mark.parametrize("place", [".", "/"])
+@pytest.mark.parametrize("command", ["keygen PLACE", "verify BUNDLE --trusted PLACE", "pin PLACE --team a"])
+def test_a_folder_is_no_place_of_a_key(command: str, place: str, exported: Exported, tmp_path: Path) -> None:
+    words = [{"PLACE": place, "BUNDLE": exported.path}.get(word, word) for word in command.split()]
+    result = agentmixer(*words, cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"error: {place} is ") and result.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
