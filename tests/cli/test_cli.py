@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from agentmixer_cli.main import app
+from agentmixer_cli.app import app
 from commands import ON_A_DEVICE, agentmixer
 
 from agentmixer.export.exporter import Exported
@@ -96,10 +96,10 @@ def test_ctrl_c_and_resume(tmp_path: Path) -> None:
     while not (metrics.is_file() and metrics.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    out, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
     assert "Traceback" not in error
-    assert "continue with: agentmixer train matrix climbing --resume --out run" in out
+    assert "continue with: agentmixer train matrix climbing --resume --out run" in error
     steps = int(json.loads(metrics.read_text().splitlines()[-1])["step"])
     resumed = agentmixer(
         "train", "matrix", "climbing", "--resume", "--out", "run", "--steps", steps + 128, cwd=tmp_path
