@@ -266,6 +266,39 @@ def test_tasks_lists_every_scenario_and_what_the_stand_in_lacks(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
+    ("task", "example"), [("matrix", "climbing"), ("gymnasium", "ID"), ("pettingzoo", "MODULE:FACTORY")]
+)
+def test_a_task_that_is_asked_for_is_the_one_to_train_next(task: str, example: str, tmp_path: Path) -> None:
+    listed = agentmixer("tasks", task, cwd=tmp_path)
+    assert listed.stdout.splitlines()[-1] == f"next: agentmixer train {task} {example}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (["train"], "train"),
+        (["train", "matrix", "climbing", "--bogus"], "train"),
+        (["train", "matrix", "climbing", "--steps"], "train"),
+        (["verify", "--agent"], "verify"),
+        (["pin", "key"], "pin"),
+        (["deploy-sim", "--episodes", "0"], "deploy-sim"),
+        (["frobnicate"], ""),
+        (["--bogus"], ""),
+    ],
+)
+def test_a_usage_error_names_the_help_of_its_command(arguments: list[str], command: str, tmp_path: Path) -> None:
+    result = agentmixer(*arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.endswith(f"; see {' '.join(['agentmixer', *command.split()])} --help\n")
+
+
+def test_a_usage_error_says_the_same_however_the_command_was_started(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "agentmixer_cli.main", "pin"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert result.stderr.endswith("; see agentmixer pin --help\n")
+
+
+@pytest.mark.parametrize(
     "command", ["train", "export", "deploy-sim", "evaluate", "tasks", "settings", "runs", "analyze"]
 )
 def test_help_shows_a_working_example(command: str, tmp_path: Path) -> None:
@@ -292,10 +325,11 @@ def test_listing_tasks_needs_no_simulator(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
-def test_a_device_installation_says_what_training_needs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["train smacv2 protoss_5v5", "settings", "compare matrix climbing"])
+def test_a_device_installation_says_what_training_needs(command: str, tmp_path: Path) -> None:
     """None of the packages that only training needs can be imported, as where only the base install is."""
     result = subprocess.run(
-        [sys.executable, "-c", ON_A_DEVICE, "train", "smacv2", "protoss_5v5"],
+        [sys.executable, "-c", ON_A_DEVICE, *command.split()],
         capture_output=True,
         text=True,
         cwd=tmp_path,
