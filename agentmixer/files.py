@@ -67,6 +67,15 @@ def write_whole(path: Path, data: bytes, mode: int = 0o666, replace: bool = True
         raise
 
 
+def beside(path: Path, ending: str) -> Path:
+    """The file beside `path` that is called as it is, with `ending` after it.
+
+    Raises AgentMixerError if the path ends without a name, as `.` and `/` do."""
+    if not path.name:
+        raise AgentMixerError(f"{path} is a folder, and a file is wanted; give the file's own name")
+    return path.with_name(path.name + ending)
+
+
 def check_writable(path: Path) -> None:
     """Raises what `write_whole` would, and leaves the file as it is. What lies under the name of the new file beside it
     (`NAME.partial`) is removed, as `write_whole` does."""
@@ -82,7 +91,7 @@ def _begin(path: Path, mode: int, replace: bool) -> tuple[Path, int]:
         if not (replace and regular):
             why = "exists already" if regular else "is not a regular file"
             raise AgentMixerError(f"{path} {why}, and is not written over; remove it or choose another place")
-    scratch = path.with_name(path.name + ".partial")
+    scratch = beside(path, ".partial")
     with contextlib.suppress(FileNotFoundError):
         scratch.unlink()  # left by a process that was killed, or laid there: never written through
     return scratch, os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)

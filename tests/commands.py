@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
+import psutil
 from agentmixer_cli.main import main
 
 #: Begins a program that can import nothing which only training needs, as where only the base install is.
@@ -74,6 +75,11 @@ class Process:
     def send_signal(self, number: signal.Signals) -> None:
         assert self._process.pid is not None
         os.kill(self._process.pid, number)
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes that its multiprocessing has started and that have not ended."""
+        running = [child for child in psutil.Process(self._process.pid).children() if child.status() != "zombie"]
+        return [child for child in running if "spawn_main" in " ".join(child.cmdline())]
 
     def done(self, timeout: float) -> Done:
         """Wait for its end."""

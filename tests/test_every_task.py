@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from agentmixer_cli.main import app
+from agentmixer_cli.app import app
 from conftest import quiet
 from typer.testing import CliRunner
 

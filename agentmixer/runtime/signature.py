@@ -24,7 +24,7 @@ import msgspec
 from agentmixer.contract.manifest import AGENT_FILE, TEAM_FILE, AgentManifest, Release, TeamManifest, decode, sha256
 from agentmixer.contract.spec import Name
 from agentmixer.errors import AgentMixerError
-from agentmixer.files import read_regular, write_whole
+from agentmixer.files import beside, read_regular, write_whole
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -61,7 +61,7 @@ def generate(path: Path) -> str:
     Returns the public key's fingerprint. Raises AgentMixerError if either file exists or cannot be written; then
     neither is left."""
     serialization, ed25519 = _cryptography()
-    public_path = path.with_name(path.name + PUBLIC_SUFFIX)
+    public_path = beside(path, PUBLIC_SUFFIX)
     for file in (path, public_path):
         if os.path.lexists(file):
             raise AgentMixerError(f"{file} exists already, and a key is never overwritten; choose another name")
@@ -174,8 +174,8 @@ class Pin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def pin_file(trusted: Path) -> Path:
-    """Where the pin of a public key is kept."""
-    return trusted.with_name(trusted.name + PIN_SUFFIX)
+    """Where the pin of a public key is kept. Raises AgentMixerError if the path is no file's."""
+    return beside(trusted, PIN_SUFFIX)
 
 
 def read_pin(trusted: Path) -> Pin | None:

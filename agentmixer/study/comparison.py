@@ -9,9 +9,10 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from agentmixer.config import parse_assignments
 from agentmixer.contract.manifest import sha256
 from agentmixer.errors import AgentMixerError, nearest
 from agentmixer.intervals import Estimate
-from agentmixer.study import analysis
+from agentmixer.study import analysis, worker
 from agentmixer.train import figures, trainer
 from agentmixer.train import run as runs
 from agentmixer.train.algorithms import ALGORITHMS
@@ -178,8 +179,8 @@ def train_all(
     """Train what is not finished, `jobs` runs at a time, each on one thread, and call `done` with each as it ends.
 
     measure: win_rate or return. Returns all, in the order of `prepared`. Raises AgentMixerError if a run fails, and
-    KeyboardInterrupt if somebody interrupts, once every run has a checkpoint. What is finished is kept and used by the
-    next call."""
+    KeyboardInterrupt if somebody interrupts, once every run that was being trained has a checkpoint. What is finished is
+    kept and used by the next call."""
     found: dict[Path, Trained] = {}
 
     def note(variant: Variant, run: Run) -> None:
@@ -197,10 +198,9 @@ def train_all(
                 if not future.result():
                     raise KeyboardInterrupt
                 note(*futures[future])
-        except KeyboardInterrupt:  # the processes are in sessions of their own, so nobody else has told them
-            for process in multiprocessing.active_children():
-                with contextlib.suppress(OSError):
-                    os.kill(process.pid or 0, signal.SIGINT)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            _stop(list(futures))
             raise
         except BrokenProcessPool:
             raise AgentMixerError(
@@ -211,17 +211,34 @@ def train_all(
     return [found[run.path] for _, run in prepared]
 
 
+def _stop(futures: list[Future[bool]]) -> None:
+    """Pass Ctrl-C on to every training process, also to those that have only begun, and wait until all have ended. A
+    second Ctrl-C is passed on as well; it ends those that are still saving what they have."""
+    told: set[int | None] = set()
+    while True:
+        try:
+            for process in multiprocessing.active_children():
+                if process.pid not in told:
+                    told.add(process.pid)
+                    with contextlib.suppress(OSError):
+                        os.kill(process.pid or 0, signal.SIGINT)
+            if not wait(futures, timeout=0.1).not_done:
+                return
+        except KeyboardInterrupt:
+            told.clear()
+
+
 def _in_a_process(run: Run) -> bool:
     """A fresh process a run: none inherits what another left in torch's or JAX's global state.
 
-    It begins with Ctrl-C blocked, which reaches every process of a terminal: the trainer in it listens once it can."""
+    It begins with Ctrl-C blocked, which reaches every process of a terminal."""
+    resource_tracker.ensure_running()  # it unblocks Ctrl-C when it starts, so it is started before
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), worker.begin) as pool:
         return pool.submit(_train, run).result()
 
 
 def _train(run: Run) -> bool:
-    os.setsid()  # a terminal's Ctrl-C is for `compare`, which passes it on
     os.environ["OMP_NUM_THREADS"] = "1"  # as many processes as cores are at work
     return trainer.train(run, Console(quiet=True), resume=bool(run.checkpoint_files))
 

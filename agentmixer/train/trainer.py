@@ -320,7 +320,6 @@ class _Interrupt:
 
     def __enter__(self) -> _Interrupt:
         self._old = signal.signal(signal.SIGINT, self._ask)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # processes of `compare` begin with it blocked
         return self
 
     def _ask(self, number: int, frame: FrameType | None) -> None:

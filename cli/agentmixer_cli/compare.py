@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from agentmixer_cli.terminal import Terminal
+from agentmixer_cli.terminal import Terminal, leaves
 
 
 def compare(
@@ -63,6 +63,7 @@ def compare(
     chosen = comparison.variants(vary or [], algorithm, preset)
     options = parse_assignments(env_args or [], "--env-arg", "penalty=-1", tasks.option_names(task, scenario))
     prepared = comparison.prepare(task, scenario, chosen, parse_seeds(seeds), settings, options, target)
+    leaves("the same command goes on from here")
     asked = comparison.question(prepared, measure, shlex.join(["agentmixer", *sys.argv[1:]]))
     console = Terminal(stderr=as_json)
     console.print(f"{len(prepared)} runs, {jobs} at a time, under {target}", soft_wrap=True, markup=False)
@@ -76,11 +77,7 @@ def compare(
             markup=False,
         )
 
-    try:
-        found = comparison.train_all(prepared, jobs, done, asked.measure)
-    except KeyboardInterrupt:
-        console.sentence("interrupted; the same command goes on from here")
-        raise typer.Exit(130) from None
+    found = comparison.train_all(prepared, jobs, done, asked.measure)
     rows = comparison.summarise(found)
     texts = {"md": comparison.markdown(asked, found, rows), "json": comparison.to_json(asked, found, rows)}
     for ending, text in texts.items():

@@ -49,7 +49,13 @@ def tasks(
         for option, sentence in family.Options.explained().items():
             console.print(f"--env-arg {option}={defaults[option]}  {sentence}", markup=False, soft_wrap=True)
         console.print(family.notes)
-    console.print("next: agentmixer train smacv2 protoss_5v5")
+    console.sentence(f"next: agentmixer train {_example(family, name) if name else 'smacv2 protoss_5v5'}")
+
+
+def _example(family: TaskFamily, name: str) -> str:
+    """A task and a scenario of it as `train` takes them; in capitals where the user has to put in a name of their own."""
+    first = family.scenarios()[0]
+    return f"{name} {first.scenario if first.obs_sizes else first.scenario.upper()}"
 
 
 def _told(family: TaskFamily) -> dict[str, Any]:

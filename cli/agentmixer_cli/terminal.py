@@ -16,6 +16,11 @@ from rich.segment import Segment
 from agentmixer.contract.results import TEAM, Check, Report
 from agentmixer.errors import printable
 
+#: The exit code of a command that somebody interrupts by Ctrl-C.
+INTERRUPTED = 130
+#: What there is to go on with, or to know, if the command is interrupted now: one sentence, or none.
+left: list[str] = []
+
 #: What stands before a check's sentence.
 MARKS = {"passed": "ok  ", "failed": "FAIL", "not run": "    ", "does not apply": "    "}
 
@@ -101,6 +106,11 @@ class Terminal(Console):
         """The last line of a report, with the reason if it failed."""
         style = "bold green" if report.passed else "bold red"
         self.print(f"verdict: {report.verdict}", style=style, soft_wrap=True, highlight=False, markup=False)
+
+
+def leaves(sentence: str) -> None:
+    """Note what is to be said behind "interrupted" if somebody interrupts the command from now on; "" if nothing is."""
+    left[:] = [sentence] if sentence else []
 
 
 def leave(report: Report) -> None:

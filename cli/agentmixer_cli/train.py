@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from agentmixer_cli.terminal import Terminal
+from agentmixer_cli.terminal import Terminal, leaves
 
 
 def train(
@@ -75,6 +75,7 @@ def train(
 
     Example: agentmixer train smacv2 protoss_5v5 --steps 1e6 --seed 1 --set actor_lr=1e-3
     """
+    leaves("the same command continues" if resume else "no training was begun, so there is nothing to continue")
     from agentmixer import tasks
     from agentmixer.config import parse_assignments, parse_seeds
     from agentmixer.errors import AgentMixerError, nearest
@@ -151,13 +152,13 @@ def train(
         ]
     if resume and env_restarts is not None:
         chosen = [replace(run, config=run.config.replace({"env_restarts": env_restarts})) for run in chosen]
+    which = ["--out", str(chosen[0].path)] if seeds is None else ["--seeds", seeds]
+    leaves(f"continue with: {shlex.join(['agentmixer', 'train', task, scenario, '--resume', *which])}")
     for run in chosen:
         console.print(f"run {run.path}", soft_wrap=True, markup=False)
     if not trainer.train_together(chosen, console, resume):
-        which = ["--out", str(chosen[0].path)] if seeds is None else ["--seeds", seeds]
-        again = shlex.join(["agentmixer", "train", task, scenario, "--resume", *which])
-        console.print(f"interrupted; continue with: {again}", soft_wrap=True, markup=False)
-        raise typer.Exit(130)
+        raise KeyboardInterrupt
+    leaves("")
     if as_json:
         typer.echo(
             json.dumps([{"run": str(run.path), "seed": run.seed, **(run.summary or {})} for run in chosen], indent=2)

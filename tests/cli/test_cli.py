@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from agentmixer_cli.main import app
+from agentmixer_cli.app import app
 from commands import ON_A_DEVICE, agentmixer
 
 from agentmixer.export.exporter import Exported
@@ -96,10 +96,10 @@ def test_ctrl_c_and_resume(tmp_path: Path) -> None:
     while not (metrics.is_file() and metrics.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    out, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
     assert "Traceback" not in error
-    assert "continue with: agentmixer train matrix climbing --resume --out run" in out
+    assert "continue with: agentmixer train matrix climbing --resume --out run" in error
     steps = int(json.loads(metrics.read_text().splitlines()[-1])["step"])
     resumed = agentmixer(
         "train", "matrix", "climbing", "--resume", "--out", "run", "--steps", steps + 128, cwd=tmp_path
@@ -274,6 +274,39 @@ def test_tasks_lists_every_scenario_and_what_the_stand_in_lacks(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
+    ("task", "example"), [("matrix", "climbing"), ("gymnasium", "ID"), ("pettingzoo", "MODULE:FACTORY")]
+)
+def test_a_task_that_is_asked_for_is_the_one_to_train_next(task: str, example: str, tmp_path: Path) -> None:
+    listed = agentmixer("tasks", task, cwd=tmp_path)
+    assert listed.stdout.splitlines()[-1] == f"next: agentmixer train {task} {example}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (["train"], "train"),
+        (["train", "matrix", "climbing", "--bogus"], "train"),
+        (["train", "matrix", "climbing", "--steps"], "train"),
+        (["verify", "--agent"], "verify"),
+        (["pin", "key"], "pin"),
+        (["deploy-sim", "--episodes", "0"], "deploy-sim"),
+        (["frobnicate"], ""),
+        (["--bogus"], ""),
+    ],
+)
+def test_a_usage_error_names_the_help_of_its_command(arguments: list[str], command: str, tmp_path: Path) -> None:
+    result = agentmixer(*arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.endswith(f"; see {' '.join(['agentmixer', *command.split()])} --help\n")
+
+
+def test_a_usage_error_says_the_same_however_the_command_was_started(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "agentmixer_cli.main", "pin"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert result.stderr.endswith("; see agentmixer pin --help\n")
+
+
+@pytest.mark.parametrize(
     "command", ["train", "export", "deploy-sim", "evaluate", "tasks", "settings", "runs", "analyze"]
 )
 def test_help_shows_a_working_example(command: str, tmp_path: Path) -> None:
@@ -300,10 +333,11 @@ def test_listing_tasks_needs_no_simulator(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
-def test_a_device_installation_says_what_training_needs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["train smacv2 protoss_5v5", "settings", "compare matrix climbing"])
+def test_a_device_installation_says_what_training_needs(command: str, tmp_path: Path) -> None:
     """None of the packages that only training needs can be imported, as where only the base install is."""
     result = subprocess.run(
-        [sys.executable, "-c", ON_A_DEVICE, "train", "smacv2", "protoss_5v5"],
+        [sys.executable, "-c", ON_A_DEVICE, *command.split()],
         capture_output=True,
         text=True,
         cwd=tmp_path,
@@ -311,3 +345,13 @@ def test_a_device_installation_says_what_training_needs(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert result.stderr.startswith("error: this command needs '") and result.stderr.count("\n") == 1
     assert "pip install 'agentmixer[train]'" in result.stderr
+
+
+@pytest.mark.parametrize("place", [".", "/"])
+@pytest.mark.parametrize("command", ["keygen PLACE", "verify BUNDLE --trusted PLACE", "pin PLACE --team a"])
+def test_a_folder_is_no_place_of_a_key(command: str, place: str, exported: Exported, tmp_path: Path) -> None:
+    words = [{"PLACE": place, "BUNDLE": exported.path}.get(word, word) for word in command.split()]
+    result = agentmixer(*words, cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"error: {place} is ") and result.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

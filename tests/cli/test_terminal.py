@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from agentmixer_cli.main import app
+from agentmixer_cli.app import app
 from agentmixer_cli.terminal import Terminal
 from commands import agentmixer
 from conftest import make_run

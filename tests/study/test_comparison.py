@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
-from commands import FORKS
+from commands import FORKS, Process
 from conftest import quiet
 from scipy import stats
 
@@ -131,3 +134,33 @@ def test_a_run_that_was_interrupted_is_gone_on_with(tmp_path: Path, monkeypatch:
     assert steps == [50, 100, 150, 200]
     assert np.isfinite(found.decentralised)
     assert variant.name == "default"
+
+
+@pytest.mark.parametrize("later", [0.0, 1.0])
+def test_ctrl_c_while_processes_still_import_ends_at_once_and_without_tracebacks(later: float, tmp_path: Path) -> None:
+    """On a terminal every process gets it."""
+    vary = ["--vary", "pm=mixer,none", "--seeds", "0", "--steps", "1e9"]
+    compare = Process("compare", "matrix", "climbing", *vary, cwd=tmp_path)
+    deadline, importing = time.monotonic() + 120, list[psutil.Process]()
+    while len(importing) < 2 and time.monotonic() < deadline:
+        importing = compare.workers()
+    time.sleep(later)
+    for process in importing:
+        process.send_signal(signal.SIGINT)
+    compare.send_signal(signal.SIGINT)
+    done = compare.done(timeout=10)
+    assert (done.returncode, done.stderr) == (130, "interrupted; the same command goes on from here\n")
+    assert len(importing) == 2 and not any(process.is_running() for process in importing)
+
+
+def test_ctrl_c_while_processes_train_leaves_checkpoints(tmp_path: Path) -> None:
+    vary = ["--vary", "pm=mixer,none", "--seeds", "0", "--steps", "1e9", "--set", "eval_interval=0"]
+    compare = Process("compare", "matrix", "climbing", *vary, cwd=tmp_path)
+    deadline, trained = time.monotonic() + 120, list[Path]()
+    while len(trained) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+        trained = [file for file in tmp_path.glob("comparisons/*/*/*/metrics.jsonl") if file.stat().st_size]
+    compare.send_signal(signal.SIGINT)
+    done = compare.done(timeout=60)
+    assert (done.returncode, done.stderr) == (130, "interrupted; the same command goes on from here\n")
+    assert len(trained) == 2 and all(list(file.parent.glob("checkpoints/step_*")) for file in trained)

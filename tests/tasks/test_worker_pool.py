@@ -6,7 +6,10 @@ import ctypes
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -89,3 +92,29 @@ def test_a_worker_that_cannot_be_built_is_named_and_the_others_are_closed() -> N
     with pytest.raises(AgentMixerError, match="worker process of two ended with exit status 1"):
         WorkerPool({"one": Obedient, "two": refusing}, shared())
     assert set(multiprocessing.active_children()) <= set(before)
+
+
+BLOCKED = """
+import signal
+from agentmixer.tasks.pettingzoo.worker_pool import WorkerPool
+
+class Blocked:
+    def __init__(self, memory):
+        self.found = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    def answer(self, request):
+        return self.found
+    def close(self):
+        pass
+
+if __name__ == "__main__":
+    pool = WorkerPool({"one": Blocked, "two": Blocked}, None)
+    print(pool.ask([1, 2]))
+    pool.close()
+"""
+
+
+def test_the_first_workers_of_a_process_too_begin_with_ctrl_c_blocked(tmp_path: Path) -> None:
+    """The first process that Python's multiprocessing starts comes with a tracker, which unblocks it."""
+    (tmp_path / "program.py").write_text(BLOCKED)
+    done = subprocess.run([sys.executable, tmp_path / "program.py"], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[True, True]\n", "")

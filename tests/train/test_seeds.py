@@ -481,7 +481,7 @@ def test_several_seeds_are_stopped_by_ctrl_c_and_go_on_by_the_command_printed_th
     steps = runs.steps_done(runs.load(made[0]))
     assert [line["step"] for line in metrics(runs.load(made[1]))][-1] == steps == runs.steps_done(runs.load(made[1]))
 
-    again = shlex.split(stopped.stdout.splitlines()[-1].removeprefix("interrupted; continue with: agentmixer "))
+    again = shlex.split(stopped.stderr.splitlines()[-1].removeprefix("interrupted; continue with: agentmixer "))
     resumed = agentmixer(*again, "--steps", str(steps + 128), cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert sorted(folder.iterdir()) == made

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from agentmixer_cli.main import app
+from agentmixer_cli.app import app
 from conftest import TINY, box_spec, quiet, random_masks, tiny_algorithm, tiny_spec
 from hostile import reseal
 from onnx import TensorProto, helper, numpy_helper

@@ -8,7 +8,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from agentmixer_cli.main import app
+from agentmixer_cli.app import app
 from conftest import quiet
 from hypothesis import given
 from hypothesis import strategies as st

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from agentmixer_cli.main import app
+from agentmixer_cli.app import app
 from conftest import quiet
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator

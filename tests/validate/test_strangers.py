@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from agentmixer_cli.main import app
+from agentmixer_cli.app import app
 from conftest import quiet
 from hostile import reseal, spell
 from test_every_task import SMALL

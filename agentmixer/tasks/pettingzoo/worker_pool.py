@@ -7,6 +7,7 @@ import multiprocessing
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any, Protocol, cast
@@ -45,7 +46,9 @@ class WorkerPool:
                     target=_serve, args=(CloudpickleWrapper(cast(Any, make)), memory, far_end), daemon=True
                 )
                 # A process inherits what its parent has blocked. Ctrl-C reaches every process of a terminal, and while a
-                # worker imports what it needs there is nobody in it who could ignore that.
+                # worker imports what it needs there is nobody in it who could ignore that. Python's resource tracker
+                # unblocks it when it starts, so it is started before.
+                resource_tracker.ensure_running()
                 before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
                 try:
                     with far_end:
