@@ -170,7 +170,7 @@ def best(run: Run) -> Path | None:
     found: tuple[float, int] | None = None
     for step, line in metrics(run).items():
         judged = {key.removeprefix("eval_"): value for key, value in line.items() if key.startswith("eval_")}
-        value = judged.get(measure(run.task, judged))
+        value = judged.get(measure(judged))
         if step in files and isinstance(value, float) and (found is None or (value, step) > found):
             found = value, step
     return files[found[1]] if found else None
