@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -149,7 +148,7 @@ def train(
             for own in wanted
         ]
     if resume and env_restarts is not None:
-        chosen = [replace(run, config=run.config.replace({"env_restarts": env_restarts})) for run in chosen]
+        chosen = [runs.change(run, "env_restarts", env_restarts) for run in chosen]
     for run in chosen:
         console.print(f"run {run.path}", soft_wrap=True, markup=False)
     if not trainer.train_together(chosen, console, resume):
