@@ -138,7 +138,8 @@ def _digest(value: Any) -> str:
 
 
 class Question(NamedTuple):
-    """What a comparison asks, and with what. digest: a short name of all but the command and the software."""
+    """What a comparison asks, and with what. digest: a short name of all but the command; variants in another order are
+    another question, since all are held against the first."""
 
     digest: str
     command: str
@@ -153,7 +154,8 @@ class Question(NamedTuple):
 
 
 def question(prepared: list[tuple[Variant, Run]], measure: str | None, command: str) -> Question:
-    """The question that these runs answer. measure: win_rate or return; what the task is judged by unless given.
+    """The question that these runs answer. measure: win_rate or return; unless given, the win rate where the task reports
+    wins, else the return.
 
     Raises AgentMixerError, before anything is trained, if the task does not report that measure."""
     run = prepared[0][1]
@@ -163,14 +165,14 @@ def question(prepared: list[tuple[Variant, Run]], measure: str | None, command: 
             known += ["win_rate"] if task.spec.reports_wins else []
     if measure is not None and measure not in known:
         raise AgentMixerError(f"{run.task} reports no {measure}; known: {', '.join(known)}")
-    measure = measure or figures.measure(run.task, dict.fromkeys(known))
+    measure = measure or figures.measure(known)
     asked = {
         variant.name: {"algorithm": own.algorithm, "preset": own.preset, **own.config.as_dict()}
         for variant, own in prepared
     }
     seeds = sorted({own.seed for _, own in prepared})
-    told = (run.task, run.scenario, run.options, seeds, measure, asked)
-    return Question(_digest(told), command, *told, made_with())
+    told, software = (run.task, run.scenario, run.options, seeds, measure, asked), made_with()
+    return Question(_digest([*told, list(asked), software]), command, *told, software)
 
 
 def train_all(

@@ -6,10 +6,9 @@ import contextlib
 import hashlib
 import json
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import numpy as np
@@ -24,9 +23,10 @@ from agentmixer.errors import AgentMixerError
 from agentmixer.files import read_regular, write_whole
 from agentmixer.tasks import Task
 from agentmixer.tasks.side_by_side import joined
+from agentmixer.train import trained_with
 from agentmixer.train.algorithms import ALGORITHMS, Algorithm
 from agentmixer.train.figures import measure
-from agentmixer.train.run import MAX_BYTES, Run, make_folder, metrics, unwritten
+from agentmixer.train.run import MAX_BYTES, Run, check_not_lost, make_folder, metrics, unwritten
 from agentmixer.train.run_files import step_of
 from agentmixer.train.stream import Stream, begin
 
@@ -35,8 +35,6 @@ KEEP = 2
 FORMAT = "3"
 #: What a checkpoint says of itself beside its tensors; all are text.
 STEP, UPDATE, LAYOUT, DIGEST, SETTINGS = "step", "update", "format", "sha256", "settings"
-#: Settings that may change while a run is trained.
-FREE = {"total_steps"}
 
 
 class Clock(msgspec.Struct):
@@ -68,6 +66,10 @@ class Saved(NamedTuple):
     update: Update | None
     settings: dict[str, Any]
 
+    def total_steps(self, run: Run) -> int:
+        """Environment steps that its run was to have; what `run` has now if the checkpoint does not say."""
+        return cast(int, self.settings.get("total_steps", run.config.run.total_steps))
+
 
 def save(
     runs: Sequence[Run],
@@ -94,7 +96,10 @@ def save(
                 tensors |= {f"task.{lane}.{key}": array for key, array in arrays.items()}
             make_folder(run.checkpoints)
             written.append((run, run.checkpoints / f"step_{step:012d}.new"))
-            write_whole(written[-1][1], serialised(step, tensors, updates[team] if updates else None, _settings(run)))
+            write_whole(
+                written[-1][1],
+                serialised(step, tensors, updates[team] if updates else None, trained_with.settings(run)),
+            )
         for _, scratch in written:
             scratch.rename(scratch.with_suffix(".safetensors"))
     except OSError as error:
@@ -170,7 +175,7 @@ def best(run: Run) -> Path | None:
     found: tuple[float, int] | None = None
     for step, line in metrics(run).items():
         judged = {key.removeprefix("eval_"): value for key, value in line.items() if key.startswith("eval_")}
-        value = judged.get(measure(run.task, judged))
+        value = judged.get(measure(judged))
         if step in files and isinstance(value, float) and (found is None or (value, step) > found):
             found = value, step
     return files[found[1]] if found else None
@@ -222,7 +227,12 @@ def read_all(file: Path) -> Saved:
         step = int(about[STEP])
         if not 0 <= step < 1 << 62:
             raise ValueError("its step is none")
-        return Saved(step, tensors, update, json.loads(about[SETTINGS]))
+        settings = json.loads(about[SETTINGS])
+        if type(settings) is not dict or type(settings["options"]) is not dict:
+            raise ValueError("its settings are no table")
+        if type(total := settings.get("total_steps", 1)) is not int or total < 1:
+            raise ValueError("its total_steps is no number of steps")
+        return Saved(step, tensors, update, settings)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise AgentMixerError(f"{file} is not a readable checkpoint ({error}); {way_out}") from error
 
@@ -260,39 +270,29 @@ def restore_weights(algorithm: Algorithm, tensors: dict[str, Tensor], file: Path
         ) from error
 
 
-def _settings(run: Run) -> dict[str, Any]:
-    """All that decides what a run's next update comes to, as JSON has it."""
-    fixed = {key: value for key, value in run.config.as_dict().items() if key not in FREE}
-    return {"algorithm": run.algorithm, "seed": run.seed, "options": run.options, **fixed}
-
-
-def _check_settings(run: Run, saved: Saved, file: Path) -> None:
-    """Raise AgentMixerError if a run's config.toml is not what its checkpoint was trained with."""
-    now, then = _settings(run), saved.settings
-    if changed := [key for key in now if now[key] != then.get(key)]:
-        told = ", ".join(f"{key} is {now[key]} and was {then.get(key)}" for key in changed)
-        again = ["agentmixer", "train", run.task, run.scenario, "--from", str(run.path)]
-        again += [f"--set={key}={now[key]}" for key in changed if key in run.config.as_dict()]
-        raise AgentMixerError(
-            f"{run.path / 'config.toml'} was changed since {file.name} was written: {told}; put it back, or begin a new run "
-            f"with these weights: {shlex.join(again)}"
-        )
+def check_start(run: Run) -> None:
+    """Check a run that begins at step 0 again: raise AgentMixerError if it stood further on and its checkpoints are gone,
+    or if its settings were changed since its first checkpoint."""
+    check_not_lost(run)
+    if run.checkpoint_files:
+        trained_with.check_resumed(run, read_all(latest(run)).settings, latest(run))
 
 
 def restore(
     algorithm: Algorithm, tasks: Sequence[Sequence[Task]], runs: Sequence[Run]
-) -> tuple[int, list[Stream], list[Update | None]]:
+) -> tuple[int, list[Stream], list[Update | None], list[int]]:
     """Continue exactly where `save` stood last, with each team's own tasks. Returns the step, a stream for each of a
-    team's tasks, and each team's last update.
+    team's tasks, each team's last update, and the steps that each was to be trained for.
 
     Raises AgentMixerError if a checkpoint does not fit the settings, was trained with others or lacks something, or if
     checkpoints are not of one step."""
     files = [latest(run) for run in runs]
     saved = [read_all(file) for file in files]
     for run, own, file in zip(runs, saved, files, strict=True):
-        _check_settings(run, own, file)
+        trained_with.check_resumed(run, own.settings, file)
     try:
-        return _restore(algorithm, tasks, saved, files)
+        totals = [own.total_steps(run) for run, own in zip(runs, saved, strict=True)]
+        return *_restore(algorithm, tasks, saved, files), totals
     except (KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
         raise AgentMixerError(
             f"{files[0]} does not hold what this run needs to go on ({error}); remove it, and --resume goes on from the one "
@@ -368,9 +368,12 @@ def build(runs: Sequence[Run], spec: TaskSpec) -> Algorithm:
 
 
 def load_weights(run: Run, task: Task, file: Path) -> tuple[Algorithm, int]:
-    """The run's algorithm with the weights of one checkpoint, and their step."""
+    """The run's algorithm with the weights of one checkpoint, and their step.
+
+    Raises AgentMixerError if they were trained with other settings or task options than the run has now."""
+    saved = read_all(file)
+    trained_with.check_played(run, saved.settings, file)
     algorithm = build([run], task.spec)
-    step, tensors = read(file)
-    restore_weights(algorithm, tensors, file)
-    algorithm.schedule(min(step / run.config.run.total_steps, 1.0))
-    return algorithm, step
+    restore_weights(algorithm, saved.tensors, file)
+    algorithm.schedule(min(saved.step / saved.total_steps(run), 1.0))
+    return algorithm, saved.step

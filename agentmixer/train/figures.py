@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from rich.markup import escape
@@ -29,11 +28,10 @@ def report(episodes: Episodes, spec: TaskSpec) -> dict[str, float | None]:
     }  # fmt: skip
 
 
-def measure(task: str, numbers: Mapping[str, Any]) -> str:
-    """The figure that runs of a task are judged by: win_rate where `numbers` has a win rate that matters, else return.
-
-    A matrix game's wins say less than its payoffs."""
-    return "win_rate" if "win_rate" in numbers and task != "matrix" else "return"
+def measure(numbers: Collection[str]) -> str:
+    """The figure that runs are judged by: win_rate if that is among `numbers`, as where the task reports wins, else
+    return."""
+    return "win_rate" if "win_rate" in numbers else "return"
 
 
 def summary_line(run: Run) -> str:
@@ -50,11 +48,11 @@ def summary_line(run: Run) -> str:
 def table(chosen: Sequence[Run]) -> Table:
     """Finished runs of several seeds: each one's greedy figures, and their means over seeds with 95 % intervals.
 
-    The figure is the win rate where the task has one that matters, else the return."""
+    The figure is the win rate where the task reports wins, else the return."""
     summaries = [run.summary for run in chosen]
     rows = [[summary[arm] for arm in ("decentralised_greedy", "joint_greedy")] for summary in summaries if summary]
     assert len(rows) == len(chosen)
-    what = measure(chosen[0].task, rows[0][0])
+    what = measure(rows[0][0])
     out = Table(
         title=f"{what.replace('_', ' ')}, greedy, {rows[0][0]['episodes']} episodes a seed",
         title_justify="left",

@@ -66,6 +66,8 @@ class Run:
     made_with: dict[str, str] = field(default_factory=dict, compare=False)
     #: Code that the user lets the task import, as the scenario names it. Needed only for a run that was not trained here.
     task_code: str | None = field(default=None, compare=False)
+    #: Settings that an option of --resume gave.
+    changed: frozenset[str] = field(default=frozenset(), compare=False)
 
     def on_cpu(self) -> Run:
         """The same run to be looked at, exported or deployed on this machine's processor."""
@@ -221,9 +223,9 @@ def write_config(run: Run) -> Run:
     for name, part in run.config.parts.items():
         lines += ["", f"[settings.{name}]"] + [f"{key} = {_toml(value)}" for key, value in part.as_dict().items()]
     text = "\n".join(lines) + "\n"
-    write(run.path / "config.toml", text, run)
     digest = sha256(text.encode())
-    provenance.remember("runs", digest, run.path)
+    provenance.remember("runs", digest, run.path)  # first, so that a process that is killed leaves no file unknown here
+    write(run.path / "config.toml", text, run)
     return replace(run, digest=digest)
 
 
@@ -303,12 +305,29 @@ def extend(run: Run, steps: str | None, device: str | None) -> Run:
     (see `reopen`).
 
     With lr_decay the step sizes follow the new total from where the run stands. A run that was trained to its end and
-    not judged there is left that to do. Raises AgentMixerError if nothing would be left."""
+    not judged there is left that to do. Raises AgentMixerError if nothing would be left, or if the run's checkpoints are
+    gone."""
+    check_not_lost(run)
     extended = _extended(run, steps, device)
     done, total = steps_done(run), extended.config.run.total_steps
     if done >= total and not _to_be_judged(run, total):
         raise AgentMixerError(f"{run.path} stands at step {done:,} of {total:,}; give more --steps to go on")
     return extended
+
+
+def check_not_lost(run: Run) -> None:
+    """Raise AgentMixerError if a run was trained and has no checkpoint any more: it would begin at step 0 again, and what
+    its files say of it would be lost."""
+    if run.checkpoint_files:
+        return
+    summary = read_summary(run.path, 0)
+    if done := max([*metrics(run), summary["steps"] if summary else 0], default=0):
+        again = ["agentmixer", "train", run.task, run.scenario, "--algorithm", run.algorithm, "--preset", run.preset]
+        raise AgentMixerError(
+            f"{run.path} has no checkpoint to go on from, although its {'summary.json' if summary else 'metrics.jsonl'} "
+            f"speaks of step {done:,}; put its checkpoints back, or move it away and train anew, without --resume and with "
+            f"your settings: {shlex.join([*again, '--seed', str(run.seed)])}"
+        )
 
 
 def reopen(run: Run) -> None:
@@ -325,8 +344,13 @@ def _to_be_judged(run: Run, total: int) -> bool:
 
 
 def _extended(run: Run, steps: str | None, device: str | None) -> Run:
-    config = run.config if steps is None else run.config.replace({"total_steps": steps})
-    return replace(run, config=config, device=device or run.device)
+    run = replace(run, device=device or run.device)
+    return run if steps is None else change(run, "total_steps", steps)
+
+
+def change(run: Run, key: str, value: Any) -> Run:
+    """A run to be resumed with another value of a setting, as an option says."""
+    return replace(run, config=run.config.replace({key: value}), changed=run.changed | {key})
 
 
 def extend_together(
@@ -362,6 +386,8 @@ def extend_together(
             "out to train it, or give more --steps to go on with a finished one"
         )
     chosen = [found[seed] for seed in seeds]
+    for run in chosen:
+        check_not_lost(run)
     told = [_told(_extended(run, steps, device)) for run in chosen]
     for run, own in zip(chosen, told, strict=True):
         if differs := [

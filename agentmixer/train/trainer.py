@@ -123,8 +123,11 @@ class _Training:
         updates: list[Update | None] = []
         begun = resume and any(map(runs.steps_done, chosen))
         if begun:
-            self.step, self.streams, updates = checkpoint.restore(algorithm, self.tasks, chosen)
+            self.step, self.streams, updates, totals = checkpoint.restore(algorithm, self.tasks, chosen)
         else:
+            for run in chosen:
+                checkpoint.check_start(run)
+            totals = [read_config(run.path).total_steps for run in chosen]
             if self.first.begun_from:
                 checkpoint.begin_from(algorithm, self.first)
             self.step, self.streams = 0, []
@@ -136,8 +139,8 @@ class _Training:
         if algorithm.replay is not None:
             runs.make_folder(self.first.path / "replay")
             algorithm.replay.open(self.first.path / "replay")
-        for run in chosen if resume else []:
-            before, total = read_config(run.path).total_steps, run.config.run.total_steps
+        for run, before in zip(chosen, totals, strict=True) if resume else []:
+            total = run.config.run.total_steps
             runs.reopen(run)
             stretched = f"; {before:,} steps are now {total:,}, and schedules (step sizes, tau) follow the new total"
             said = f"continuing {run.path} at step {self.step:,}{stretched if total != before else ''}"

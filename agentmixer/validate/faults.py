@@ -95,10 +95,13 @@ def rehearse(
     bundle: Bundle, faults: Faults, episodes: int, seed: int, run: Run | None = None,
     deadline_s: float | None = None, require_isolation: bool = False,
 ) -> FaultReport:  # fmt: skip
-    """Play `episodes` episodes with the deployed team under `faults`, drawn from `seed` as the episodes are.
+    """Play `episodes` episodes with the deployed team under `faults`, drawn from `seed` as the episodes are. The same
+    episodes are played without any fault before.
 
-    Raises AgentMixerError if the run is gone or an agent cannot be started, AgentLost if one breaks the protocol."""
+    Raises AgentMixerError if the run is gone, an agent cannot be started, or decisions are late without any fault, on a
+    busy machine; AgentLost if an agent breaks the protocol."""
     with _task(bundle, run) as (task, longest):
+        _check_calm(_rehearse(bundle, task, longest, Faults(), episodes, seed, deadline_s, require_isolation))
         return _rehearse(bundle, task, longest, faults, episodes, seed, deadline_s, require_isolation)
 
 
@@ -108,8 +111,8 @@ def matrix(
     progress: Callable[[str], None] = lambda _: None, require_isolation: bool = False,
 ) -> FaultMatrixReport:  # fmt: skip
     """One report for each kind of fault at each rate, all on the same episodes; rate 0 is played once, without any fault,
-    and comes first. A delayed frame is held for one deadline, so that it always misses its step. Errors as in `rehearse`;
-    AgentMixerError also if decisions are late without any fault, on a busy machine."""
+    and comes first. A delayed frame is held for one deadline, so that it always misses its step. Errors as in `rehearse`; nothing
+    is known of the machine if rate 0 is left out."""
     held_s = bundle.team.task.control_period_s if deadline_s is None else deadline_s
     cells = [Faults()] if 0 in rates else []
     cells += [Faults({kind: rate}, held_s) for kind in kinds for rate in rates if rate]

@@ -32,7 +32,10 @@ def compare(
         list[str] | None, typer.Option("--env-arg", metavar="KEY=VALUE", help="An option of the task.")
     ] = None,
     measure: Annotated[
-        str | None, typer.Option(help="return or win_rate; the win rate unless given, where there is one.")
+        str | None,
+        typer.Option(
+            help="return or win_rate; unless given, the win rate where the task reports wins (matrix does), else the return."
+        ),
     ] = None,
     jobs: Annotated[int, typer.Option(help="Runs at a time, one thread each.", min=1, max=256)] = 2,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -151,7 +150,7 @@ def train(
             for own in wanted
         ]
     if resume and env_restarts is not None:
-        chosen = [replace(run, config=run.config.replace({"env_restarts": env_restarts})) for run in chosen]
+        chosen = [runs.change(run, "env_restarts", env_restarts) for run in chosen]
     which = ["--out", str(chosen[0].path)] if seeds is None else ["--seeds", seeds]
     leaves(f"continue with: {shlex.join(['agentmixer', 'train', task, scenario, '--resume', *which])}")
     for run in chosen:

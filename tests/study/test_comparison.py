@@ -76,8 +76,7 @@ def test_runs_are_trained_once_and_used_again(tmp_path: Path) -> None:
     chosen = variants(["pm=mixer,none"], "agentmixer_ppo", "default")
     prepared = prepare("matrix", "climbing", chosen, [0], QUICK, {}, tmp_path)
     order: list[str] = []
-    asked = question(prepared, None, "agentmixer compare")
-    assert asked.measure == "return"
+    asked = question(prepared, "return", "agentmixer compare")
     found = train_all(prepared, 2, lambda trained: order.append(trained.variant), asked.measure)
     assert sorted(order) == ["pm=mixer", "pm=none"]
     assert [t.variant for t in found] == ["pm=mixer", "pm=none"]
@@ -88,7 +87,7 @@ def test_runs_are_trained_once_and_used_again(tmp_path: Path) -> None:
         assert one.ce_gap["actors_greedy"] >= 0
     written = (prepared[0][1].path / "summary.json").stat().st_mtime_ns
     same = prepare("matrix", "climbing", chosen, [0], QUICK, {}, tmp_path)
-    assert question(same, None, "typed otherwise").digest == asked.digest
+    assert question(same, "return", "typed otherwise").digest == asked.digest
     again = train_all(same, 2, lambda trained: None, "return")
     assert again == found
     assert (prepared[0][1].path / "summary.json").stat().st_mtime_ns == written
@@ -103,7 +102,33 @@ def test_runs_are_trained_once_and_used_again(tmp_path: Path) -> None:
     # Another question of the same scenario has runs, and an answer, of its own.
     other = prepare("matrix", "climbing", chosen, [0], QUICK | {"clip": "0.1"}, {}, tmp_path)
     assert not {run.path for _, run in other} & {run.path for _, run in prepared}
-    assert question(other, None, "agentmixer compare").digest != asked.digest
+    assert question(other, "return", "agentmixer compare").digest != asked.digest
+
+
+def test_another_first_variant_or_other_software_is_another_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table holds all variants against the first, so their order changes what it says."""
+
+    def asked(vary: str, seeds: list[int]) -> Question:
+        chosen = variants([vary], "agentmixer_ppo", "default")
+        return question(prepare("matrix", "climbing", chosen, seeds, QUICK, {}, tmp_path), "return", "")
+
+    first = asked("pm=mixer,none", [0, 1])
+    assert asked("pm=mixer,none", [1, 0]).digest == first.digest
+    assert asked("pm=none,mixer", [0, 1]).digest != first.digest
+    monkeypatch.setattr(comparison, "made_with", lambda: first.made_with | {"agentmixer": "another"})
+    assert asked("pm=mixer,none", [0, 1]).digest != first.digest
+
+
+@pytest.mark.parametrize(
+    ("task", "scenario", "measure"), [("matrix", "climbing", "win_rate"), ("passage", "two_agents", "return")]
+)
+def test_the_win_rate_is_compared_where_the_task_reports_wins(
+    task: str, scenario: str, measure: str, tmp_path: Path
+) -> None:
+    chosen = variants([], "agentmixer_ppo", "default")
+    assert question(prepare(task, scenario, chosen, [0], QUICK, {}, tmp_path), None, "").measure == measure
 
 
 def test_a_measure_that_the_task_lacks_is_refused_before_anything_is_trained(tmp_path: Path) -> None:

@@ -17,9 +17,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from commands import agentmixer
 from conftest import make_run, quiet, tiny_algorithm
 from rich.console import Console
 from safetensors import safe_open
@@ -28,7 +30,8 @@ from safetensors.torch import load_file, save_file
 from agentmixer import files, tasks
 from agentmixer.contract.manifest import sha256
 from agentmixer.errors import AgentMixerError
-from agentmixer.train import checkpoint, records, rollout, run_files, trainer
+from agentmixer.tasks import predator_prey
+from agentmixer.train import checkpoint, records, rollout, run_files, trained_with, trainer
 from agentmixer.train import run as runs
 from agentmixer.train.algorithms import AgentMixerPPO
 from agentmixer.train.run import Run
@@ -528,6 +531,155 @@ def test_a_run_that_gets_more_steps_says_that_schedules_follow(copied: Run) -> N
     ) in console.file.getvalue()
 
 
+# ---- settings changed by hand --------------------------------------------------------------------
+
+
+def edit(run: Run, old: str, new: str) -> None:
+    file = run.path / "config.toml"
+    text = file.read_text()
+    assert text.count(old) == 1
+    file.write_text(text.replace(old, new))
+
+
+def contents(run: Run) -> dict[str, bytes]:
+    """All files of a run but the lock."""
+    files = (file for file in run.path.rglob("*") if file.is_file() and file.name != "lock")
+    return {str(file.relative_to(run.path)): file.read_bytes() for file in files}
+
+
+def test_a_total_changed_by_hand_is_refused_unless_an_option_says_so(copied: Run, tmp_path: Path) -> None:
+    edit(copied, "total_steps = 32", "total_steps = 48")
+    before = contents(copied)
+    again = ["agentmixer", "train", "mamujoco", "Hopper-3x1", "--resume", "--out", str(copied.path)]
+    refused = agentmixer(*again[1:], cwd=tmp_path)
+    assert refused.returncode == 2
+    assert refused.stderr == (
+        f"error: {copied.path / 'config.toml'} was changed since step_000000000032.safetensors was written: total_steps is 48 "
+        f"and was 32; put it back, or say that it is meant: {' '.join(again)} --steps 48\n"
+    )
+    assert contents(copied) == before
+    done = agentmixer(*again[1:], "--steps", "48", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "32 steps are now 48, and schedules" in done.stdout
+    assert runs.steps_done(copied) == 48
+
+
+def test_a_run_that_was_given_more_steps_and_killed_at_once_goes_on(copied: Run) -> None:
+    """Its config.toml has the new total and its checkpoint the old one. The number of steps was not changed by hand."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rollout, "collect", lambda *_: (_ for _ in ()).throw(SystemError("killed")))
+        with pytest.raises(SystemError):
+            trainer.train(runs.extend(copied, "48", None), quiet(), resume=True)
+    found = runs.load(copied.path)
+    assert (found.config.run.total_steps, runs.steps_done(found)) == (48, 32)
+    assert trainer.train(runs.extend(found, None, None), quiet(), resume=True)
+    assert runs.steps_done(found) == 48
+
+
+def test_what_a_run_began_with_is_not_changed_by_hand_either(copied: Run) -> None:
+    """A run that was killed after its checkpoint of step 0."""
+    first, *others = copied.checkpoint_files
+    saved = checkpoint.read_all(first)
+    for file in others:
+        file.unlink()
+    first.unlink()
+    start = copied.checkpoints / f"step_{0:012d}.safetensors"
+    start.write_bytes(checkpoint.serialised(0, saved.tensors, None, saved.settings))
+    (copied.path / "summary.json").unlink()
+    edit(copied, "actor_lr = 0.05", "actor_lr = 0.5")
+    with pytest.raises(AgentMixerError, match=r"actor_lr is 0\.5 and was 0\.05; put it back"):
+        trainer.train(runs.extend(runs.load(copied.path), None, None), quiet(), resume=True)
+    edit(copied, "actor_lr = 0.5", "actor_lr = 0.05")
+    assert trainer.train(runs.extend(runs.load(copied.path), None, None), quiet(), resume=True)
+
+
+def test_other_environment_restarts_are_an_option_of_resume(copied: Run) -> None:
+    file = checkpoint.latest(copied)
+    settings = checkpoint.read_all(file).settings
+    trained_with.check_resumed(runs.change(copied, "env_restarts", 3), settings, file)
+    edit(copied, "env_restarts = 0", "env_restarts = 3")
+    with pytest.raises(AgentMixerError, match=r"env_restarts is 3 and was 0; .* --env-restarts 3$"):
+        trained_with.check_resumed(runs.load(copied.path), settings, file)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "export", "--resume"])
+@pytest.mark.parametrize(
+    ("old", "new", "told", "argument"),
+    [
+        ('"penalty" = -1.0', '"penalty" = -5.0', "penalty is -5.0 and was -1.0", "--env-arg=penalty=-5.0"),
+        ("actor_lr = 0.001", "actor_lr = 0.5", "actor_lr is 0.5 and was 0.001", "--set=actor_lr=0.5"),
+        ("seed = 3", "seed = 4", "seed is 4 and was 3", "--seed=4"),
+    ],
+)
+def test_a_team_is_played_and_exported_as_it_was_trained(
+    command: str, old: str, new: str, told: str, argument: str, hunters: Run, tmp_path: Path
+) -> None:
+    run = runs.load(Path(shutil.copytree(hunters.path, tmp_path / "run")))
+    edit(run, old, new)
+    arguments = ["train", "predator_prey", "5x5", command, "--out"] if command == "--resume" else [command]
+    refused = agentmixer(*arguments, run.path, *(["--steps", "64"] if command == "--resume" else []), cwd=tmp_path)
+    assert refused.returncode == 2
+    assert refused.stderr == (
+        f"error: {run.path / 'config.toml'} was changed since step_000000000032.safetensors was written: {told}; put it back, "
+        f"or begin a new run with these weights: agentmixer train predator_prey 5x5 --from {run.path} {argument}\n"
+    )
+    assert not (tmp_path / "bundles").exists()
+
+
+@pytest.fixture(scope="module")
+def hunters(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run of a task with options, 32 steps."""
+    backend, options = tasks.check("predator_prey", "5x5", None, {"penalty": "-1"})
+    small = {key: value for key, value in SMALL.items() if key != "share_parameters"}
+    config = AgentMixerPPO.configure().replace({**small, "actor_lr": 0.001, "judge_limit": 5})
+    path = tmp_path_factory.mktemp("hunters") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predator_prey, "EPISODE_LIMIT", 5)
+        run = runs.create("predator_prey", "5x5", backend, "agentmixer_ppo", "default", 3, "cpu", options, config, path)
+        assert trainer.train(run, quiet())
+    return run
+
+
+def test_a_total_of_another_length_leaves_an_old_checkpoint_as_it_was_trained(
+    copied: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Schedules of a checkpoint are those of the total that it was trained for."""
+    assert trainer.train(runs.extend(copied, "64", None), quiet(), resume=True)
+    found = runs.load(copied.path)
+    edit(copied, "total_steps = 64", "total_steps = 6400")
+    seen: list[float] = []
+    monkeypatch.setattr(AgentMixerPPO, "schedule", lambda self, done: seen.append(done))
+    with contextlib.closing(found.make_task(1)) as task:
+        for file in found.checkpoint_files[-2:]:
+            checkpoint.load_weights(runs.load(copied.path), task, file)
+    assert [done for done in seen if done] == [56 / 64, 1.0]
+
+
+# ---- checkpoints that are gone -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("judged", [True, False])
+def test_a_run_whose_checkpoints_are_gone_does_not_begin_again(judged: bool, copied: Run, tmp_path: Path) -> None:
+    for file in copied.checkpoint_files:
+        file.unlink()
+    if not judged:
+        (copied.path / "summary.json").unlink()
+    before = contents(copied)
+    for more in ([], ["--steps", "16"]):
+        refused = agentmixer("train", "mamujoco", "Hopper-3x1", "--resume", "--out", copied.path, *more, cwd=tmp_path)
+        assert refused.returncode == 2
+        assert refused.stderr == (
+            f"error: {copied.path} has no checkpoint to go on from, although its {'summary.json' if judged else 'metrics.jsonl'} "
+            "speaks of step 32; put its checkpoints back, or move it away and train anew, without --resume and with your "
+            "settings: agentmixer train mamujoco Hopper-3x1 --algorithm agentmixer_ppo --preset default --seed 3\n"
+        )
+        assert contents(copied) == before
+    for resume in (True, False):  # as a library, and as `compare` calls it
+        with pytest.raises(AgentMixerError, match="has no checkpoint to go on from"):
+            trainer.train(copied, quiet(), resume=resume)
+        assert contents(copied) == before
+
+
 def test_a_run_says_what_software_made_it(small: Run) -> None:
     told = runs.load(small.path).made_with
     assert told["torch"] == torch.__version__
@@ -824,7 +976,7 @@ def test_nothing_is_removed_or_read_through_a_linked_folder_of_checkpoints(train
     assert {file.name for file in after.keys() - before.keys()} <= {"lock"}
 
 
-@pytest.mark.parametrize("damage", ["key", "rng", "step", "sparse"])
+@pytest.mark.parametrize("damage", ["key", "rng", "step", "sparse", "settings", "options", "total"])
 def test_a_checkpoint_that_was_made_up_is_one_sentence(trained: Run, tmp_path: Path, damage: str) -> None:
     """Its digest is right: whoever can write the file can write that."""
     run = runs.load(Path(shutil.copytree(trained.path, tmp_path / "run")))
@@ -835,8 +987,11 @@ def test_a_checkpoint_that_was_made_up_is_one_sentence(trained: Run, tmp_path: P
         tensors["optimiser.actor.0.a.b"] = torch.zeros(1)
     elif damage == "rng":
         del tensors["rng"]
+    settings: Any = {
+        "settings": [], "options": saved.settings | {"options": 3}, "total": saved.settings | {"total_steps": 0},
+    }.get(damage, saved.settings)  # fmt: skip
     file.write_bytes(
-        checkpoint.serialised(10**400 if damage == "step" else saved.step, tensors, saved.update, saved.settings)
+        checkpoint.serialised(10**400 if damage == "step" else saved.step, tensors, saved.update, settings)
     )
     if damage == "sparse":
         with open(file, "r+b") as opened:

@@ -490,7 +490,7 @@ def test_several_seeds_are_stopped_by_ctrl_c_and_go_on_by_the_command_printed_th
         run = runs.load(path)
         assert runs.steps_done(run) == steps + 128
         assert run.summary is not None
-        alone, joint = (run.summary[arm]["return"] for arm in ("decentralised_greedy", "joint_greedy"))
+        alone, joint = (run.summary[arm]["win_rate"] for arm in ("decentralised_greedy", "joint_greedy"))
         assert any([str(run.seed), f"{alone:.3f}", f"{joint:.3f}"] == line.replace("│", " ").split() for line in lines)
 
 
@@ -500,9 +500,7 @@ def test_the_table_gives_means_over_seeds_with_students_interval(tmp_path: Path)
         summary = {"steps": 512, "steps_per_second": 1.0, "seconds": 1.0}
         for arm, one in (("decentralised_greedy", value), ("joint_greedy", 4.0)):
             summary[arm] = {  # type: ignore[assignment]
-                f"{name}{end}": number
-                for name, number in (("return", one), ("win_rate", 0.0))
-                for end in ("", "_low", "_high")
+                f"return{end}": one for end in ("", "_low", "_high")
             } | {"episodes": 8}
         runs.write(run.path / "summary.json", json.dumps(summary))
     console = Console(width=100, file=io.StringIO())
@@ -512,6 +510,15 @@ def test_the_table_gives_means_over_seeds_with_students_interval(tmp_path: Path)
     rows = [line.replace("│", " ").split() for line in console.file.getvalue().splitlines()]
     assert ["8", "2.000", "4.000"] in rows
     assert ["mean", "3.000", "[-3.572,", "9.572]", "4.000", "[4.000,", "4.000]"] in rows
+    # Where the task reports wins, the table is of them.
+    for run, won in zip(chosen, (0.0, 0.5, 1.0), strict=True):
+        summary = run.summary or {}
+        for arm in ("decentralised_greedy", "joint_greedy"):
+            summary[arm] |= {f"win_rate{end}": won for end in ("", "_low", "_high")}
+        runs.write(run.path / "summary.json", json.dumps(summary))
+    wins = figures.table(chosen)
+    assert wins.title == "win rate, greedy, 8 episodes a seed"
+    assert [*wins.columns[1].cells][:3] == ["0.000", "0.500", "1.000"]
 
 
 def test_what_cannot_be_done_with_several_seeds_is_refused(tmp_path: Path) -> None:
