@@ -4,6 +4,7 @@ Little is imported before `main` runs: whoever stops a command while the rest is
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from types import FrameType
@@ -27,10 +28,14 @@ def main() -> None:
 
 class _Signals:
     """SIGTERM and SIGHUP, while a command runs, do what Ctrl-C does, but for the exit code. Either is left alone where
-    somebody has told this process to ignore it (nohup)."""
+    somebody has told this process to ignore it (nohup).
+
+    An interruption that Python cannot raise, since it comes in a finalizer or in a callback of the garbage collector, is
+    raised a moment later."""
 
     def __init__(self) -> None:
         self.exit_code = 128 + signal.SIGINT
+        self._hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
         self._old = {}
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) == signal.SIG_DFL:
@@ -43,8 +48,17 @@ class _Signals:
         self.exit_code = 128 + number
         signal.raise_signal(signal.SIGINT)
 
+    def _unraisable(self, what: sys.UnraisableHookArgs) -> None:
+        if issubclass(what.exc_type, KeyboardInterrupt):
+            from threading import Timer
+
+            Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+        else:
+            self._hook(what)
+
     def restore(self) -> None:
         """As it was before."""
+        sys.unraisablehook = self._hook
         for number, handler in self._old.items():
             signal.signal(number, handler)
 

@@ -72,6 +72,22 @@ def test_every_command_says_that_it_was_interrupted(
     assert done == (code, "", "interrupted\n")
 
 
+def test_an_interruption_in_a_finalizer_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Finalized:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    def callback() -> None:
+        Finalized()
+        time.sleep(60)
+
+    monkeypatch.setattr(app.app.registered_commands[0], "callback", callback)
+    begin = time.monotonic()
+    done = agentmixer(app.app.registered_commands[0].name, cwd=tmp_path)
+    assert done == (130, "", "interrupted\n")
+    assert time.monotonic() - begin < 30
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [
