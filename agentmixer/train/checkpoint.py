@@ -237,7 +237,7 @@ def read_all(file: Path) -> Saved:
         raise AgentMixerError(f"{file} is not a readable checkpoint ({error}); {way_out}") from error
 
 
-def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
 
 
@@ -251,23 +251,37 @@ def begin_from(algorithm: Algorithm, run: Run) -> None:
         raise AgentMixerError(
             f"{file}, which {run.path} was to begin from, is gone or another one; choose again with --from, and another --out"
         )
-    try:
-        algorithm.load([_below(tensors, "model.")] * algorithm.team.count)
-    except RuntimeError as error:
+    if found := take(algorithm, [tensors] * algorithm.team.count):
         raise AgentMixerError(
-            f"{file} does not fit: {str(error).splitlines()[-1].strip()}; settings of the networks must be those of the run "
-            "that it is from"
-        ) from error
+            f"{file} does not fit: {found}; settings of the networks must be those of the run that it is from"
+        )
 
 
 def restore_weights(algorithm: Algorithm, tensors: dict[str, Tensor], file: Path) -> None:
     """Load networks only. Raises AgentMixerError if they do not fit the run's settings."""
+    if found := take(algorithm, [tensors]):
+        raise AgentMixerError(f"{file} does not fit its run's config.toml: {found}")
+
+
+def take(algorithm: Algorithm, checkpoints: Sequence[Mapping[str, Tensor]]) -> str:
+    """Load the networks of checkpoints, one for each team or one of all. Returns what does not fit, in words."""
+    shares = [_below(tensors, "model.") for tensors in checkpoints]
     try:
-        algorithm.load([_below(tensors, "model.")])
-    except RuntimeError as error:
-        raise AgentMixerError(
-            f"{file} does not fit its run's config.toml: {str(error).splitlines()[-1].strip()}"
-        ) from error
+        algorithm.load(shares)
+        return ""
+    except RuntimeError:
+        own = algorithm.share(0) if len(shares) > 1 else _whole(algorithm)
+        for key in sorted(own.keys() | shares[0].keys()):
+            there, here = (" x ".join(map(str, side[key].shape)) if key in side else "not" for side in (shares[0], own))
+            if there != here:
+                return f"{key} is {there} there and {here} here"
+        return "its networks are others"
+
+
+def _whole(algorithm: Algorithm) -> dict[str, Tensor]:
+    """Parameters and buffers of all of an algorithm's teams."""
+    modules = algorithm.modules.items()
+    return {f"{name}.{key}": value for name, module in modules for key, value in module.state_dict().items()}
 
 
 def check_start(run: Run) -> None:

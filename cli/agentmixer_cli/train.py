@@ -78,7 +78,7 @@ def train(
     from agentmixer import tasks
     from agentmixer.config import parse_assignments, parse_seeds
     from agentmixer.errors import AgentMixerError, nearest
-    from agentmixer.train import checkpoint, figures, trainer
+    from agentmixer.train import begun_from, checkpoint, figures, trainer
     from agentmixer.train import run as runs
     from agentmixer.train.algorithms import ALGORITHMS
 
@@ -142,6 +142,12 @@ def train(
         config = config.replace(own_settings, options).fitted(own_settings)
         if steps is not None:
             config = config.replace({"total_steps": steps})
+        if file is not None:
+            new = runs.Run(
+                Path(), task, scenario, name, algorithm, preset, 0, "cpu", options, config, task_code=scenario
+            )
+            config.check()
+            begun_from.check_fits(file, before, new)
         stamp = runs.now()
         chosen = [
             runs.create(

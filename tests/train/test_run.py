@@ -531,6 +531,34 @@ def test_a_run_that_gets_more_steps_says_that_schedules_follow(copied: Run) -> N
     ) in console.file.getvalue()
 
 
+def test_weights_that_do_not_fit_are_one_sentence_and_leave_nothing(small: Run, hunters: Run, tmp_path: Path) -> None:
+    for run, task, arguments, words in (
+        (small, "mamujoco Hopper-3x1", ["--set=hidden=16", "--set=actor_lr=0.1"], "trained with hidden=8, and its weights do "
+         "not fit hidden=16; leave that out"),
+        (small, "mamujoco Hopper-3x1", ["--set=layers=2", "--set=pm=none", "--seeds=0,1"], "trained with layers=1, pm=mixer, "
+         "and its weights do not fit layers=2, pm=none; leave that out"),
+        (small, "mamujoco HalfCheetah-2x3", [], "trained on mamujoco Hopper-3x1, and its weights do not fit mamujoco "
+         "HalfCheetah-2x3: they differ in agents (3 there, 2 here), "),
+        (hunters, "predator_prey 5x5", ["--env-arg=preys=2"], "trained on predator_prey 5x5 with preys=0, and its weights do "
+         "not fit predator_prey 5x5 with preys=2: they differ in size of "),
+    ):  # fmt: skip
+        refused = agentmixer("train", *task.split(), "--from", run.path, *arguments, cwd=tmp_path)
+        assert refused.returncode == 2
+        assert refused.stderr.startswith(f"error: {run.path}/checkpoints/step_000000000032.safetensors was {words}")
+        assert refused.stderr.endswith("or leave --from out\n") and refused.stderr.count("\n") == 1
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_fit_another_scenario_of_the_same_sizes(hunters: Run, tmp_path: Path) -> None:
+    """A scenario where the agents see and do as before, with another penalty."""
+    done = agentmixer(
+        "train", "predator_prey", "5x5", "--from", hunters.path, "--env-arg", "penalty=-2", "--out", "run", "--steps", "8",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert runs.load(tmp_path / "run").begun_from == str(checkpoint.latest(hunters).resolve())
+
+
 # ---- settings changed by hand --------------------------------------------------------------------
 
 
