@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,9 @@ from agentmixer.train.run import Run
 # What is made in tests is not remembered as this user's. Processes that tests start inherit it.
 _state = tempfile.TemporaryDirectory(prefix="agentmixer-state-")
 os.environ["XDG_STATE_HOME"] = _state.name
+
+# Ctrl-C is ignored in what a shell starts in the background, and so in every process that the tests start there.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Networks this small gain nothing from threads and lose much to them on a busy machine.
 torch.set_num_threads(1)

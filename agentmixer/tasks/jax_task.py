@@ -114,6 +114,7 @@ def _compile(game: Game, episode_limit: int, agents: int, num_envs: int, process
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     functions = _functions(game, episode_limit)
     if not game.key or processor != "cpu":
+        jax.eval_shape(functions.reset, np.uint32(0), np.zeros(num_envs, np.uint32))  # for the tree of what runs
         return _Compiled(*map(jax.jit, functions))
     file = _cache() / f"traced-{key_of(game.key, episode_limit, num_envs, files=())[:32]}"
     kept = _read(file) or _trace(functions, agents, num_envs, file)

@@ -246,7 +246,7 @@ def test_a_damaged_bundle_is_refused_by_deploy_sim(exported: Exported, damage: s
     assert "Traceback" not in result.stderr
 
 
-def test_a_lost_agent_fails_and_leaves_no_older_pass_behind(
+def test_a_lost_agent_fails_and_its_report_stands_beside_an_older_one(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = Path(shutil.copytree(exported.path, tmp_path / "bundle"))
@@ -260,7 +260,8 @@ def test_a_lost_agent_fails_and_leaves_no_older_pass_behind(
     result = agentmixer("deploy-sim", bundle, "--episodes", "1", "--report", report, cwd=tmp_path)
     assert result.returncode == 1, result.stderr
     assert result.stdout.splitlines()[-1].startswith("verdict: FAIL: running: agent agent_3 hung up")
-    assert json.loads(report.read_text())["passed"] is False
+    assert report.read_text() == '{"passed": true}'
+    assert json.loads((tmp_path / "report-2.json").read_text())["passed"] is False and "report-2.json" in result.stdout
 
 
 def test_tasks_lists_every_scenario_and_what_the_stand_in_lacks(tmp_path: Path) -> None:
