@@ -75,8 +75,8 @@ def mean_of(measure: str, values: np.ndarray) -> Estimate:
 
 def paired(a: np.ndarray, b: np.ndarray, confidence: float = 0.95) -> Estimate:
     """Mean of a - b over pairs, with Student's interval. a, b [n], bool or numbers; entry i of both is the same
-    episode or seed, so that what makes it easy or hard cancels. What has no interval: see `mean`. Raises ValueError if a and b
-    are not equally long."""
+    episode or seed, so that what makes it easy or hard cancels. Too few pairs have no interval (`mean`). Raises ValueError
+    if a and b are not equally long."""
     first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if first.shape != second.shape:
         raise ValueError(f"{first.shape} values cannot be paired with {second.shape}")

@@ -41,7 +41,7 @@ from agentmixer.export.bundle_writer import AgentParts, certified, write_bundle
 from agentmixer.export.graph import export_graph
 from agentmixer.export.graph_step import graph_step
 from agentmixer.runtime import signature
-from agentmixer.runtime.actions import array_type
+from agentmixer.runtime.actions import array_type, parts
 from agentmixer.runtime.bundle import BUNDLES, bundle_around, read_bundle
 from agentmixer.runtime.certificate import check_locality
 from agentmixer.runtime.golden import Golden, Parity, StepFunction, dump, parse, replay
@@ -110,7 +110,7 @@ def _narrowed(spec: TaskSpec, masks: np.ndarray, generator: np.random.Generator)
     narrowed = masks.copy()
     for own, space in zip(narrowed[:, 0] if spec.has_action_mask else (), spec.action_spaces, strict=False):
         if not isinstance(space, Box):
-            for part in np.split(own[: space.n], np.cumsum([n for n, _ in space.choices])[:-1]):
+            for part in parts(space, own[: space.n]):
                 kept = part & (generator.random(len(part)) < 0.5)
                 part[:] = kept if kept.any() else part
     return torch.from_numpy(narrowed)

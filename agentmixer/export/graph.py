@@ -25,8 +25,9 @@ IR_VERSION = 10
 def export_graph(actor: DeployedActor, metadata: dict[str, str]) -> onnx.ModelProto:
     """The graph of `actor.forward`, with the actor's inputs and outputs. metadata ends up in the model's metadata_props.
 
-    The graph is written here, not traced: tracing takes seconds, and `forward` has a dozen kinds of operators. A test holds
-    this graph against the one that torch traces, and export holds it against the actor.
+    The graph is written here, not traced: tracing takes seconds, and `forward` has a dozen kinds of operators. Tests hold
+    this graph against the one that torch traces (Discrete, Box) or against what torch computes (MultiDiscrete, rounded
+    values), and export holds it against the actor.
     Raises AgentMixerError if the graph breaks the conventions (see docs/bundle-format.md)."""
     graph = _Graph()
     x = _input_norm(graph, actor.norm, "obs")
@@ -76,9 +77,10 @@ def _recur(graph: _Graph, actor: DeployedActor, x: str) -> str:
 def _choose(graph: _Graph, space: Discrete | MultiDiscrete, logits: str) -> None:
     """Write the action: of each element the value with the highest logit."""
     if isinstance(space, Discrete):
-        graph.add("ArgMax", logits, output="" if space.start else "action", axis=-1, keepdims=0, select_last_index=0)
+        output = "" if space.start else "action"
+        place = graph.add("ArgMax", logits, output=output, axis=-1, keepdims=0, select_last_index=0)
         if space.start:
-            graph.add("Add", graph.last, graph.constant("start", np.int64(space.start)), output="action")
+            graph.add("Add", place, graph.constant("start", np.int64(space.start)), output="action")
         return
     chosen, at = [], np.cumsum([0, *space.sizes])
     for k, (first, size) in enumerate(zip(at, space.sizes, strict=False)):
@@ -97,11 +99,6 @@ class _Graph:
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[TensorProto] = []
-
-    @property
-    def last(self) -> str:
-        """What the last operator gave."""
-        return str(self.nodes[-1].output[0])
 
     def constant(self, name: str, value: Tensor | np.ndarray | np.generic) -> str:
         """A constant of that name, float32 or int64."""

@@ -171,8 +171,8 @@ class Host:
     def step(
         self, episode: int, step: int, obs: list[np.ndarray], masks: list[np.ndarray | None] | None
     ) -> list[Decision]:
-        """One lock-step. obs: one [D] float32 an agent; masks: one [A] bool an agent that
-        takes one, None for the others, if the task masks.
+        """One lock-step. obs: one [D] float32 an agent; masks, if the task masks: one [A] bool an agent, None for agents
+        that take none.
 
         A later episode than the last one's makes every agent forget its recurrent state first. Raises
         AgentMixerError for a step that is not later than the last one, AgentLost if an agent ends the team."""

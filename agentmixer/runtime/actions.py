@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from agentmixer.contract.manifest import Tolerances
-from agentmixer.contract.spec import NO_BOUND, Action, ActionSpace, Box, Discrete
+from agentmixer.contract.spec import NO_BOUND, Action, ActionSpace, Box, Discrete, MultiDiscrete
 
 
 def array_type(space: ActionSpace) -> tuple[Literal["int64", "float32"], tuple[int, ...]]:
@@ -20,6 +20,11 @@ def array_type(space: ActionSpace) -> tuple[Literal["int64", "float32"], tuple[i
 def as_array(action: Action, space: ActionSpace) -> np.ndarray:
     """An action of a manifest as `Agent.act` gives one."""
     return np.array(action, array_type(space)[0])
+
+
+def parts(space: Discrete | MultiDiscrete, entries: np.ndarray) -> list[np.ndarray]:
+    """A mask or logits, [A], cut into one view for each element of an action."""
+    return np.split(entries, np.cumsum([n for n, _ in space.choices])[:-1])
 
 
 class Ranges(NamedTuple):
@@ -49,8 +54,8 @@ def allowed(space: ActionSpace, actions: np.ndarray, masks: np.ndarray | None = 
     rows = actions.reshape(len(actions), -1)
     if isinstance(space, Box):
         # Graphs clamp in float32, so bounds are compared there. A NaN compares as outside.
-        low, high = np.asarray(space.low, np.float32), np.asarray(space.high, np.float32)
-        inside = (low <= rows) & (rows <= high) & (np.rint(rows) == rows if space.whole else True)
+        of = ranges(space)
+        inside = (of.low <= rows) & (rows <= of.high) & (np.rint(rows) == rows if space.whole else True)
         return np.asarray(inside.all(1))
     sizes, starts = np.array(space.choices).T
     chosen = rows - starts
@@ -78,8 +83,9 @@ def is_near_tie(space: ActionSpace, policy: np.ndarray, action: np.ndarray | int
         exact = np.clip(of.centre + of.scale * policy[: space.n], of.low, of.high)
         far = np.abs(action - exact) - 0.5
         return space.whole and bool((far <= tolerances.near_tie + allowance(space, exact, tolerances)).all())
-    parts = np.split(policy[: space.n], np.cumsum([n for n, _ in space.choices])[:-1])
     return all(
         bool(part.max() - part[value - start] <= tolerances.near_tie)
-        for part, value, (_, start) in zip(parts, np.ravel(action), space.choices, strict=True)
+        for part, value, (_, start) in zip(
+            parts(space, policy[: space.n]), np.ravel(action), space.choices, strict=True
+        )
     )

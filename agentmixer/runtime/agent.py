@@ -13,7 +13,7 @@ import onnxruntime
 from agentmixer.contract.manifest import AgentManifest
 from agentmixer.contract.spec import Box, Discrete, MultiDiscrete
 from agentmixer.errors import AgentMixerError
-from agentmixer.runtime.actions import allowed
+from agentmixer.runtime.actions import allowed, parts
 from agentmixer.runtime.bundle import AgentFiles, read_agent
 from agentmixer.runtime.certificate import check_locality
 from agentmixer.runtime.guard import check_model
@@ -179,15 +179,13 @@ class Agent:
 
     def _no_choice(self, action: np.ndarray, mask: np.ndarray | None) -> AgentMixerError:
         """Why whole numbers were decided for that cannot be."""
-        if mask is not None and not mask.all():
-            at = 0
-            for element, (n, _) in enumerate(self._space.choices if not isinstance(self._space, Box) else ()):
-                if not mask[at : at + n].any():
+        if mask is not None and not isinstance(self._space, Box):
+            for element, part in enumerate(parts(self._space, mask)):
+                if not part.any():
                     of = f" for element {element}" if isinstance(self._space, MultiDiscrete) else ""
                     return AgentMixerError(
                         f"agent {self.manifest.agent}: action_mask allows no action{of}; at least one must be legal"
                     )
-                at += n
         return self._invalid(f"action {action}, which does not exist or is masked")
 
     def _invalid(self, what: str) -> InvalidDecision:

@@ -109,7 +109,8 @@ def _task_step(now: View, outcome: Outcome, truncated: jax.Array, final: View) -
 
 @functools.cache
 def _compile(game: Game, episode_limit: int, agents: int, num_envs: int, processor: str) -> _Compiled:
-    """Jitted batched functions, made once a process and game; JAX's disk cache serves the next process."""
+    """Jitted batched functions, made once a process, game and number of environments. The next process finds on disk what
+    JAX compiled, and what it traced of a game that has a key."""
     jax.config.update("jax_compilation_cache_dir", str(_cache()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     functions = _functions(game, episode_limit)

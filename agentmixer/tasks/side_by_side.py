@@ -31,9 +31,14 @@ def joined(steps: Sequence[TaskStep], device: str = "cpu") -> TaskStep:
     return TaskStep(*(torch.cat([to_torch(array, device) for array in arrays]) for arrays in zip(*steps, strict=True)))
 
 
+def apart(task: Task) -> Sequence[Task]:
+    """The tasks that a task is put together of; one that is not is alone."""
+    return task.tasks if isinstance(task, SideBySide) else [task]
+
+
 def lost_in(task: Task) -> np.ndarray | None:
     """Which environments failed in the task's last step and were made anew, [K * E] bool; None if none did."""
-    parts = [(getattr(own, "lost", None), own.num_envs) for own in getattr(task, "tasks", [task])]
+    parts = [(getattr(own, "lost", None), own.num_envs) for own in apart(task)]  # isinstance costs much in every step
     if all(lost is None for lost, _ in parts):
         return None
     return np.concatenate([np.zeros(envs, bool) if lost is None else lost for lost, envs in parts])

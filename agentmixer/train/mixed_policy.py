@@ -22,6 +22,7 @@ from agentmixer.train.joint_policy import (
     sample,
 )
 from agentmixer.train.settings import AgentMixerTeamSettings
+from agentmixer.train.team import most_actions
 
 
 class Mixed(NamedTuple):
@@ -55,7 +56,7 @@ class MixedJoint:
         self.whole, self.real = whole, real
         spaces, agents, self.size = spec.action_spaces, spec.num_agents, spec.action_size
         values = max(n for space in spaces if not isinstance(space, Box) for n, _ in space.choices)
-        actions = max(space.n for space in spaces)
+        actions = most_actions(spec)
         slot = torch.zeros(agents, self.size, values, dtype=torch.long)
         exists = torch.zeros(agents, self.size, values, dtype=torch.bool)
         place = torch.zeros(agents, actions, dtype=torch.long)

@@ -18,7 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from agentmixer import intervals
 from agentmixer.errors import AgentMixerError, TeamError
 from agentmixer.tasks import Task
-from agentmixer.tasks.side_by_side import joined, side_by_side
+from agentmixer.tasks.base import Restarting
+from agentmixer.tasks.side_by_side import apart, joined, side_by_side
 from agentmixer.train import checkpoint, stream
 from agentmixer.train import run as runs
 from agentmixer.train.algorithms import ALGORITHMS
@@ -252,10 +253,11 @@ class _Training:
 
     def _told(self, task: Task) -> None:
         """Say which environments failed and were made anew."""
-        for part in getattr(task, "tasks", [task]):
-            for failure in part.failures() if hasattr(part, "failures") else ():
-                words = f"{failure}; it was made anew, {part.env_restarts:,} times are left"
-                self.console.print(f"note: {words}", soft_wrap=True, markup=False)
+        for part in apart(task):
+            if isinstance(part, Restarting):
+                for failure in part.failures():
+                    words = f"{failure}; it was made anew, {part.env_restarts:,} times are left"
+                    self.console.print(f"note: {words}", soft_wrap=True, markup=False)
 
     def _line(self, team: int, update: Update) -> dict[str, Any]:
         """What metrics.jsonl has of an update; the team is judged if that is due."""

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 
 from agentmixer.contract.spec import Box, TaskSpec
+from agentmixer.errors import AgentMixerError
 from agentmixer.host.lock_step import Decision, Host
 from agentmixer.tasks import Task
-from agentmixer.tasks.base import TaskStep, to_torch
+from agentmixer.tasks.base import Restarting, TaskStep, to_torch
+from agentmixer.tasks.side_by_side import lost_in
 from agentmixer.train.settings import JUDGE_LIMIT
 from agentmixer.train.team import Team
 
@@ -30,7 +32,8 @@ class TorchArm:
     """The trained team in process: at each step the actors' policies, and what PM makes of them, on the same inputs.
 
     Counts on how many decisions of agents that can act both have the same mode (Definition 6; nothing is counted where
-    that holds by definition), and keeps what the actors gave, to judge near ties by. Which of the two modes acts is the subclass's."""
+    that holds by definition), and keeps what the actors gave, to judge near ties by. Which of the two modes acts is the
+    subclass's."""
 
     joint_acts: bool
 
@@ -140,7 +143,8 @@ def play(
 
     shadow: another arm that sees every step and decides too, with its own memory, but moves nothing. Where
     physics is chaotic, two arms that differ in the last bit soon live in different worlds; a shadow stays in one.
-    longest: steps after which an episode is cut off (`evaluate.longest_episode`)."""
+    longest: steps after which an episode is cut off (`evaluate.longest_episode`). Raises AgentMixerError if an environment
+    fails, whether it was made anew or not: the arms would no longer play the same episode."""
     # One environment's networks gain nothing from threads, and lose much where other work holds the cores.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -165,6 +169,8 @@ def _play(arm: Arm, task: Task, episodes: int, seed: int, shadow: Arm | None, lo
             action = arm.act(step)
             taken.append(action)
             step = task.step(torch.from_numpy(action[:, None].copy()))
+            if lost_in(task) is not None and isinstance(task, Restarting):
+                raise AgentMixerError(f"{task.failures()[-1]}; choose other episodes with --seed")
             total += float(np.asarray(step.reward)[0])
             ended = bool(np.asarray(step.terminated)[0] or np.asarray(step.truncated)[0])
         returns.append(total)

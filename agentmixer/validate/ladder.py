@@ -142,9 +142,8 @@ def _answers(team: Team, index: int, obs: np.ndarray, mask: np.ndarray, state: n
         place(state, team.actor.body.memory, dtype),
     )
     action, space = team.to_task(team.joint_policy.actor_mode(policy))[index], spec.action_spaces[index]
-    return Golden(
-        obs, mask, np.ones(len(obs), bool), own_action(spec, index, action), policy[index, :, : space.n].numpy(), after[index].numpy(),
-    )  # fmt: skip
+    mine, given = own_action(spec, index, action), policy[index, :, : space.n].numpy()
+    return Golden(obs, mask, np.ones(len(obs), bool), mine, given, after[index].numpy())
 
 
 def _labels(reset: np.ndarray) -> list[str]:

@@ -20,6 +20,8 @@ from agentmixer.train import evaluate, trainer
 from agentmixer.train import run as runs
 from agentmixer.train.algorithms import AgentMixerPPO, AgentMixerSAC
 from agentmixer.train.run import Run
+from agentmixer.train.stream import begin
+from agentmixer.validate.arms import ActorsArm, play
 
 FLAKY = "zoo_envs:Flaky"
 ENVS = 6
@@ -119,14 +121,23 @@ def test_what_came_of_a_lost_step_is_not_learned_from(tmp_path: Path) -> None:
     run = started(tmp_path / "run", AgentMixerPPO)
     task = run.make_task(6)
     algorithm = AgentMixerPPO(task.spec, run.config, [torch.Generator().manual_seed(0)])
-    from agentmixer.train.stream import begin
-
     rollout, _ = algorithm.collect([task], [begin(algorithm.team, algorithm.memory(6), task.reset(5))])
     failed = rollout.truncated[0] & (rollout.reward[0] == 0)
     assert failed.any() and not rollout.active[:, failed].any()
     assert rollout.active[:, ~failed].all()
     played = evaluate.evaluate(algorithm.team, task, 12, 3)
     assert (played.returns == 20).all() and (played.lengths == 4).all() and not played.unended.any()
+
+
+def test_a_rehearsal_plays_no_episode_that_fails(tmp_path: Path) -> None:
+    """Its arms would no longer play the same one; the sentence says which environment failed and how."""
+    run = started(tmp_path / "run", AgentMixerPPO)
+    task = run.make_task(1)
+    team = AgentMixerPPO(task.spec, run.config, [torch.Generator().manual_seed(0)]).team
+    with pytest.raises(
+        AgentMixerError, match=r"step 3 of .* fell through the floor; choose other episodes with --seed"
+    ):
+        play(ActorsArm(team), task, 20, 3)
 
 
 def test_the_option_of_the_command(tmp_path: Path) -> None:

@@ -44,9 +44,8 @@ def foreign(doing: str) -> Iterator[None]:
 
 def check_numbers(what: str, numbers: np.ndarray) -> None:
     """Raise AgentMixerError if one of `numbers`, a row, is not finite or larger than LARGEST. what: whose they are."""
-    fine = (
-        np.abs(numbers, dtype=np.float64) <= LARGEST
-    )  # float16 has no LARGEST, and whole numbers a least without its opposite
+    # In float64: float16 has no LARGEST, and the least int64 no opposite.
+    fine = np.abs(numbers, dtype=np.float64) <= LARGEST
     if not fine.all():
         where = int(np.argmin(fine))
         raise AgentMixerError(f"element {where} of {what} is {numbers[where]:g}, {unusable(numbers[where])}")

@@ -190,8 +190,8 @@ class ParallelEnvTask:
         stepped = request == "step"
         failed = self._do(request)
         lost = [index for index, failure in failed.items() if stepped and not failure.starting]
-        outcome = {name: self._rows[name].copy() for name in _OUTCOME} if failed and stepped else {}
         renewed = list(failed)
+        outcome = {name: self._rows[name][renewed] for name in _OUTCOME} if renewed and stepped else {}
         while failed:
             if len(failed) > self.env_restarts:
                 self._failed = next(iter(failed.values())).words
@@ -200,14 +200,13 @@ class ParallelEnvTask:
             self._failures += [failure.words for failure in failed.values()]
             self._next[[index for index, failure in failed.items() if failure.starting]] += 1
             failed = self._do(Renewal(tuple(failed), Start(self._seed, self._streams.tolist(), self._next.tolist())))
+        for name, array in outcome.items():
+            self._rows[name][renewed] = array
         shown = {name: self._rows[name] for name in TaskStep._fields if name != "won"}
         for name in ("obs", "action_mask", "active", "final_obs"):
             shown[name] = shown[name].swapaxes(0, 1)
         own = {name: np.array(array, order="C") for name, array in shown.items()}
         step = TaskStep(won=np.zeros(self.num_envs, np.bool_), **own)
-        for name, array in outcome.items():
-            axis = (slice(None),) * (name == "final_obs")
-            getattr(step, name)[(*axis, renewed)] = array[renewed].swapaxes(0, 1) if axis else array[renewed]
         self.lost = np.isin(np.arange(self.num_envs), lost) if lost else None
         if lost:
             step.reward[lost], step.terminated[lost], step.truncated[lost] = 0, False, True

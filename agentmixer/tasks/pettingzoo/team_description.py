@@ -27,6 +27,7 @@ from agentmixer.contract.spec import (
     TaskSpec,
 )
 from agentmixer.errors import AgentMixerError
+from agentmixer.runtime.actions import parts
 from agentmixer.tasks.base import check_actions
 from agentmixer.tasks.pettingzoo.foreign_env import build, foreign
 from agentmixer.tasks.pettingzoo.observations import element_names, mask_of
@@ -181,21 +182,20 @@ def _fallback(agent: Any, space: ActionSpace, mask: np.ndarray | None) -> Action
     if isinstance(space, Box):
         return tuple(float(np.clip(0.0, low, high)) for low, high in zip(space.low, space.high, strict=True))
     legal = np.ones(space.n, bool) if mask is None or not mask.any() else checked_mask(agent, space, mask)
-    parts = np.split(legal, np.cumsum([n for n, _ in space.choices])[:-1])
-    chosen = tuple(start + int(np.argmax(part)) for part, (_, start) in zip(parts, space.choices, strict=True))
+    elements = zip(parts(space, legal), space.choices, strict=True)
+    chosen = tuple(start + int(np.argmax(part)) for part, (_, start) in elements)
     return chosen[0] if isinstance(space, Discrete) else chosen
 
 
 def checked_mask(agent: Any, space: Discrete | MultiDiscrete, mask: np.ndarray) -> np.ndarray:
     """The mask, [A] bool. Raises AgentMixerError unless it has an element for every choice and allows one everywhere."""
-    sizes = [n for n, _ in space.choices]
     if mask.shape != (space.n,):
         raise AgentMixerError(
             f"the action mask of agent '{agent}' has {mask.size} elements, its actions need {space.n}"
         )
-    for element, part in enumerate(np.split(mask, np.cumsum(sizes)[:-1])):
+    for element, part in enumerate(parts(space, mask)):
         if not part.any():
-            of = f" for element {element}" if len(sizes) > 1 else ""
+            of = f" for element {element}" if space.size > 1 else ""
             raise AgentMixerError(
                 f"the action mask of agent '{agent}' allows no action{of}; at least one must be legal"
             )

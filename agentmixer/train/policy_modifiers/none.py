@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from agentmixer.contract.spec import Box, TaskSpec
+from agentmixer.train.team import most_actions
 
 
 class NoPM(nn.Module):
@@ -21,7 +22,7 @@ class NoPM(nn.Module):
 
     def __init__(self, spec: TaskSpec, teams: int = 1):
         super().__init__()
-        shape = teams * spec.num_agents, 1, max(space.n for space in spec.action_spaces)
+        shape = teams * spec.num_agents, 1, most_actions(spec)
         self.score = nn.Parameter(torch.zeros(shape), requires_grad=not spec.discrete)
         real = torch.tensor([isinstance(space, Box) for space in spec.action_spaces] * teams).view(-1, 1, 1)
         self.register_buffer("real", None if spec.discrete or spec.real_valued else real, persistent=False)
