@@ -17,6 +17,16 @@ from agentmixer.runtime import sandbox
 from agentmixer.tasks import registry
 from agentmixer.tasks.smacv2 import sc2_install
 
+TINY = (
+    "num_envs=8",
+    "rollout_length=16",
+    "minibatches=2",
+    "chunk_length=4",
+    "hidden=16",
+    "eval_episodes=8",
+    "final_episodes=8",
+)
+
 
 def told(cwd: Path) -> dict[str, Any]:
     """What `doctor --json` says, by name."""
@@ -155,6 +165,19 @@ def test_tasks_says_whether_the_real_game_can_be_played(tmp_path: Path, monkeypa
     monkeypatch.setattr(sc2_install, "problems", list)
     lines = agentmixer("tasks", "smacv2", cwd=tmp_path).stdout.splitlines()
     assert lines[-3:-1] == ["backend smax: can be used here", "backend sc2: can be used here"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_train_says_in_one_line_that_the_real_game_could_be_played(
+    there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sc2_install, "problems", lambda: [] if there else [Problem("no map", "copy one")])
+    monkeypatch.setattr(sc2_install, "found", lambda: "/games/StarCraftII")
+    settings = [f"--set={setting}" for setting in TINY]
+    done = agentmixer("train", "smacv2", "protoss_5v5", "--steps", "128", *settings, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stdout.splitlines() if "--backend sc2" in line]
+    assert said == ["note: StarCraft II is in /games/StarCraftII; --backend sc2 would play the real game"] * there
 
 
 def test_the_real_game_is_refused_in_one_sentence_where_it_is_not(
