@@ -8,7 +8,7 @@ from pathlib import Path
 
 from agentmixer.missing import Problem, installed, missing_packages
 
-#: StarCraft II 4.10, the newest version that there is for Linux, and the one that published figures are played in.
+#: The newest version of StarCraft II for Linux, and the folder of its executable.
 VERSION, BUILD = "4.10", "Base75689"
 MAP = "32x32_flat.SC2Map"
 #: What the package registry has, by the names that `import` takes.
