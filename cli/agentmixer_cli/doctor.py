@@ -120,13 +120,20 @@ def _sandbox() -> Finding:
 def _cuda() -> Finding:
     """Whether --device cuda can be used."""
     gpus, problems = _gpus(), missing_packages(["torch"])
-    torch = None if problems else importlib.util.find_spec("torch")
     if not gpus:
         way_out = "nothing needs a GPU; where there is one, install NVIDIA's driver"
         problems.append(Problem("NVIDIA's driver shows no GPU", way_out))
-    elif torch and torch.origin and not (Path(torch.origin).parent / "lib" / "libtorch_cuda.so").exists():
+    elif not problems and not _torch_has_cuda():
         problems.append(Problem("torch is built for the processor alone", "install torch for CUDA, see pytorch.org"))
     return Finding("--device cuda", f"{gpus} GPU{'s' * (gpus > 1)}", problems)
+
+
+def _torch_has_cuda() -> bool:
+    """Whether the torch that is installed brings its library for CUDA."""
+    torch = importlib.util.find_spec("torch")
+    if torch is None or torch.origin is None:
+        return False
+    return (Path(torch.origin).parent / "lib" / "libtorch_cuda.so").exists()
 
 
 def _gpus() -> int:

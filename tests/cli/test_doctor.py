@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from agentmixer_cli import doctor
 from commands import ON_A_DEVICE, agentmixer
 
@@ -63,6 +64,15 @@ def test_the_report_says_what_json_says_in_80_columns(tmp_path: Path, monkeypatc
         for problem in finding["missing"]:
             assert f"missing {name}: {problem['what']} {problem['way_out']}" in text
     assert {line[:9] for line in lines} == {"ok       ", "missing  ", "         "}
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+def test_a_line_has_80_columns(columns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = Problem(" ".join("x" * 99), " ".join("y" * 99))
+    monkeypatch.setattr("agentmixer.tasks.matrix.backend_problems", lambda backend: [problem])
+    shown = agentmixer("doctor", cwd=tmp_path, columns=columns).stdout.splitlines()
+    assert max(len(line) for line in shown if " y y" in line) == 80
+    assert sum(line.count(" y") for line in shown) == 99
 
 
 def test_what_make_sc2_installs_can_be_copied_as_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,13 +154,28 @@ def test_ray_says_which_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "RAY_ADDRESS is ray://head:10001" in told(tmp_path)["--workers ray"]["about"]
 
 
-@pytest.mark.parametrize("gpus", [0, 2])
-def test_cuda_needs_a_gpu(gpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("gpus", "built", "missing"),
+    [
+        (0, True, ["NVIDIA's driver shows no GPU"]),
+        (0, False, ["NVIDIA's driver shows no GPU"]),
+        (1, False, ["torch is built for the processor alone"]),
+        (2, True, []),
+    ],
+)
+def test_cuda_needs_a_gpu_and_a_torch_for_it(
+    gpus: int, built: bool, missing: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(doctor, "_gpus", lambda: gpus)
+    monkeypatch.setattr(doctor, "_torch_has_cuda", lambda: built)
     found = told(tmp_path)["--device cuda"]
-    missing = [problem["what"] for problem in found["missing"]]
-    assert ("NVIDIA's driver shows no GPU" in missing) == (gpus == 0)
-    assert found["about"] == f"{gpus} GPU{'s' if gpus else ''}"
+    assert [problem["what"] for problem in found["missing"]] == missing
+    if not missing:
+        assert found["about"] == "2 GPUs"
+
+
+def test_torch_has_cuda_if_it_says_so_itself() -> None:
+    assert doctor._torch_has_cuda() == (torch.version.cuda is not None)
 
 
 def test_tasks_says_whether_the_real_game_can_be_played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
