@@ -68,11 +68,11 @@ def test_the_report_says_what_json_says_in_80_columns(tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize("columns", [80, 200])
 def test_a_line_has_80_columns(columns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    problem = Problem(" ".join("x" * 99), " ".join("y" * 99))
+    problem = Problem("too little", " ".join(["yy", *"y" * 99]))  # lines of even and of odd length
     monkeypatch.setattr("agentmixer.tasks.matrix.backend_problems", lambda backend: [problem])
     shown = agentmixer("doctor", cwd=tmp_path, columns=columns).stdout.splitlines()
     assert max(len(line) for line in shown if " y y" in line) == 80
-    assert sum(line.count(" y") for line in shown) == 99
+    assert sum(line.count("y") for line in shown if " y y" in line) == 101
 
 
 def test_what_make_sc2_installs_can_be_copied_as_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
