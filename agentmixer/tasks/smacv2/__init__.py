@@ -5,9 +5,12 @@ Backend `smax` plays them in SMAX, the field's StarCraft-free stand-in. Backend 
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from agentmixer.config import Settings, about
 from agentmixer.contract.spec import Discrete, TaskSpec
 from agentmixer.errors import AgentMixerError
-from agentmixer.tasks.base import NoOptions, ScenarioInfo, Task, check_known
+from agentmixer.tasks.base import ScenarioInfo, Task, check_known
 from agentmixer.tasks.smacv2.smacv2_facts import (
     CONTROL_PERIOD_S,
     EPISODE_LIMIT,
@@ -19,7 +22,19 @@ from agentmixer.tasks.smacv2.smacv2_facts import (
     state_size,
 )
 
-Options = NoOptions
+
+class Options(Settings, frozen=True):
+    """Settings of the real game."""
+
+    unsighted_wipe: Annotated[
+        bool,
+        about(
+            "backend sc2: observe as smacv2 and published figures do, where an enemy whom nobody has seen yet, or who is dead, "
+            "hides all enemies before it"
+        ),
+    ] = False
+
+
 backends = ("smax", "sc2")
 #: Backends that are known and cannot be used yet.
 planned = ("sc2",)
@@ -54,7 +69,7 @@ def scenarios() -> list[ScenarioInfo]:
     return rows
 
 
-def check(scenario: str, backend: str, options: NoOptions) -> None:
+def check(scenario: str, backend: str, options: Options) -> None:
     """Raise AgentMixerError for an unknown scenario, and for backend sc2, which is not available yet."""
     check_known("smacv2", scenario, [info.scenario for info in scenarios()])
     if backend == "sc2":
@@ -64,10 +79,22 @@ def check(scenario: str, backend: str, options: NoOptions) -> None:
         )
 
 
-def make(scenario: str, num_envs: int, backend: str, options: NoOptions, device: str = "cpu") -> Task:
-    """Build the task with backend smax.
+def make(scenario: str, num_envs: int, backend: str, options: Options, device: str = "cpu") -> Task:
+    """Build the task. The real game's arrays are the host's, whatever `device` is.
 
-    Actions: 0-3 move north, east, south, west; 4 stop; 5+j attack enemy j. A dead agent may only stop."""
+    Actions of backend smax: 0-3 move north, east, south, west; 4 stop; 5+j attack enemy j. A dead agent may only stop. Those of
+    backend sc2: `sc2_game.specification`."""
+    if backend == "sc2":
+        from agentmixer.tasks.smacv2 import sc2_game
+        from agentmixer.tasks.workers.worker_task import WorkerTask
+
+        return WorkerTask(
+            sc2_game.specification(scenario, options.unsighted_wipe),
+            num_envs,
+            sc2_game.maker(scenario, options.unsighted_wipe),
+            workers=num_envs,
+            patience=sc2_game.PATIENCE_S,
+        )
     from agentmixer.tasks.jax_task import JaxTask
     from agentmixer.tasks.smacv2.smax_game import game
 
