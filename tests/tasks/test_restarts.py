@@ -99,7 +99,9 @@ def test_a_worker_that_is_killed_loses_its_environments_alone() -> None:
     step, undisturbed = task.step(torch.zeros(2, ENVS)), calm.step(torch.zeros(2, ENVS))
     assert task.lost.tolist() == step.truncated.tolist() == [False] * 3 + [True] * 3 and not step.terminated.any()
     assert task.env_restarts <= restarts - 3
-    assert any(told.startswith("the worker process of environments 3 to 5 was killed by SIG") for told in task.failures())
+    assert any(
+        told.startswith("the worker process of environments 3 to 5 was killed by SIG") for told in task.failures()
+    )
     np.testing.assert_array_equal(step.obs[:, :3], undisturbed.obs[:, :3])
     np.testing.assert_array_equal(step.final_obs[:, 3:], before.obs[:, 3:])
     assert (step.reward[3:] == 0).all() and (step.obs[:, 3:, 0] == 0).all()

@@ -6,12 +6,11 @@ import functools
 from collections.abc import Mapping
 
 from agentmixer.contract.spec import OptionValue
-from agentmixer.tasks.base import cores
 from agentmixer.tasks.pettingzoo.env_copy import EnvCopy
 from agentmixer.tasks.pettingzoo.foreign_env import build
 from agentmixer.tasks.pettingzoo.team_description import Team, describe, specification
 from agentmixer.tasks.workers.chunk import Row
-from agentmixer.tasks.workers.worker_task import WorkerTask
+from agentmixer.tasks.workers.worker_task import WorkerTask, fitting_workers
 
 
 class ParallelEnvTask(WorkerTask):
@@ -31,12 +30,15 @@ class ParallelEnvTask(WorkerTask):
         options: Mapping[str, OptionValue],
         backend: str = "processes",
         workers: int | None = None,
+        ray: bool = False,
     ):
-        """workers: processes; one a core, and none for a single environment, unless given."""
+        """workers: how many; one a core, and none for a single environment, unless given. ray: whether they are on a Ray
+        cluster."""
         if workers is None:
-            workers = 0 if backend == "serial" or num_envs == 1 else min(num_envs, cores())
+            alone = not ray and (backend == "serial" or num_envs == 1)
+            workers = 0 if alone else fitting_workers(num_envs, ray)
         make = functools.partial(_copy, scenario, dict(options), describe(scenario, options))
-        super().__init__(specification(scenario, backend, options), num_envs, make, workers)
+        super().__init__(specification(scenario, backend, options), num_envs, make, workers, ray=ray)
 
 
 def _copy(scenario: str, options: Mapping[str, OptionValue], team: Team, index: int, row: Row) -> EnvCopy:

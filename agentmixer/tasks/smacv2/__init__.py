@@ -39,6 +39,7 @@ backends = ("smax", "sc2")
 #: Backends that are known and cannot be used yet.
 planned = ("sc2",)
 names_code = False
+takes_workers = True
 notes = (
     "Backend smax is JaxMARL's SMAX with a scripted enemy, not StarCraft II. It does not model healing "
     "(medivac left out), self-destruction (baneling left out), splash (the colossus hits one target), "
@@ -79,7 +80,9 @@ def check(scenario: str, backend: str, options: Options) -> None:
         )
 
 
-def make(scenario: str, num_envs: int, backend: str, options: Options, device: str = "cpu") -> Task:
+def make(
+    scenario: str, num_envs: int, backend: str, options: Options, device: str = "cpu", workers: str = "processes"
+) -> Task:
     """Build the task. The real game's arrays are the host's, whatever `device` is.
 
     Actions of backend smax: 0-3 move north, east, south, west; 4 stop; 5+j attack enemy j. A dead agent may only stop. Those of
@@ -94,7 +97,10 @@ def make(scenario: str, num_envs: int, backend: str, options: Options, device: s
             sc2_game.maker(scenario, options.unsighted_wipe),
             workers=num_envs,
             patience=sc2_game.PATIENCE_S,
+            ray=workers == "ray",
         )
+    if workers != "processes":
+        raise AgentMixerError("backend smax steps all environments at once in this process; leave --workers out")
     from agentmixer.tasks.jax_task import JaxTask
     from agentmixer.tasks.smacv2.smax_game import game
 

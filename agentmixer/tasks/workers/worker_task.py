@@ -13,9 +13,10 @@ import numpy as np
 
 from agentmixer.contract.spec import TaskSpec
 from agentmixer.errors import AgentMixerError
-from agentmixer.tasks.base import TaskStep
+from agentmixer.tasks.base import TaskStep, cores
 from agentmixer.tasks.workers.chunk import Chunk, Failure, MakeEnv, Renewal, Request, Start, row_type
 from agentmixer.tasks.workers.process_pool import Lost, ProcessPool
+from agentmixer.tasks.workers.ray_pool import RayPool, cluster_cores
 
 #: What a step came to, beside what an environment shows after it.
 _OUTCOME = ("reward", "terminated", "truncated", "won", "final_obs", "final_state")
@@ -35,9 +36,18 @@ class WorkerTask:
     env_restarts = 0
     lost: np.ndarray | None = None
 
-    def __init__(self, spec: TaskSpec, num_envs: int, make: MakeEnv, workers: int, patience: float | None = None):
-        """make: builds an environment, in the worker that steps it. workers: processes; 0 to step in this one. patience:
-        seconds that a worker may take to answer.
+    def __init__(
+        self,
+        spec: TaskSpec,
+        num_envs: int,
+        make: MakeEnv,
+        workers: int,
+        patience: float | None = None,
+        ray: bool = False,
+    ):
+        """make: builds an environment, in the worker that steps it. workers: how many; 0 to step in this process. patience:
+        seconds that a worker may take to answer. ray: whether workers are on a Ray cluster instead of processes of this
+        machine.
 
         Raises AgentMixerError if workers do not start."""
         self.spec, self.num_envs = spec, num_envs
@@ -45,9 +55,9 @@ class WorkerTask:
         self._failures: list[str] = []
         self._last: TaskStep
         size = num_envs * row_type(spec).itemsize
-        memory: Any = multiprocessing.RawArray(ctypes.c_byte, size) if workers else bytearray(size)
+        memory: Any = multiprocessing.RawArray(ctypes.c_byte, size) if workers and not ray else bytearray(size)
         self._rows = np.frombuffer(memory, row_type(spec))
-        self._pool: ProcessPool | None = None
+        self._pool: ProcessPool | RayPool | None = None
         chunk: Callable[[range, Any], Chunk] = functools.partial(Chunk, spec, make)
         if not workers:
             self._chunk = chunk(range(num_envs), memory)
@@ -55,6 +65,9 @@ class WorkerTask:
         share = math.ceil(num_envs / workers)
         self._parts = [range(first, min(first + share, num_envs)) for first in range(0, num_envs, share)]
         makers = {_environments(part): functools.partial(chunk, part) for part in self._parts}
+        if ray:
+            self._pool = RayPool(makers, self._parts, self._rows, patience)
+            return
         try:
             self._pool = ProcessPool(makers, memory, patience)
         except (AgentMixerError, OSError) as error:
@@ -148,6 +161,11 @@ class WorkerTask:
     def _usable(self) -> None:
         if self._failed:
             raise AgentMixerError(self._failed)
+
+
+def fitting_workers(num_envs: int, ray: bool = False) -> int:
+    """One worker a core of this machine or, with ray, of the cluster, and no more than environments."""
+    return min(num_envs, cluster_cores() if ray else cores())
 
 
 def _environments(part: range) -> str:
