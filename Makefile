@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test learn soak bench lint clean
+.PHONY: demo test sc2 learn soak bench lint clean
 
 $(READY): pyproject.toml constraints.txt
 	$(or $(FOUND),$(error no Python 3.11 or newer with its venv was found ($(PYTHON)); install one or name it: make PYTHON=/path/to/python3)) -m venv $(VENV)
@@ -23,6 +23,12 @@ demo: $(READY)
 # Modules stay whole and in the order of tests/conftest.py, the longest first.
 test: $(READY) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
+
+# What the real game needs of the package registry; `agentmixer doctor` says what else. pysc2 asks for an old protobuf and for
+# much that the game does not use, so it comes without what it asks for.
+sc2: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev,sc2]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps pysc2
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -155,6 +155,9 @@ class TaskFamily(Protocol):
     """What an entry point of the group `agentmixer.tasks` names: a module or object with these members.
 
     Importing a family must be cheap: `agentmixer tasks` imports every family. Simulators are imported by `make`.
+
+    Two functions may be left out: `option_names(scenario)` and `backend_problems(backend)`; see the functions of the same
+    names in `registry`.
     """
 
     backends: tuple[str, ...]

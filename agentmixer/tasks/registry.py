@@ -7,6 +7,7 @@ from importlib.metadata import entry_points
 from typing import Any, cast
 
 from agentmixer.errors import AgentMixerError, nearest
+from agentmixer.missing import Problem
 from agentmixer.tasks.base import Task, TaskFamily, check_actions
 
 GROUP = "agentmixer.tasks"
@@ -45,6 +46,14 @@ def option_names(task: str, scenario: str) -> tuple[str, ...] | None:
     found = family(task)
     own = getattr(found, "option_names", None)
     return own(scenario) if own else found.Options.names()
+
+
+def backend_problems(task: str, backend: str) -> list[Problem]:
+    """What this machine lacks for a backend of a task, in the order in which one would mend it.
+
+    A family says so in a function `backend_problems(backend)`; of every other family nothing is known to be missing."""
+    own = getattr(family(task), "backend_problems", None)
+    return own(backend) if own else []
 
 
 def check(

@@ -13,6 +13,7 @@ from agentmixer_cli import (
     analyze,
     compare,
     deploy_sim,
+    doctor,
     evaluate,
     export,
     isolation,
@@ -53,6 +54,7 @@ app.command("compare")(compare.compare)
 app.command("isolation")(isolation.isolation)
 app.command("tasks")(tasks.tasks)
 app.command("settings")(settings.settings)
+app.command("doctor")(doctor.doctor)
 app.command("runs")(runs.runs)
 
 

@@ -27,12 +27,12 @@ def tasks(
 
     if as_json:
         chosen = [name] if name else registry.names()
-        typer.echo(json.dumps({task: _told(registry.family(task)) for task in chosen}, indent=2))
+        typer.echo(json.dumps({task: _told(task) for task in chosen}, indent=2))
         return
     console = Terminal()
     for task in [name] if name else registry.names():
         family = registry.family(task)
-        table = Table(title=f"{task} (backends: {', '.join(_backends(family))})", box=None, padding=(0, 2, 0, 0))
+        table = Table(title=f"{task} (backends: {', '.join(family.backends)})", box=None, padding=(0, 2, 0, 0))
         for column in ("scenario", "agents", "obs", "state", "actions", "limit"):
             table.add_column(column, no_wrap=column != "obs", overflow="fold")
         sources: dict[str, list[str]] = {}
@@ -49,6 +49,9 @@ def tasks(
         for option, sentence in family.Options.explained().items():
             console.print(f"--env-arg {option}={defaults[option]}  {sentence}", markup=False, soft_wrap=True)
         console.print(family.notes)
+        for backend in family.backends:
+            problems = registry.backend_problems(task, backend)
+            console.sentence(f"backend {backend}: {f'missing: {problems[0]}' if problems else 'can be used here'}")
     console.sentence(f"next: agentmixer train {_example(family, name) if name else 'smacv2 protoss_5v5'}")
 
 
@@ -58,18 +61,16 @@ def _example(family: TaskFamily, name: str) -> str:
     return f"{name} {first.scenario if first.obs_sizes else first.scenario.upper()}"
 
 
-def _told(family: TaskFamily) -> dict[str, Any]:
+def _told(task: str) -> dict[str, Any]:
     """All that is listed of a task, as JSON has it."""
+    from agentmixer import tasks as registry
+
+    family = registry.family(task)
     defaults, explained = family.Options().as_dict(), family.Options.explained()
     return {
-        "backends": [name for name in family.backends if name not in getattr(family, "planned", ())],
+        "backends": list(family.backends),
+        "missing": {name: list(map(str, registry.backend_problems(task, name))) for name in family.backends},
         "scenarios": [msgspec.to_builtins(row) for row in family.scenarios()],
         "options": {name: {"default": value, "about": explained.get(name, "")} for name, value in defaults.items()},
         "notes": family.notes,
     }
-
-
-def _backends(family: TaskFamily) -> list[str]:
-    """The backends of a task, and which of them cannot be used yet."""
-    planned = getattr(family, "planned", ())
-    return [f"{name} (not available yet)" if name in planned else name for name in family.backends]

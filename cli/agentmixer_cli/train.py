@@ -84,6 +84,7 @@ def train(
     from agentmixer import tasks
     from agentmixer.config import parse_assignments, parse_seeds
     from agentmixer.errors import AgentMixerError, nearest
+    from agentmixer.tasks.smacv2 import sc2_install
     from agentmixer.train import begun_from, checkpoint, figures, trainer
     from agentmixer.train import run as runs
     from agentmixer.train.algorithms import ALGORITHMS
@@ -142,6 +143,8 @@ def train(
                 given = before.options | given
         config.check_options(given, tasks.option_names(task, scenario))
         name, options = tasks.check(task, scenario, backend, given)
+        if (task, name) == ("smacv2", "smax") and not sc2_install.problems():
+            console.sentence(f"note: StarCraft II is in {sc2_install.found()}; --backend sc2 would play the real game")
         own_settings = parse_assignments(assignments or [], known=config.as_dict())
         given_settings = {"env_restarts": env_restarts, "workers": workers}
         own_settings |= {key: str(value) for key, value in given_settings.items() if value is not None}

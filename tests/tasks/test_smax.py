@@ -189,7 +189,6 @@ def test_dead_agents_may_only_stop_and_are_marked(task: JaxTask) -> None:
         (("smacv", "protoss_5v5"), "unknown task 'smacv'; did you mean 'smacv2'"),
         (("smacv2", "protos_5v5"), "no scenario 'protos_5v5'; did you mean 'protoss_5v5'"),
         (("smacv2", "protoss_5v5", 8, "smacs"), "no backend 'smacs'"),
-        (("smacv2", "protoss_5v5", 8, "sc2"), "StarCraft II"),
         (("smacv2", "protoss_5v5", 0), "num_envs is 0"),
     ],
 )

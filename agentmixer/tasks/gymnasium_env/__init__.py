@@ -12,6 +12,7 @@ from agentmixer.tasks.base import ScenarioInfo, Task
 from agentmixer.tasks.pettingzoo import Options
 
 backends = pettingzoo.backends
+backend_problems = pettingzoo.backend_problems
 #: An id may lead with a module, which is then imported; and what a registered id makes is code of others.
 names_code = True
 takes_workers = True

@@ -7,13 +7,13 @@ factorisations that it leaves out.
 from __future__ import annotations
 
 import functools
-import importlib.util
 from typing import Annotated, Literal
 
 from msgspec import Meta
 
 from agentmixer.config import Settings
 from agentmixer.errors import AgentMixerError
+from agentmixer.missing import Problem, missing_packages
 from agentmixer.tasks.base import ScenarioInfo, Task, check_known
 from agentmixer.tasks.mamujoco.mamujoco_facts import REGROUPED, TEAMS
 
@@ -63,12 +63,16 @@ def scenarios() -> list[ScenarioInfo]:
     ]
 
 
+def backend_problems(backend: str) -> list[Problem]:
+    """What this machine lacks for a backend."""
+    return missing_packages(["mujoco", "gymnasium_robotics"])
+
+
 def check(scenario: str, backend: str, options: Options) -> None:
     """Raise AgentMixerError for an unknown scenario, and where MuJoCo or Gymnasium-Robotics is missing."""
     check_known("mamujoco", scenario, TEAMS)
-    for package in ("mujoco", "gymnasium_robotics"):
-        if importlib.util.find_spec(package) is None:
-            raise AgentMixerError(f"task 'mamujoco' needs the package {package}; pip install 'agentmixer[train]'")
+    for problem in backend_problems(backend):
+        raise AgentMixerError(f"task 'mamujoco': {problem}")
 
 
 def make(

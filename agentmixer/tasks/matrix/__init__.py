@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from agentmixer.contract.spec import Discrete, TaskSpec
+from agentmixer.missing import Problem, missing_packages
 from agentmixer.tasks.base import NoOptions, ScenarioInfo, Task
 from agentmixer.tasks.matrix.payoffs import PAYOFFS, payoff
 
@@ -32,6 +33,11 @@ def scenarios() -> list[ScenarioInfo]:
         )
         for name in PAYOFFS
     ]
+
+
+def backend_problems(backend: str) -> list[Problem]:
+    """What this machine lacks for a backend."""
+    return missing_packages(["jax"])
 
 
 def check(scenario: str, backend: str, options: NoOptions) -> None:

@@ -7,6 +7,7 @@ short passage or the long one, once. A passage has room for two small agents or 
 from __future__ import annotations
 
 from agentmixer.contract.spec import Discrete, TaskSpec
+from agentmixer.missing import Problem, missing_packages
 from agentmixer.tasks.base import NoOptions, ScenarioInfo, Task, check_known
 from agentmixer.tasks.passage.passage_payoffs import LONG, SHORT
 
@@ -24,6 +25,11 @@ notes = (
 def scenarios() -> list[ScenarioInfo]:
     """The one scenario."""
     return [ScenarioInfo(SCENARIO, 2, (2, 2), 4, "2 discrete", 1, "AgentMixer (arXiv 2401.08728), Figure 1")]
+
+
+def backend_problems(backend: str) -> list[Problem]:
+    """What this machine lacks for a backend."""
+    return missing_packages(["jax"])
 
 
 def check(scenario: str, backend: str, options: NoOptions) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from agentmixer.contract.spec import OptionValue
 from agentmixer.errors import AgentMixerError, nearest
+from agentmixer.missing import Problem, missing_packages
 from agentmixer.tasks.base import ScenarioInfo, Task
 from agentmixer.tasks.pettingzoo.factory import EXAMPLE, arguments, factory
 
@@ -83,6 +84,11 @@ def option_names(scenario: str) -> tuple[str, ...] | None:
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return None
     return tuple(parameters)
+
+
+def backend_problems(backend: str) -> list[Problem]:
+    """What this machine lacks for a backend."""
+    return missing_packages(["gymnasium", "pettingzoo"])
 
 
 def check(scenario: str, backend: str, options: Options) -> None:

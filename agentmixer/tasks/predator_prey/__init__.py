@@ -12,6 +12,7 @@ from msgspec import Meta
 from agentmixer.config import Settings
 from agentmixer.contract.spec import Discrete, TaskSpec
 from agentmixer.errors import AgentMixerError
+from agentmixer.missing import Problem, missing_packages
 from agentmixer.tasks.base import ScenarioInfo, Task, check_known
 from agentmixer.tasks.predator_prey.predator_prey_facts import (
     CAPTORS,
@@ -65,6 +66,11 @@ def scenarios() -> list[ScenarioInfo]:
         )
         for name, of in SIZES.items()
     ]
+
+
+def backend_problems(backend: str) -> list[Problem]:
+    """What this machine lacks for a backend."""
+    return missing_packages(["jax"])
 
 
 def check(scenario: str, backend: str, options: Options) -> None:

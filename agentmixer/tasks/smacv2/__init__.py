@@ -10,7 +10,9 @@ from typing import Annotated
 from agentmixer.config import Settings, about
 from agentmixer.contract.spec import Discrete, TaskSpec
 from agentmixer.errors import AgentMixerError
+from agentmixer.missing import Problem, missing_packages
 from agentmixer.tasks.base import ScenarioInfo, Task, check_known
+from agentmixer.tasks.smacv2 import sc2_install
 from agentmixer.tasks.smacv2.smacv2_facts import (
     CONTROL_PERIOD_S,
     EPISODE_LIMIT,
@@ -36,8 +38,6 @@ class Options(Settings, frozen=True):
 
 
 backends = ("smax", "sc2")
-#: Backends that are known and cannot be used yet.
-planned = ("sc2",)
 names_code = False
 takes_workers = True
 notes = (
@@ -46,7 +46,7 @@ notes = (
     "shields and armour (health is the sum), terrain or collisions with walls other than death at the map's "
     "edge. The medivac's and baneling's weight of .1 is shared by the race's other two units. Episodes end "
     "after 100 steps of 0.5 s (real game: 200 of 0.357 s); the observation has SMAX's layout and sizes, not "
-    "the real game's. Win rates are not comparable with published SMACv2 figures."
+    "the real game's. Win rates are not comparable with published SMACv2 figures. Backend sc2 is the real game."
 )
 
 
@@ -70,14 +70,20 @@ def scenarios() -> list[ScenarioInfo]:
     return rows
 
 
+def backend_problems(backend: str) -> list[Problem]:
+    """What this machine lacks for a backend."""
+    return sc2_install.problems() if backend == "sc2" else missing_packages(["jax", "jaxmarl"])
+
+
 def check(scenario: str, backend: str, options: Options) -> None:
-    """Raise AgentMixerError for an unknown scenario, and for backend sc2, which is not available yet."""
+    """Raise AgentMixerError for an unknown scenario, an option of another backend, and where the real game is not complete."""
     check_known("smacv2", scenario, [info.scenario for info in scenarios()])
-    if backend == "sc2":
-        raise AgentMixerError(
-            "backend 'sc2' needs StarCraft II 4.10 and the smacv2 package in a worker of its own and is not "
-            "available in this release; leave --backend out to play the same scenario in SMAX"
-        )
+    if backend != "sc2":
+        if options.unsighted_wipe:
+            raise AgentMixerError("option unsighted_wipe is of the real game; leave it out, or add --backend sc2")
+        return
+    for problem in sc2_install.problems():
+        raise AgentMixerError(f"backend 'sc2': {problem}")
 
 
 def make(
