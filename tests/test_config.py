@@ -46,6 +46,7 @@ def test_paper_preset_names_every_setting_of_the_method() -> None:
         "judge_limit",
         "huber_delta",
         "env_restarts",
+        "workers",
     }
     assert set(AgentMixerPPO.configure().as_dict()) - run_only == set(resolve(AgentMixerPPO.presets, "paper", "smacv2"))
 

@@ -96,19 +96,19 @@ def variants(vary: list[str], algorithm: str, preset: str) -> list[Variant]:
 
 def prepare(
     task: str, scenario: str, chosen: list[Variant], seeds: list[int], settings: dict[str, str],
-    options: dict[str, str], out: Path,
+    options: dict[str, str], out: Path, backend: str | None = None,
 ) -> list[tuple[Variant, Run]]:  # fmt: skip
     """One run a variant and seed under `out`, new or as an earlier call left it. A digest of all settings is part of its
     name, so that comparisons of a scenario share the runs that they have in common and no others.
 
     Raises AgentMixerError before anything is trained if a name or value is wrong, or if a run's settings were changed by
     hand."""
-    backend, resolved = tasks.check(task, scenario, None, options)
+    backend, resolved = tasks.check(task, scenario, backend, options)
     planned = []
     for variant in chosen:
         if variant.algorithm not in ALGORITHMS:
             raise AgentMixerError(f"unknown algorithm '{variant.algorithm}'{nearest(variant.algorithm, ALGORITHMS)}")
-        config = ALGORITHMS[variant.algorithm].configure(variant.preset, task)
+        config = ALGORITHMS[variant.algorithm].configure(variant.preset, task, backend)
         config = config.replace(settings, resolved).replace(variant.settings, resolved)
         config = config.fitted(settings | variant.settings)
         config.check()

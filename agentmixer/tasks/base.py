@@ -175,7 +175,10 @@ class TaskFamily(Protocol):
         be used on this machine. `options` is an instance of `Options`. Builds nothing."""
         ...
 
-    def make(self, scenario: str, num_envs: int, backend: str, options: Any, device: str = "cpu") -> Task: ...
+    def make(self, scenario: str, num_envs: int, backend: str, options: Any, device: str = "cpu") -> Task:
+        """Build the task. A family with a true attribute `takes_workers` also takes `workers`: "processes", or "ray" for
+        environments on a Ray cluster (`workers.ray_pool`)."""
+        ...
 
 
 class NoOptions(Settings, frozen=True):

@@ -78,8 +78,10 @@ def make(
     backend: str | None = None,
     options: Mapping[str, Any] | None = None,
     device: str = "cpu",
+    workers: str = "processes",
 ) -> Task:
-    """Build `num_envs` environments of `task`/`scenario`.
+    """Build `num_envs` environments of `task`/`scenario`. workers: where they are stepped, "processes" or "ray" (see
+    `TaskFamily`).
 
     Raises AgentMixerError for an unknown task, scenario, backend or option, for num_envs < 1, and for actions that cannot
     be used (`check_actions`)."""
@@ -87,7 +89,10 @@ def make(
     if num_envs < 1:
         raise AgentMixerError(f"num_envs is {num_envs}; it must be at least 1")
     found = family(task)
-    made = found.make(scenario, num_envs, chosen, found.Options(**resolved), device)
+    further = {} if workers == "processes" else {"workers": workers}
+    if further and not getattr(found, "takes_workers", False):
+        raise AgentMixerError(f"task '{task}' steps its environments in this process; leave --workers out")
+    made = found.make(scenario, num_envs, chosen, found.Options(**resolved), device, **further)
     try:
         check_actions(made.spec)
     except AgentMixerError:

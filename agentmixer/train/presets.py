@@ -12,7 +12,7 @@ from typing import Any
 
 from agentmixer.errors import AgentMixerError, nearest
 
-#: preset -> (settings for every task, settings by task). Settings not named are the algorithm's own defaults.
+#: preset -> (settings for every task, settings by task, or by task/backend). Settings not named are the algorithm's own defaults.
 Presets = Mapping[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]]
 
 #: What continuous control wants: a normaliser that keeps scales apart, no memory, long rollouts, small parts.
@@ -115,6 +115,17 @@ AGENTMIXER_PPO: Presets = {
                 "total_steps": 800_000,
                 "pipelined": True,
             },
+            # A game of StarCraft fills a core and a gigabyte; a rollout is as long as in SMAX.
+            "smacv2/sc2": {
+                "reach": 1.0,
+                "epochs": 3,
+                "actor_lr": 1.5e-3,
+                "critic_lr": 1.5e-3,
+                "num_envs": 8,
+                "rollout_length": 256,
+                "total_steps": 10_000_000,
+                "eval_episodes": 32,
+            },
             "mamujoco": _CONTROL,
             # A lone predator is punished for being early: without optimism some teams learn to keep away.
             "predator_prey": {"optimism": 0.8},
@@ -169,9 +180,9 @@ def shared(presets: Presets, names: Iterable[str]) -> Presets:
     }
 
 
-def resolve(presets: Presets, preset: str, task: str) -> dict[str, Any]:
-    """The settings that `preset` gives on `task`. Raises AgentMixerError naming the nearest preset."""
+def resolve(presets: Presets, preset: str, task: str, backend: str = "") -> dict[str, Any]:
+    """The settings that `preset` gives on `task`, where it plays in that backend. Raises AgentMixerError naming the nearest preset."""
     if preset not in presets:
         raise AgentMixerError(f"unknown preset '{preset}'{nearest(preset, presets)}")
     common, by_task = presets[preset]
-    return common | by_task.get(task, {})
+    return common | by_task.get(f"{task}/{backend}", by_task.get(task, {}))

@@ -91,8 +91,8 @@ class Run:
         it was before it was extended."""
         return read_summary(self.path, self.config.run.total_steps)
 
-    def make_task(self, num_envs: int) -> Task:
-        """The run's task, `num_envs` at a time.
+    def make_task(self, num_envs: int, workers: str = "processes") -> Task:
+        """The run's task, `num_envs` at a time. workers: see `RunSettings`; training alone uses other than processes.
 
         Raises AgentMixerError if the scenario names code, the run was not trained here, and nobody has allowed it."""
         if (
@@ -105,7 +105,7 @@ class Run:
                 f"{self.path} was not trained here, and its task {self.task} would import and call "
                 f"{self.scenario}({call}); if you trust that code, repeat it: --task-code {shlex.quote(self.scenario)}"
             )
-        task = make(self.task, self.scenario, num_envs, self.backend, self.options, self.device)
+        task = make(self.task, self.scenario, num_envs, self.backend, self.options, self.device, workers)
         if restarts := self.config.run.env_restarts:
             if not isinstance(task, Restarting):
                 task.close()

@@ -94,6 +94,12 @@ class RunSettings(Settings, frozen=True):
         Meta(ge=0, le=10**9),
         about("how often an environment of others' code that fails may be made anew; its episode is not learned from"),
     ] = 0
+    workers: Annotated[
+        Literal["processes", "ray"],
+        about(
+            "where environments of others' code are stepped: processes of this machine, or the Ray cluster RAY_ADDRESS"
+        ),
+    ] = "processes"
     judge_limit: Annotated[
         int,
         Meta(ge=1, le=10**9),

@@ -13,7 +13,7 @@ from agentmixer.errors import AgentMixerError
 from agentmixer.train.run import Run
 
 #: Settings that --resume can change, each by the option of its own name.
-CHANGEABLE = {"total_steps": "--steps", "env_restarts": "--env-restarts"}
+CHANGEABLE = {"total_steps": "--steps", "env_restarts": "--env-restarts", "workers": "--workers"}
 
 
 def settings(run: Run) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def train_together(chosen: Sequence[Run], console: Console, resume: bool = False
             stack.enter_context(locked(run.path))
 
         def make(run: Run, envs: int) -> Task:
-            return stack.enter_context(contextlib.closing(run.make_task(envs)))
+            return stack.enter_context(contextlib.closing(run.make_task(envs, run.config.run.workers)))
 
         settings = chosen[0].config.run
         tasks = [[make(run, settings.num_envs // settings.lanes) for _ in range(settings.lanes)] for run in chosen]

@@ -31,6 +31,7 @@ def compare(
     env_args: Annotated[
         list[str] | None, typer.Option("--env-arg", metavar="KEY=VALUE", help="An option of the task.")
     ] = None,
+    backend: Annotated[str | None, typer.Option(help="The task's backend; its first unless given.")] = None,
     measure: Annotated[
         str | None,
         typer.Option(
@@ -65,7 +66,7 @@ def compare(
             raise AgentMixerError(f"--vary and --set both give {key}; leave one of them out")
     chosen = comparison.variants(vary or [], algorithm, preset)
     options = parse_assignments(env_args or [], "--env-arg", "penalty=-1", tasks.option_names(task, scenario))
-    prepared = comparison.prepare(task, scenario, chosen, parse_seeds(seeds), settings, options, target)
+    prepared = comparison.prepare(task, scenario, chosen, parse_seeds(seeds), settings, options, target, backend)
     leaves("the same command goes on from here")
     asked = comparison.question(prepared, measure, shlex.join(["agentmixer", *sys.argv[1:]]))
     console = Terminal(stderr=as_json)

@@ -49,6 +49,12 @@ def train(
             min=0,
         ),
     ] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            help="Where environments of others' code are stepped: processes (the default), or ray (a cluster)."
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Run directory; runs/<task>/<scenario>/<algorithm>/<time>-s<seed> unless given.")
     ] = None,
@@ -123,7 +129,7 @@ def train(
         )
         file = None
         if begin_from is None:
-            config = ALGORITHMS[algorithm].configure(preset, task)
+            config = ALGORITHMS[algorithm].configure(preset, task, backend or "")
         else:
             if algorithm != "agentmixer_ppo" or preset != "default":
                 raise AgentMixerError(
@@ -140,8 +146,8 @@ def train(
         if (task, name) == ("smacv2", "smax") and not sc2_install.problems():
             console.sentence(f"note: StarCraft II is in {sc2_install.found()}; --backend sc2 would play the real game")
         own_settings = parse_assignments(assignments or [], known=config.as_dict())
-        if env_restarts is not None:
-            own_settings |= {"env_restarts": str(env_restarts)}
+        given_settings = {"env_restarts": env_restarts, "workers": workers}
+        own_settings |= {key: str(value) for key, value in given_settings.items() if value is not None}
         config = config.replace(own_settings, options).fitted(own_settings)
         if steps is not None:
             config = config.replace({"total_steps": steps})
@@ -158,8 +164,9 @@ def train(
             )
             for own in wanted
         ]
-    if resume and env_restarts is not None:
-        chosen = [runs.change(run, "env_restarts", env_restarts) for run in chosen]
+    for key, value in {"env_restarts": env_restarts, "workers": workers}.items():
+        if resume and value is not None:
+            chosen = [runs.change(run, key, value) for run in chosen]
     which = ["--out", str(chosen[0].path)] if seeds is None else ["--seeds", seeds]
     leaves(f"continue with: {shlex.join(['agentmixer', 'train', task, scenario, '--resume', *which])}")
     for run in chosen:

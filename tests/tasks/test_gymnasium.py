@@ -17,7 +17,7 @@ from agentmixer.contract.spec import Box, Discrete
 from agentmixer.errors import AgentMixerError
 from agentmixer.export import exporter as exporting
 from agentmixer.runtime.bundle import read_bundle
-from agentmixer.tasks.pettingzoo.env_copy import episode_seed
+from agentmixer.tasks.workers.chunk import episode_seed
 from agentmixer.train import run as runs
 from agentmixer.train import trainer
 from agentmixer.validate.deploy_sim import deploy_sim

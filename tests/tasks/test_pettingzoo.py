@@ -21,8 +21,8 @@ from agentmixer.errors import AgentMixerError
 from agentmixer.tasks import check, make
 from agentmixer.tasks.base import TaskStep, to_torch
 from agentmixer.tasks.pettingzoo import Options
-from agentmixer.tasks.pettingzoo.env_copy import episode_seed
 from agentmixer.tasks.pettingzoo.parallel_env import ParallelEnvTask
+from agentmixer.tasks.workers.chunk import episode_seed
 
 SPREAD = "mpe2.simple_spread_v3:parallel_env"
 ANT = "gymnasium_robotics.mamujoco_v1:parallel_env"
@@ -155,7 +155,7 @@ def test_observations_of_every_kind_bounds_and_a_state_of_its_own() -> None:
     np.testing.assert_array_equal(step.action_mask[:, 0], [[1, 1], [1, 0], [1, 0]])
     # float32's 0.1 lies above the float64 bound 0.1: the environment itself asserts that it is inside.
     assert task.step(torch.tensor([[[1.0, 1.0]], [[-2.5, 0.0]], [[0.1, 9.0]]])).reward == 1.0
-    given = task._chunk.copies[0].env.given
+    given = task._chunk.envs[0].env.given
     assert given["bits"].tolist() == [-2.5] and given["image"].tolist() == [0.1]
 
 
@@ -331,7 +331,7 @@ def test_a_worker_that_dies_is_named() -> None:
     task = ParallelEnvTask(SPREAD, 3, {}, workers=2)
     task.reset(0)
     os.kill(task._pool.processes[1].pid, signal.SIGKILL)
-    with pytest.raises(AgentMixerError, match="environments 2 to 2 was killed by SIGKILL; if the machine ran out of"):
+    with pytest.raises(AgentMixerError, match="environment 2 was killed by SIGKILL; if the machine ran out of"):
         task.step(torch.zeros(3, 3))
     task.close()
 
@@ -352,7 +352,7 @@ def test_options_are_read_as_what_they_look_like_and_survive_a_round_trip() -> N
     task = make("pettingzoo", "zoo_envs:counting", 1, "serial", options)
     assert task.spec.options == options and task.spec.backend == "serial" and task.spec.episode_limit == 7
     task.reset(0)
-    assert task._chunk.copies[0].env.metadata["got"] == (7, None, 0.1, True)
+    assert task._chunk.envs[0].env.metadata["got"] == (7, None, 0.1, True)
 
 
 def test_text_that_is_no_number_stays_text() -> None:

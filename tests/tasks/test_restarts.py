@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +15,9 @@ from conftest import quiet
 
 from agentmixer.errors import AgentMixerError
 from agentmixer.tasks import check
-from agentmixer.tasks.pettingzoo.env_copy import episode_seed
 from agentmixer.tasks.pettingzoo.parallel_env import ParallelEnvTask
 from agentmixer.tasks.side_by_side import SideBySide, lost_in
+from agentmixer.tasks.workers.chunk import episode_seed
 from agentmixer.train import evaluate, trainer
 from agentmixer.train import run as runs
 from agentmixer.train.algorithms import AgentMixerPPO, AgentMixerSAC
@@ -82,6 +84,31 @@ def test_without_leave_or_when_it_is_used_up_the_task_ends() -> None:
                 task.step(torch.zeros(2, ENVS))
         with pytest.raises(AgentMixerError, match="failed with"):
             task.step(torch.zeros(2, ENVS))
+
+
+def test_a_worker_that_is_killed_loses_its_environments_alone() -> None:
+    """Environments 3 to 5 go on in a new process with their streams' next episodes; the others have noticed nothing."""
+    task, calm = flaky(200, "processes"), flaky(200, "serial")
+    before = task.reset(5)
+    calm.reset(5)
+    task.failures()
+    restarts = task.env_restarts
+    victim = task._pool.processes[1]
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.join()
+    step, undisturbed = task.step(torch.zeros(2, ENVS)), calm.step(torch.zeros(2, ENVS))
+    assert task.lost.tolist() == step.truncated.tolist() == [False] * 3 + [True] * 3 and not step.terminated.any()
+    assert task.env_restarts <= restarts - 3
+    assert any(
+        told.startswith("the worker process of environments 3 to 5 was killed by SIG") for told in task.failures()
+    )
+    np.testing.assert_array_equal(step.obs[:, :3], undisturbed.obs[:, :3])
+    np.testing.assert_array_equal(step.final_obs[:, 3:], before.obs[:, 3:])
+    assert (step.reward[3:] == 0).all() and (step.obs[:, 3:, 0] == 0).all()
+    assert task._pool.processes[1].pid != victim.pid
+    task.step(torch.zeros(2, ENVS))
+    task.close()
+    calm.close()
 
 
 def test_losses_of_several_teams_are_put_together() -> None:

@@ -54,7 +54,7 @@ def test_the_specification_by_hand() -> None:
 
 def test_observations_and_masks_are_rows_in_the_order_of_their_names() -> None:
     task = ParallelEnvTask(TASK, 1, {"mask": True}, "serial")
-    seen, env = task.reset(4), task._chunk.copies[0].env
+    seen, env = task.reset(4), task._chunk.envs[0].env
     for i, (agent, told) in enumerate(env.told.items()):
         space, shown = env.SEEN[agent], env.shown(agent, told)
         np.testing.assert_array_equal(seen.obs[i, 0, : flatdim(space)], flatten(space, shown))
@@ -67,7 +67,7 @@ def test_actions_reach_the_environment_in_the_form_that_its_spaces_say() -> None
     task = ParallelEnvTask(TASK, 1, {}, "serial")
     task.reset(0)
     task.step(torch.tensor([[[3.0, 0]], [[1, 8]], [[0, 1]], [[0.5, 7]], [[59_999, 0]], [[-12.0, 0]]]))
-    taken = task._chunk.copies[0].env.taken[-1]
+    taken = task._chunk.envs[0].env.taken[-1]
     assert taken["wheel"] == 3 and isinstance(taken["wheel"], np.int64)
     for agent, dtype, value in (
         ("gripper", np.int64, [1, 8]), ("lamps", np.int8, [0, 1]), ("arm", np.float64, [[0.5, 7]]),

@@ -15,6 +15,7 @@ backends = pettingzoo.backends
 backend_problems = pettingzoo.backend_problems
 #: An id may lead with a module, which is then imported; and what a registered id makes is code of others.
 names_code = True
+takes_workers = True
 notes = (
     "The scenario is the id of a registered environment; module:id imports the module first, which registers the id. "
     "Modules in the current directory are found. Options are keyword arguments of gymnasium.make. The team has one "
@@ -58,12 +59,14 @@ def check(scenario: str, backend: str, options: Options) -> None:
     pettingzoo.check(_FACTORY, backend, options.replace({"id": scenario}))
 
 
-def make(scenario: str, num_envs: int, backend: str, options: Options, device: str = "cpu") -> Task:
+def make(
+    scenario: str, num_envs: int, backend: str, options: Options, device: str = "cpu", workers: str = "processes"
+) -> Task:
     """Build the task. Arrays are the host's, whatever `device` is."""
     import msgspec
 
     from agentmixer.tasks.pettingzoo.parallel_env import ParallelEnvTask
 
-    task = ParallelEnvTask(_FACTORY, num_envs, {**options.as_dict(), "id": scenario}, backend)
+    task = ParallelEnvTask(_FACTORY, num_envs, {**options.as_dict(), "id": scenario}, backend, ray=workers == "ray")
     task.spec = msgspec.structs.replace(task.spec, name="gymnasium", scenario=scenario, options=options.as_dict())
     return task

@@ -6,6 +6,7 @@ factorisations that it leaves out.
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -30,6 +31,7 @@ class Options(Settings, frozen=True):
 
 backends = ("mujoco",)
 names_code = False
+takes_workers = True
 notes = (
     "Observations, rewards and terminations are those of Gymnasium-Robotics' mamujoco_v1, which drives the "
     "legs of Ant correctly: returns are not comparable with the original Multi-Agent MuJoCo's. Ant-8x1, "
@@ -73,8 +75,18 @@ def check(scenario: str, backend: str, options: Options) -> None:
         raise AgentMixerError(f"task 'mamujoco': {problem}")
 
 
-def make(scenario: str, num_envs: int, backend: str, options: Options, device: str = "cpu") -> Task:
-    """Build the task. MuJoCo runs on the processor, whatever the device."""
+def make(
+    scenario: str, num_envs: int, backend: str, options: Options, device: str = "cpu", workers: str = "processes"
+) -> Task:
+    """Build the task. MuJoCo runs on the processor, whatever the device: in threads, or in Ray's workers one robot after the
+    other."""
     from agentmixer.tasks.mamujoco.mujoco_team import MujocoTeam
 
-    return MujocoTeam(scenario, num_envs, options.agent_obsk)
+    if workers == "processes":
+        return MujocoTeam(scenario, num_envs, options.agent_obsk)
+    from agentmixer.tasks.workers.task_row import TaskRow
+    from agentmixer.tasks.workers.worker_task import WorkerTask, fitting_workers
+
+    one = functools.partial(MujocoTeam, scenario, 1, options.agent_obsk, 1)
+    make_row = functools.partial(TaskRow, one)
+    return WorkerTask(one().spec, num_envs, make_row, fitting_workers(num_envs, ray=True), ray=True)

@@ -97,11 +97,12 @@ class MujocoTeam:
         self._chunks = [range(first, num_envs, threads) for first in range(threads)]
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="mujoco")
 
-    def reset(self, seed: int, episodes: np.ndarray | None = None) -> TaskStep:
+    def reset(self, seed: int, episodes: np.ndarray | None = None, numbers: np.ndarray | None = None) -> TaskStep:
+        """See `Task.reset`. numbers: the episode in each stream to start with, the first unless given."""
         everyone = np.arange(self.num_envs)
         self._seed = seed
         self._episodes = everyone if episodes is None else np.array(episodes, np.int64)
-        self._resets[:] = 0
+        self._resets[:] = 0 if numbers is None else numbers
         self._start(everyone)
         obs, state = self._look(everyone)
         active, reward = np.ones(self._mask.shape[:2], bool), np.zeros(self.num_envs, np.float32)

@@ -17,6 +17,7 @@ from agentmixer.tasks.pettingzoo.factory import EXAMPLE, arguments, factory
 
 backends = ("processes", "serial")
 names_code = True
+takes_workers = True
 notes = (
     "The scenario is module:factory; factory(**options) must return a PettingZoo ParallelEnv, and a module alone "
     "means module:parallel_env. Modules in the current directory are found. The team's reward is the mean of all "
@@ -110,11 +111,13 @@ def check(scenario: str, backend: str, options: Options) -> None:
     specification(scenario, backend, options.as_dict())
 
 
-def make(scenario: str, num_envs: int, backend: str, options: Options, device: str = "cpu") -> Task:
+def make(
+    scenario: str, num_envs: int, backend: str, options: Options, device: str = "cpu", workers: str = "processes"
+) -> Task:
     """Build the task. Arrays are the host's, whatever `device` is."""
     from agentmixer.tasks.pettingzoo.parallel_env import ParallelEnvTask
 
-    return ParallelEnvTask(scenario, num_envs, options.as_dict(), backend)
+    return ParallelEnvTask(scenario, num_envs, options.as_dict(), backend, ray=workers == "ray")
 
 
 def _parse(value: Any) -> OptionValue:

@@ -13,60 +13,33 @@ from gymnasium import spaces
 from agentmixer.contract.spec import Action, ActionSpace, Box
 from agentmixer.errors import AgentMixerError
 from agentmixer.tasks.base import LARGEST
-from agentmixer.tasks.pettingzoo.foreign_env import check_numbers, foreign, unusable
 from agentmixer.tasks.pettingzoo.observations import mask_of, numbers, row_of
 from agentmixer.tasks.pettingzoo.team_description import Team, checked_mask
-
-
-def episode_seed(seed: int, stream: int, number: int) -> int:
-    """The seed of the `number`-th episode of a stream, 31 bits. Depends on nothing else."""
-    return int(np.random.SeedSequence([seed, stream, number]).generate_state(1)[0]) >> 1
-
-
-def row_type(team: Team) -> np.dtype:
-    """One environment's row: `TaskStep`'s fields without `won`, agents inside, and the actions that it is given."""
-    agents, obs, state = len(team.agents), max(team.obs_sizes), team.state_size
-    choices, elements = (max(getattr(space, name) for space in team.action_spaces) for name in ("n", "size"))
-    return np.dtype(
-        [
-            ("obs", np.float32, (agents, obs)),
-            ("state", np.float32, (state,)),
-            ("reward", np.float32),
-            ("final_obs", np.float32, (agents, obs)),
-            ("final_state", np.float32, (state,)),
-            ("actions", np.int32, (agents,)) if team.discrete else ("actions", np.float32, (agents, elements)),
-            ("action_mask", np.bool_, (agents, choices)),
-            ("active", np.bool_, (agents,)),
-            ("terminated", np.bool_),
-            ("truncated", np.bool_),
-        ],
-        align=True,
-    )
+from agentmixer.tasks.workers.chunk import Row, episode_seed
+from agentmixer.tasks.workers.foreign import check_numbers, foreign, unusable
 
 
 class EnvCopy:
-    """One environment, which resets itself. It reads its actions from its row and writes there what it shows."""
+    """A `RowEnv` of a PettingZoo ParallelEnv."""
 
-    def __init__(self, env: Any, team: Team, index: int, row: dict[str, np.ndarray]):
-        """index: the environment's number in the whole task; row: views of its fields of `row_type`."""
+    starting = True
+
+    def __init__(self, env: Any, team: Team, index: int, row: Row):
+        """index: the environment's number in the whole task."""
         self.env, self.team, self.index, self.row = env, team, index, row
         self.sizes = team.obs_sizes
-        #: Whether an episode is to start; an environment that fails then has shown all of the one before.
-        self.starting = True
         #: A mask that allows the fallback action alone; all True for real values.
         self._fallback_alone = list(map(_mask_of_one, team.action_spaces, team.fallback_actions))
         #: Which elements of the padded observations are an agent's own.
         self.own = np.arange(max(self.sizes)) < np.array(self.sizes)[:, None]
 
     def reset(self, seed: int, stream: int, number: int) -> None:
-        """Start episode `number` of a stream."""
         self.seed, self.stream, self.number = seed, stream, number
         self.row["reward"][...] = self.row["terminated"][...] = self.row["truncated"][...] = 0
         self._begin()
         self.row["final_obs"][:], self.row["final_state"][:] = self.row["obs"], self.row["state"]
 
     def step(self) -> None:
-        """Advance by one step; an episode that ends is followed by the next one's start."""
         team, row = self.team, self.row
         self.steps += 1
         with self._watched():
@@ -88,6 +61,9 @@ class EnvCopy:
         if ended:
             self.number += 1
             self._begin()
+
+    def close(self) -> None:
+        self.env.close()
 
     def _begin(self) -> None:
         self.steps, self.starting = 0, True

@@ -1,18 +1,16 @@
-"""Environments that others wrote: making one, and telling what went wrong in it."""
+"""Making an environment that others wrote."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pettingzoo
 
 from agentmixer.contract.spec import OptionValue
 from agentmixer.errors import AgentMixerError
-from agentmixer.tasks.base import LARGEST
 from agentmixer.tasks.pettingzoo.factory import arguments, factory
+from agentmixer.tasks.workers.foreign import foreign
 
 
 def build(scenario: str, options: Mapping[str, OptionValue]) -> Any:
@@ -28,31 +26,3 @@ def build(scenario: str, options: Mapping[str, OptionValue]) -> Any:
     if not getattr(env, "possible_agents", None):
         raise AgentMixerError(f"the environment of {scenario} names no possible_agents; set that attribute")
     return env
-
-
-@contextlib.contextmanager
-def foreign(doing: str) -> Iterator[None]:
-    """Turn any exception of foreign code into an AgentMixerError that says what was being done and what was raised."""
-    try:
-        yield
-    except AgentMixerError as error:
-        raise AgentMixerError(f"{doing} failed: {error}") from error
-    except Exception as error:
-        words = " ".join(str(error).split())
-        raise AgentMixerError(f"{doing} failed with {type(error).__name__}: {words}") from error
-
-
-def check_numbers(what: str, numbers: np.ndarray) -> None:
-    """Raise AgentMixerError if one of `numbers`, a row, is not finite or larger than LARGEST. what: whose they are."""
-    # In float64: float16 has no LARGEST, and the least int64 no opposite.
-    fine = np.abs(numbers, dtype=np.float64) <= LARGEST
-    if not fine.all():
-        where = int(np.argmin(fine))
-        raise AgentMixerError(f"element {where} of {what} is {numbers[where]:g}, {unusable(numbers[where])}")
-
-
-def unusable(number: float) -> str:
-    """What is wrong with a number that is not finite or larger than LARGEST."""
-    if not np.isfinite(number):
-        return "which is not finite"
-    return f"and beyond {LARGEST:g} sums of squares overflow in 32-bit arithmetic; scale it in the environment"

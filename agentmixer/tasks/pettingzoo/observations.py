@@ -10,7 +10,7 @@ from gymnasium import spaces
 from gymnasium.spaces.utils import flatten
 
 from agentmixer.errors import AgentMixerError
-from agentmixer.tasks.pettingzoo.foreign_env import check_numbers
+from agentmixer.tasks.workers.foreign import check_numbers
 
 
 def element_names(space: spaces.Space, name: str = "obs") -> tuple[str, ...]:

@@ -29,8 +29,9 @@ from agentmixer.contract.spec import (
 from agentmixer.errors import AgentMixerError
 from agentmixer.runtime.actions import parts
 from agentmixer.tasks.base import check_actions
-from agentmixer.tasks.pettingzoo.foreign_env import build, foreign
+from agentmixer.tasks.pettingzoo.foreign_env import build
 from agentmixer.tasks.pettingzoo.observations import element_names, mask_of
+from agentmixer.tasks.workers.foreign import foreign
 
 #: Where environments keep the length of an episode, most usual first.
 LIMITS = ("max_cycles", "max_steps", "max_episode_steps", "episode_limit")

@@ -5,10 +5,13 @@ Backend `smax` plays them in SMAX, the field's StarCraft-free stand-in. Backend 
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from agentmixer.config import Settings, about
 from agentmixer.contract.spec import Discrete, TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.missing import Problem, missing_packages
-from agentmixer.tasks.base import NoOptions, ScenarioInfo, Task, check_known
+from agentmixer.tasks.base import ScenarioInfo, Task, check_known
 from agentmixer.tasks.smacv2 import sc2_install
 from agentmixer.tasks.smacv2.smacv2_facts import (
     CONTROL_PERIOD_S,
@@ -21,9 +24,22 @@ from agentmixer.tasks.smacv2.smacv2_facts import (
     state_size,
 )
 
-Options = NoOptions
+
+class Options(Settings, frozen=True):
+    """Settings of the real game."""
+
+    unsighted_wipe: Annotated[
+        bool,
+        about(
+            "backend sc2: observe as smacv2 and published figures do, where an enemy whom nobody has seen yet, or who is dead, "
+            "hides all enemies before it"
+        ),
+    ] = False
+
+
 backends = ("smax", "sc2")
 names_code = False
+takes_workers = True
 notes = (
     "Backend smax is JaxMARL's SMAX with a scripted enemy, not StarCraft II. It does not model healing "
     "(medivac left out), self-destruction (baneling left out), splash (the colossus hits one target), "
@@ -59,22 +75,38 @@ def backend_problems(backend: str) -> list[Problem]:
     return sc2_install.problems() if backend == "sc2" else missing_packages(["jax", "jaxmarl"])
 
 
-def check(scenario: str, backend: str, options: NoOptions) -> None:
-    """Raise AgentMixerError for an unknown scenario, and for backend sc2, which is not available yet."""
+def check(scenario: str, backend: str, options: Options) -> None:
+    """Raise AgentMixerError for an unknown scenario, an option of another backend, and where the real game is not complete."""
     check_known("smacv2", scenario, [info.scenario for info in scenarios()])
+    if backend != "sc2":
+        if options.unsighted_wipe:
+            raise AgentMixerError("option unsighted_wipe is of the real game; leave it out, or add --backend sc2")
+        return
+    for problem in sc2_install.problems():
+        raise AgentMixerError(f"backend 'sc2': {problem}")
+
+
+def make(
+    scenario: str, num_envs: int, backend: str, options: Options, device: str = "cpu", workers: str = "processes"
+) -> Task:
+    """Build the task. The real game's arrays are the host's, whatever `device` is.
+
+    Actions of backend smax: 0-3 move north, east, south, west; 4 stop; 5+j attack enemy j. A dead agent may only stop. Those of
+    backend sc2: `sc2_game.specification`."""
     if backend == "sc2":
-        for problem in backend_problems(backend):
-            raise AgentMixerError(f"backend 'sc2': {problem}")
-        raise AgentMixerError(
-            "backend 'sc2' needs StarCraft II 4.10 and the smacv2 package in a worker of its own and is not "
-            "available in this release; leave --backend out to play the same scenario in SMAX"
+        from agentmixer.tasks.smacv2 import sc2_game
+        from agentmixer.tasks.workers.worker_task import WorkerTask
+
+        return WorkerTask(
+            sc2_game.specification(scenario, options.unsighted_wipe),
+            num_envs,
+            sc2_game.maker(scenario, options.unsighted_wipe),
+            workers=num_envs,
+            patience=sc2_game.PATIENCE_S,
+            ray=workers == "ray",
         )
-
-
-def make(scenario: str, num_envs: int, backend: str, options: NoOptions, device: str = "cpu") -> Task:
-    """Build the task with backend smax.
-
-    Actions: 0-3 move north, east, south, west; 4 stop; 5+j attack enemy j. A dead agent may only stop."""
+    if workers != "processes":
+        raise AgentMixerError("backend smax steps all environments at once in this process; leave --workers out")
     from agentmixer.tasks.jax_task import JaxTask
     from agentmixer.tasks.smacv2.smax_game import game
 

@@ -60,12 +60,12 @@ class Algorithm(ABC):
         Raises AgentMixerError if the settings do not fit the task."""
 
     @classmethod
-    def configure(cls, preset: str | None = None, task: str = "") -> Config:
-        """The settings that a preset gives on a task; without a preset, those that every preset starts from.
+    def configure(cls, preset: str | None = None, task: str = "", backend: str = "") -> Config:
+        """The settings that a preset gives on a task in a backend; without a preset, those that every preset starts from.
 
         Raises AgentMixerError naming the nearest preset."""
         start = Config(cls.team_settings(), cls.own_settings(), RunSettings()).replace(cls.defaults)
-        return start if preset is None else start.replace(resolve(cls.presets, preset, task))
+        return start if preset is None else start.replace(resolve(cls.presets, preset, task, backend))
 
     def share(self, index: int) -> dict[str, Tensor]:
         """Parameters and buffers of one of K teams, as `modules` of an algorithm with that team alone would hold them."""
