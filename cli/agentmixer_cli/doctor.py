@@ -149,7 +149,10 @@ def _gpus() -> int:
 
 
 def _ray() -> Finding:
-    """Whether environments can be spread over a Ray cluster, and which."""
+    """Whether environments can be stepped on a Ray cluster. Whether one answers there is not tried."""
     address = os.environ.get("RAY_ADDRESS")
-    where = f"RAY_ADDRESS is {address}" if address else "RAY_ADDRESS is not set, so the cluster is this machine"
-    return Finding("--workers ray", f"{_version('ray')}; {where}", missing_packages(["ray"], "pip install ray"))
+    problems = missing_packages(["ray"], "pip install 'agentmixer[ray]'")
+    if not address:
+        way_out = "ray start --head starts a cluster on this machine, and RAY_ADDRESS=auto finds it"
+        problems.append(Problem("RAY_ADDRESS names no cluster", way_out))
+    return Finding("--workers ray", f"{_version('ray')}, RAY_ADDRESS is {address}", problems)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -147,11 +148,20 @@ def test_the_sandbox_is_what_the_kernel_offers(
     assert found["ok"] == (not missing)
 
 
-def test_ray_says_which_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert "RAY_ADDRESS is not set" in told(tmp_path)["--workers ray"]["about"]
-    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
-    assert "RAY_ADDRESS is ray://head:10001" in told(tmp_path)["--workers ray"]["about"]
+@pytest.mark.parametrize("address", ["", "ray://head:10001"])
+@pytest.mark.parametrize("there", [True, False])
+def test_ray_is_a_package_and_a_cluster(
+    there: bool, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setitem(sys.modules, "ray", types.ModuleType("ray") if there else None)
+    found = told(tmp_path)["--workers ray"]
+    missing = [problem["what"] for problem in found["missing"]]
+    assert ("the package ray is not installed" in missing) == (not there)
+    assert ("RAY_ADDRESS names no cluster" in missing) == (not address)
+    assert found["ok"] == (missing == [])
+    if found["ok"]:
+        assert found["about"].endswith(f", RAY_ADDRESS is {address}")
 
 
 @pytest.mark.parametrize(
