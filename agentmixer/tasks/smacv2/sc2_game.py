@@ -32,8 +32,8 @@ from agentmixer.tasks.smacv2.smacv2_facts import split
 from agentmixer.tasks.workers.chunk import Row, episode_seed
 from agentmixer.tasks.workers.foreign import check_numbers, foreign
 
-#: Seconds that a game may take to start, or for a step. pysc2 gives up on a game after 120, which is then started again alone.
-PATIENCE_S = 300.0
+#: Seconds that a game may take to start, or for a step. pysc2 itself waits for minutes.
+PATIENCE_S = 120.0
 
 
 def specification(scenario: str, unsighted_wipe: bool) -> TaskSpec:

@@ -66,7 +66,7 @@ class StarCraftCapabilityEnvWrapper:
         self.kinds = sorted(config["team_gen"]["unit_types"], key=["stalker", "zealot", "colossus", "marine", "marauder", "medivac", "zergling", "hydralisk", "baneling"].index)  # fmt: skip
         self.env_key_to_distribution_map = {"team_gen": Teams(config), "start_positions": Places(config)}
         self.env = SimpleNamespace(obs_enemies=np.zeros((config["n_enemies"], config["n_units"])), force_restarts=0)
-        self.episode = 0
+        self.episode, self.peace = 0, False
 
     def get_env_info(self) -> dict[str, int]:
         return {
@@ -103,7 +103,7 @@ class StarCraftCapabilityEnvWrapper:
                 reward += self._hit(unit, self.enemies[action - 6])
         for unit in self.enemies:
             living = [ally for ally in self.allies if ally.health > 0]
-            if unit.health > 0 and living:
+            if unit.health > 0 and living and not self.peace:
                 self._hit(unit, min(living, key=lambda ally: math.dist(ally.at, unit.at)))
         ours, theirs = (any(unit.health > 0 for unit in side) for side in (self.allies, self.enemies))
         won, ended = ours and not theirs, not (ours and theirs)
