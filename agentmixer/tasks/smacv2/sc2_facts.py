@@ -52,6 +52,7 @@ def settings(scenario: str) -> dict[str, Any]:
         team["exception_unit_types"] = list(NEVER_ALONE[race])
     return {
         "map_name": f"10gen_{race}",
+        "game_version": "4.10",
         "capability_config": {
             "n_units": allies,
             "n_enemies": enemies,
