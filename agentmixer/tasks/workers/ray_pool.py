@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,6 +38,7 @@ def connected() -> Any:
             "--workers ray needs a Ray cluster, and RAY_ADDRESS names none; ray start --head starts one on this machine, and "
             "RAY_ADDRESS=auto finds it"
         )
+    _check_listens(address)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -48,6 +50,17 @@ def connected() -> Any:
             with contextlib.suppress(ValueError):  # only the main thread may
                 signal.signal(number, handler)
     return ray
+
+
+def _check_listens(address: str) -> None:
+    """Raise AgentMixerError if nobody listens at host:port: Ray itself would go on trying for minutes. Other addresses, such as
+    auto, are left to Ray."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), 10).close()
+        except (OSError, OverflowError) as error:
+            raise AgentMixerError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from error
 
 
 def cluster_cores() -> int:
