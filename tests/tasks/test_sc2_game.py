@@ -77,12 +77,21 @@ def test_sizes_are_those_that_the_game_tells(scenario: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scenario", "obs", "state", "actions"), [("protoss_5v5", 92, 130, 11), ("protoss_10v10", 182, 310, 16)]
+    ("size", "protoss", "others", "actions"),
+    [
+        ("5v5", (92, 130), (82, 120), 11),
+        ("10v10", (182, 310), (162, 290), 16),
+        ("10v11", (191, 327), (170, 306), 17),
+        ("20v20", (362, 820), (322, 780), 26),
+        ("20v23", (389, 901), (346, 858), 29),
+    ],
 )
-def test_sizes_are_smacv2s(scenario: str, obs: int, state: int, actions: int) -> None:
-    """As `get_env_info` of smacv2 told them."""
-    spec = sc2_game.specification(scenario, False)
-    assert (set(spec.obs_sizes), spec.state_size, spec.action_spaces[0].n) == ({obs}, state, actions)
+def test_sizes_are_smacv2s(size: str, protoss: tuple[int, int], others: tuple[int, int], actions: int) -> None:
+    """As `get_env_info` of smacv2 told them: observation and state."""
+    for race, sizes in (("protoss", protoss), ("terran", others), ("zerg", others)):
+        spec = sc2_game.specification(f"{race}_{size}", False)
+        assert (spec.obs_sizes[0], spec.state_size) == sizes and len(set(spec.obs_sizes)) == 1
+        assert {space.n for space in spec.action_spaces} == {actions}
 
 
 def test_a_game_of_other_sizes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
-from stand_ins.installed import install, misbehave
+import torch
+from stand_ins.installed import install, misbehave, process_ids
 
+from agentmixer.errors import AgentMixerError
+from agentmixer.tasks import make
 from agentmixer.tasks.smacv2 import sc2_facts, sc2_game
 from agentmixer.tasks.smacv2.smacv2_facts import SIZES
 from agentmixer.tasks.workers.chunk import episode_seed, row_type
@@ -179,3 +183,45 @@ def same(race: str, wipe: bool, episodes: int, policy: Policy) -> tuple[list[str
         theirs.close()
     print(f"{scenario}: {at_all} steps, {len(ends)} episodes, {lacking} observations lack an enemy in sight in smacv2")
     return ends, lacking
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("crash step=3", "step 3 of episode 0 of stream 0, failed: StarCraft ended, or no longer answered"),
+        ("hang step=3", "the worker process of environment 0 gave no answer for 8 s, and was ended"),
+    ],
+)
+def test_a_game_that_is_lost_is_replaced_and_leaves_no_process(
+    fault: str, words: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    misbehave(folder, f"{fault} game=1")
+    task = make("smacv2", "zerg_5v5", 1, "sc2")
+    task.env_restarts, step = 1, task.reset(2)
+    task._pool._patience = 8.0
+    for _ in range(3):
+        assert task.lost is None
+        step = task.step(torch.ones(5, 1, dtype=torch.int32))
+    assert task.lost.tolist() == [True] and step.truncated[0] and not step.won[0]
+    assert words in task.failures()[0]
+    task._pool._patience = 120.0
+    assert task.step(torch.ones(5, 1, dtype=torch.int32)).obs.any() and task.lost is None
+    task.close()
+    assert not any(psutil.pid_exists(process) for process in process_ids(folder))
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"), [("refuse", "failed with RequestError"), ("version name=4.9.3 build=75025", "")]
+)
+def test_a_game_that_does_not_begin_is_told_of(fault: str, words: str, folder: Path) -> None:
+    """A game that says that it is another version than its folder's name is played: smacv2 does not ask."""
+    misbehave(folder, fault)
+    task = make("smacv2", "zerg_5v5", 1, "sc2")
+    try:
+        if words:
+            with pytest.raises(AgentMixerError, match=words):
+                task.reset(2)
+        else:
+            assert task.reset(2).obs.any()
+    finally:
+        task.close()

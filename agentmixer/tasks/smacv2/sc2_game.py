@@ -54,7 +54,7 @@ def specification(scenario: str, unsighted_wipe: bool) -> TaskSpec:
         episode_limit=EPISODE_LIMIT,
         control_period_s=CONTROL_PERIOD_S,
         fallback_actions=(STOP,) * allies,
-        shared="reward",
+        shared="reward, and which enemies anybody has seen" if unsighted_wipe else "reward",
     )
 
 

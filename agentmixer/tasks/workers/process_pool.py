@@ -156,6 +156,7 @@ def _serve(maker: Any, memory: Any, pipe: Connection) -> None:
     # Ctrl-C reaches every process of a terminal; the trainer alone decides when to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.setpgid(0, 0)
+    os.dup2(2, 1)  # what environments print is no part of a command's output
     worker: Worker = maker.fn(memory)
     pipe.send(None)
     try:
