@@ -73,6 +73,8 @@ class Restarting(Protocol):
 class Task(Protocol):
     """E copies of one scenario, stepped together and reset by themselves.
 
+    Arrays of a step may be used again by the next one: whoever keeps a step copies it.
+
     The same seed gives the same episodes, bit for bit, whatever E is and however the copies are spread over
     threads or processes. `reset(seed, episodes)` starts environment e in episode stream `episodes[e]` of that
     seed, so that two policies can be judged on paired episodes.

@@ -155,7 +155,9 @@ class _Recorder:
         return action
 
     def meanwhile(self, place: Place, seen: Seen, memory: dict[str, Tensor]) -> None:
-        value, memory["critic"] = self.critic(seen.state, memory["critic"])
+        # The copy: the task is at work, and may be writing what comes next into the arrays that were seen.
+        state = self.rollout.state[:, place.t, place.envs].flatten(0, 1)
+        value, memory["critic"] = self.critic(state, memory["critic"])
         self.rollout.value[:, place.t, place.envs] = value
 
     def outcome(self, place: Place, seen: Seen, outcome: Outcome, memory: dict[str, Tensor]) -> None:
