@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from multiprocessing import resource_tracker
@@ -176,11 +176,12 @@ def question(prepared: list[tuple[Variant, Run]], measure: str | None, command: 
 
 
 def train_all(
-    prepared: list[tuple[Variant, Run]], jobs: int, done: Callable[[Trained], None], measure: str
-) -> list[Trained]:
+    prepared: list[tuple[Variant, Run]], jobs: int, done: Callable[[Trained], None], measure: str,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[Trained]:  # fmt: skip
     """Train what is not finished, `jobs` runs at a time, each on one thread, and call `done` with each as it ends.
 
-    measure: win_rate or return. Returns all, in the order of `prepared`. Raises AgentMixerError if a run fails, and
+    measure: win_rate or return. Calls `progress` with how far all runs are. Returns all, in the order of `prepared`. Raises AgentMixerError if a run fails, and
     KeyboardInterrupt if somebody interrupts, once every run that was being trained has a checkpoint. What is finished is
     kept and used by the next call."""
     found: dict[Path, Trained] = {}
@@ -196,10 +197,14 @@ def train_all(
     with ThreadPoolExecutor(jobs) as pool:
         futures = {pool.submit(_in_a_process, run): (variant, run) for variant, run in todo}
         try:
-            for future in as_completed(futures):
-                if not future.result():
-                    raise KeyboardInterrupt
-                note(*futures[future])
+            waiting = set(futures)
+            while waiting:
+                ended, waiting = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    if not future.result():
+                        raise KeyboardInterrupt
+                    note(*futures[future])
+                progress(_how_far(prepared, len(found)))
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             _stop(list(futures))
@@ -211,6 +216,12 @@ def train_all(
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
     return [found[run.path] for _, run in prepared]
+
+
+def _how_far(prepared: list[tuple[Variant, Run]], finished: int) -> str:
+    saved = sum(runs.steps_done(run) for _, run in prepared)
+    total = sum(run.config.run.total_steps for _, run in prepared)
+    return f"training: {finished} of {len(prepared)} runs finished, {saved:,} of {total:,} steps saved"
 
 
 def _stop(futures: list[Future[bool]]) -> None:

@@ -80,7 +80,8 @@ def compare(
             markup=False,
         )
 
-    found = comparison.train_all(prepared, jobs, done, asked.measure)
+    with console.doing("training") as doing:
+        found = comparison.train_all(prepared, jobs, done, asked.measure, doing)
     rows = comparison.summarise(found)
     texts = {"md": comparison.markdown(asked, found, rows), "json": comparison.to_json(asked, found, rows)}
     for ending, text in texts.items():

@@ -95,11 +95,11 @@ def deploy_sim(
             chosen = None if fault_matrix else faults
             _with_faults(console, as_json, target, chosen, deadline_ms, require_isolation, *arguments)
             return
-        with console.status("starting") as status:
+        with console.doing("rehearsing") as doing:
             result = rehearsal.deploy_sim(
                 *arguments,
                 deadline_s=None if deadline_ms is None else deadline_ms / 1e3,
-                progress=lambda arm: status.update(f"playing {episodes} episodes: {arm}"),
+                progress=doing,
                 require_isolation=require_isolation,
                 margin=margin,
             )
@@ -138,17 +138,15 @@ def _with_faults(
     from agentmixer.validate import faults as rehearsal
 
     deadline_s = None if deadline_ms is None else deadline_ms / 1e3
-    with console.status("playing") as status:
+    with console.doing("rehearsing") as doing:
         if faults is None:
             matrix = rehearsal.matrix(
-                bundle, episodes, seed, run, deadline_s,
-                progress=lambda cell: status.update(f"playing {episodes} episodes: {cell}"),
-                require_isolation=require_isolation,
-            )  # fmt: skip
+                bundle, episodes, seed, run, deadline_s, progress=doing, require_isolation=require_isolation
+            )
             result: Report = matrix
             reports = matrix.reports
         else:
-            alone = rehearsal.rehearse(bundle, faults, episodes, seed, run, deadline_s, require_isolation)
+            alone = rehearsal.rehearse(bundle, faults, episodes, seed, run, deadline_s, require_isolation, doing)
             result, reports = alone, (alone,)
 
     def show() -> None:

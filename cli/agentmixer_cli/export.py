@@ -55,10 +55,8 @@ def export(
         raise AgentMixerError(f"unknown export format '{per_agent}'{nearest(per_agent, ['onnx'])}")
     console = Terminal(stderr=as_json)
     source, file = run_and_checkpoint(run, step, task_code, None if as_json else console)
-    with console.status("exporting") as status:
-        result = exporter.export(
-            source, out, lambda agent: status.update(f"exporting {agent}"), sign, team, release, file, replace
-        )
+    with console.doing("exporting") as doing:
+        result = exporter.export(source, out, doing, sign, team, release, file, replace)
     if as_json:
         parity = {
             name: {kind: found._asdict() for kind, found in kinds.items()} for name, kinds in result.parity.items()

@@ -29,8 +29,8 @@ def isolation(
 
     found = opened(bundle, trusted)
     console = Terminal(stderr=as_json)
-    with console.status("starting") as status:
-        result = self_test(found, lambda run: status.update(f"attacking {run}"))
+    with console.doing("attacking without the sandbox, then in it") as doing:
+        result = self_test(found, doing)
     if as_json:
         typer.echo(result.to_json(), nl=False)
     else:

@@ -42,8 +42,8 @@ def locality(
     path = opened.path
     target = ReportFile(path, None, "locality.json")
     console = Terminal(stderr=as_json)
-    with console.status("starting") as status:
-        found = check.locality(opened, steps, source, progress=lambda what: status.update(escape(what)))
+    with console.doing(f"recording {steps} steps") as doing:
+        found = check.locality(opened, steps, source, doing)
     target.write(found.to_json())
     if as_json:
         typer.echo(found.to_json(), nl=False)

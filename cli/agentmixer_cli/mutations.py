@@ -34,8 +34,8 @@ def mutations(
     path = opened.path
     target = ReportFile(path, None, "mutations.json")
     console = Terminal(stderr=as_json)
-    with console.status("starting") as status:
-        found = check.mutations(opened, source, progress=lambda what: status.update(escape(what)))
+    with console.doing("recording what the team does") as doing:
+        found = check.mutations(opened, source, doing)
     target.write(found.to_json())
     if as_json:
         typer.echo(found.to_json(), nl=False)

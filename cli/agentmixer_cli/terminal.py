@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
+from rich.markup import escape
 from rich.segment import Segment
 
 from agentmixer.contract.results import TEAM, Check, Report
 from agentmixer.errors import printable
+from agentmixer.progress import Doing
 
 #: The exit code of a command that somebody interrupts by Ctrl-C.
 INTERRUPTED = 130
@@ -88,6 +91,18 @@ class Terminal(Console):
             if style and style.link:  # where it leads to would be written as it is
                 style = style.update_link(None)
             yield Segment(text if control else _lines(text), style, control)
+
+    @contextlib.contextmanager
+    def doing(self, what: str) -> Iterator[Callable[[str], None]]:
+        """Say what a command does that may take long. What is yielded is to be called with what it does next, and how far
+        it is. On a terminal one line shows the newest; elsewhere a line is printed at once and then every 10 s, always on
+        standard error."""
+        if self.is_terminal and sys.stderr.isatty():
+            with self.status(escape(what)) as status:
+                yield lambda now: status.update(escape(now))
+        else:
+            say(what, err=True)
+            yield Doing(lambda now: say(now, err=True))
 
     def sentence(self, text: str) -> None:
         """A sentence as it is, however long."""

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from agentmixer_cli.opening import TrustedOption
-from agentmixer_cli.terminal import leave, say
+from agentmixer_cli.terminal import Terminal, leave, say
 
 #: What a status is called in this command's lines.
 WORDS = {"passed": "ok", "failed": "FAILED"}
@@ -35,7 +35,9 @@ def verify(
     from agentmixer.runtime.bundle import newest
     from agentmixer.runtime.verify import verify as check
 
-    report = check(path or newest(), trusted, agent)
+    chosen = path or newest()
+    with Terminal(stderr=as_json).doing(f"verifying {chosen}") as doing:
+        report = check(chosen, trusted, agent, doing)
     if as_json:
         typer.echo(report.to_json(), nl=False)
     else:
