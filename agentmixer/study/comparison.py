@@ -182,9 +182,10 @@ def train_all(
     """Train what is not finished, `jobs` runs at a time, each on one thread, and call `done` with each as it ends.
 
     measure: win_rate or return. Calls `progress` with how far all runs are. Returns all, in the order of `prepared`. Raises AgentMixerError if a run fails, and
-    KeyboardInterrupt if somebody interrupts, once every run that was being trained has a checkpoint. What is finished is
-    kept and used by the next call."""
+    KeyboardInterrupt if somebody interrupts, once every training process has ended: at once before its run's first
+    checkpoint, and later with one. What is finished is kept and used by the next call."""
     found: dict[Path, Trained] = {}
+    training: dict[int, Run] = {}
 
     def note(variant: Variant, run: Run) -> None:
         found[run.path] = judge(variant, run, measure)
@@ -195,7 +196,7 @@ def train_all(
             note(variant, run)
     todo = [(variant, run) for variant, run in prepared if run.path not in found]
     with ThreadPoolExecutor(jobs) as pool:
-        futures = {pool.submit(_in_a_process, run): (variant, run) for variant, run in todo}
+        futures = {pool.submit(_in_a_process, run, training): (variant, run) for variant, run in todo}
         try:
             waiting = set(futures)
             while waiting:
@@ -207,7 +208,7 @@ def train_all(
                 progress(_how_far(prepared, len(found)))
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
-            _stop(list(futures))
+            _stop(list(futures), training)
             raise
         except BrokenProcessPool:
             raise AgentMixerError(
@@ -224,30 +225,34 @@ def _how_far(prepared: list[tuple[Variant, Run]], finished: int) -> str:
     return f"training: {finished} of {len(prepared)} runs finished, {saved:,} of {total:,} steps saved"
 
 
-def _stop(futures: list[Future[bool]]) -> None:
-    """Pass Ctrl-C on to every training process, also to those that have only begun, and wait until all have ended. A
-    second Ctrl-C is passed on as well; it ends those that are still saving what they have."""
+def _stop(futures: list[Future[bool]], training: dict[int, Run]) -> None:
+    """Pass Ctrl-C on to every training process whose run has a checkpoint, kill the others, which have nothing to lose, and
+    wait until all have ended. A second Ctrl-C is passed on as well; it ends those that are still saving what they have.
+
+    training: the run of each process, by its id; a process that has only begun is not in it."""
     told: set[int | None] = set()
     while True:
         try:
             for process in multiprocessing.active_children():
                 if process.pid not in told:
                     told.add(process.pid)
+                    run = training.get(process.pid or 0)
                     with contextlib.suppress(OSError):
-                        os.kill(process.pid or 0, signal.SIGINT)
+                        os.kill(process.pid or 0, signal.SIGINT if run and run.checkpoint_files else signal.SIGKILL)
             if not wait(futures, timeout=0.1).not_done:
                 return
         except KeyboardInterrupt:
             told.clear()
 
 
-def _in_a_process(run: Run) -> bool:
-    """A fresh process a run: none inherits what another left in torch's or JAX's global state.
+def _in_a_process(run: Run, training: dict[int, Run]) -> bool:
+    """A fresh process a run: none inherits what another left in torch's or JAX's global state. Its id is noted in `training`.
 
     It begins with Ctrl-C blocked, which reaches every process of a terminal."""
     resource_tracker.ensure_running()  # it unblocks Ctrl-C when it starts, so it is started before
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), worker.begin) as pool:
+        training[pool.submit(os.getpid).result()] = run
         return pool.submit(_train, run).result()
 
 

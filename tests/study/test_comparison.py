@@ -174,8 +174,38 @@ def test_ctrl_c_while_processes_still_import_ends_at_once_and_without_tracebacks
         process.send_signal(signal.SIGINT)
     compare.send_signal(signal.SIGINT)
     done = compare.done(timeout=10)
-    assert (done.returncode, done.stderr) == (130, "interrupted; the same command goes on from here\n")
+    assert (done.returncode, done.stderr) == (130, "training\ninterrupted; the same command goes on from here\n")
     assert len(importing) == 2 and not any(process.is_running() for process in importing)
+
+
+#: Environments that a training process makes only once `compare` is gone.
+ENDLESS = """
+import multiprocessing, os, pathlib, time
+from mpe2.simple_spread_v3 import parallel_env
+def make_env():
+    parent = os.getppid()
+    if "Spawn" in multiprocessing.current_process().name:
+        pathlib.Path(f"making_{os.getpid()}").touch()
+        while os.getppid() == parent:
+            time.sleep(0.05)
+    return parallel_env()
+"""
+
+
+def test_ctrl_c_kills_a_process_that_has_no_checkpoint_yet(tmp_path: Path) -> None:
+    """It would be waited for until its environments are made, which takes as long as they want."""
+    (tmp_path / "endless_envs.py").write_text(ENDLESS)
+    compare = Process(
+        "compare", "pettingzoo", "endless_envs:make_env", "--seeds", "0,1", "--measure", "return", cwd=tmp_path
+    )
+    deadline, making = time.monotonic() + 120, list[Path]()
+    while len(making) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+        making = list(tmp_path.glob("making_*"))
+    compare.send_signal(signal.SIGINT)
+    done = compare.done(timeout=60)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (130, "interrupted; the same command goes on from here")
+    assert len(making) == 2 and not list(tmp_path.glob("comparisons/*/*/*/checkpoints/step_*"))
 
 
 def test_ctrl_c_while_processes_train_leaves_checkpoints(tmp_path: Path) -> None:
@@ -187,5 +217,5 @@ def test_ctrl_c_while_processes_train_leaves_checkpoints(tmp_path: Path) -> None
         trained = [file for file in tmp_path.glob("comparisons/*/*/*/metrics.jsonl") if file.stat().st_size]
     compare.send_signal(signal.SIGINT)
     done = compare.done(timeout=60)
-    assert (done.returncode, done.stderr) == (130, "interrupted; the same command goes on from here\n")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (130, "interrupted; the same command goes on from here")
     assert len(trained) == 2 and all(list(file.parent.glob("checkpoints/step_*")) for file in trained)
