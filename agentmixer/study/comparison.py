@@ -305,8 +305,8 @@ def summarise(found: list[Trained]) -> list[Row]:
     return rows
 
 
-def markdown(asked: Question, found: list[Trained], rows: list[Row]) -> str:
-    """The table, as docs/results.md wants it, under what was asked and made with what."""
+def cells(found: list[Trained], rows: list[Row]) -> tuple[list[str], list[list[str]]]:
+    """The table in words: the names of its columns, and a list of cells for each variant."""
     groups = {row.variant: [trained for trained in found if trained.variant == row.variant] for row in rows}
     gaps = any(trained.ce_gap for trained in found)
     head = [
@@ -315,13 +315,15 @@ def markdown(asked: Question, found: list[Trained], rows: list[Row]) -> str:
         "mean [95 %]",
         "joint",
         "against the first",
+        "mode agreement, least",
+        *(["CE gap, largest: joint, exported"] if gaps else []),
+        "seconds a run",
     ]
-    head += ["mode agreement, least", *(["CE gap, largest: joint, exported"] if gaps else []), "seconds a run"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    table = []
     for row in rows:
         group = groups[row.variant]
         agreement = [t.mode_agreement for t in group if t.mode_agreement is not None]
-        cells = [
+        line = [
             row.variant,
             *(f"{t.decentralised:.3g}" for t in group),
             row.decentralised.told(".3g"),
@@ -331,16 +333,24 @@ def markdown(asked: Question, found: list[Trained], rows: list[Row]) -> str:
         ]  # fmt: skip
         if gaps:
             worst = {key: max(t.ce_gap[key] for t in group if t.ce_gap) for key in ("joint", "actors_greedy")}
-            cells.append(f"{worst['joint']:.4f}, {worst['actors_greedy']:.4f}")
-        lines.append("| " + " | ".join([*cells, f"{np.mean([t.seconds for t in group]):.0f}"]) + " |")
+            line.append(f"{worst['joint']:.4f}, {worst['actors_greedy']:.4f}")
+        table.append([*line, f"{np.mean([t.seconds for t in group]):.0f}"])
+    return head, table
+
+
+def markdown(asked: Question, found: list[Trained], rows: list[Row]) -> str:
+    """The table, as docs/results.md wants it, under what was asked and made with what."""
+    head, table = cells(found, rows)
+    lines = ["| " + " | ".join(line) + " |" for line in (head, *table)]
+    lines.insert(1, "|" + "---|" * len(head))
     software = ", ".join(f"{name} {version}" for name, version in asked.made_with.items())
     steps = ", ".join(f"{settings['total_steps']:,}" for settings in asked.variants.values())
-    head = [
+    above = [
         f"{asked.measure.replace('_', ' ')}, decentralised and greedy, {asked.task} {asked.scenario}",
         f"`{asked.command}`",
         f"steps: {steps}; {software}",
     ]
-    return "\n\n".join(head) + "\n\n" + "\n".join(lines) + "\n"
+    return "\n\n".join(above) + "\n\n" + "\n".join(lines) + "\n"
 
 
 def to_json(asked: Question, found: list[Trained], rows: list[Row]) -> str:

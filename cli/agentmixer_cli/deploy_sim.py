@@ -127,7 +127,7 @@ def _print(console: Terminal, result: DeploySimReport) -> None:
     for check in result.checks:
         console.check(check)
     for line in _sentences(result):
-        console.sentence(f"     {line}")
+        console.sentence(f"     {line}", indent=5)
 
 
 def _with_faults(
@@ -158,7 +158,7 @@ def _with_faults(
                     console.check(check, f"{report.told}: " if len(reports) > 1 else "")
         if faults is None and result.passed:
             promises = ", ".join(check.name for check in reports[0].checks)
-            console.sentence(f"ok   {len(reports)} rehearsals behaved as declared: {promises}")
+            console.sentence(f"ok   {len(reports)} rehearsals behaved as declared: {promises}", indent=5)
 
     _keep(console, target, result, as_json, show)
     leave(result)
@@ -205,7 +205,8 @@ def _agents(result: DeploySimReport) -> Table:
         title="each agent's process: µs to decide, peak memory, traffic over its link", box=box.SIMPLE, padding=0
     )
     for column in ("agent", "start s", "p50", "p99", "p99.9", "max", "missed", "MB", "kB in", "kB out", "sandbox"):
-        table.add_column(column, justify="left" if column == "agent" else "right", no_wrap=True)
+        figure = column != "agent"
+        table.add_column(column, justify="right" if figure else "left", no_wrap=figure, overflow="fold")
     for name, agent in result.agents.items():
         table.add_row(
             name,

@@ -66,7 +66,8 @@ def export(
         return
     table = Table(title="parity with the trained network, golden steps", box=box.SIMPLE)
     for column in ("agent", "steps", "torch", "onnxruntime", "reference", "near ties", "size"):
-        table.add_column(column, justify="left" if column == "agent" else "right")
+        figure = column != "agent"
+        table.add_column(column, justify="right" if figure else "left", no_wrap=figure, overflow="fold")
     for agent, kinds in result.parity.items():
         size = (result.path / "agents" / agent / "policy.onnx").stat().st_size
         errors = [f"{kinds[kind].policy_error:.1e}" for kind in ("torch", "onnxruntime", "reference")]

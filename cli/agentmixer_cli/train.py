@@ -170,7 +170,7 @@ def train(
         )
         return
     if len(chosen) == 1:
-        console.print(figures.summary_line(chosen[0]), soft_wrap=True, markup=False)
+        console.sentence(figures.summary_line(chosen[0]))
     else:
         done = chosen[0].summary or {}
         console.print(

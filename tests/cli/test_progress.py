@@ -76,7 +76,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("deploy-sim --episodes 2", "rehearsing\n", "playing, deployed agents: episode 2 of 2"),
         ("isolation", "attacking", "in the sandbox: attack 52 of 52, "),
-        ("verify", "verifying ", "verifying agent_4, agent 5 of 5"),
+        ("verify", "verifying agent_0, agent 1 of 5", "verifying agent_4, agent 5 of 5"),
     ],
 )
 @pytest.mark.usefixtures("hasty")

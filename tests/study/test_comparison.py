@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import signal
@@ -12,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from agentmixer_cli.compare import _tables
 from commands import FORKS, Process
 from conftest import quiet
+from rich.console import Console
 from scipy import stats
 
 from agentmixer.config import parse_seeds
@@ -70,6 +73,22 @@ def test_rows_are_means_over_seeds_and_differences_are_paired() -> None:
     assert "`agentmixer compare a b`\n\nsteps: 1,500; x 1\n" in table
     assert "| a | 1 | 5 | 9 | 5 [-4.94, 14.9] | 6 |  | 0.500 | 1 |" in table
     assert "| b | 2 | 7 | 10 |" in table
+
+
+def test_the_printed_table_fits_80_columns_and_cuts_no_figure() -> None:
+    names = ["algorithm=agentmixer_ppo pm=hypernetwork", "algorithm=mappo pm=none"]
+    found = [trained(name, seed, -1234.5678 * seed) for name in names for seed in range(12)]
+    head, cells = comparison.cells(found, summarise(found))
+    out = io.StringIO()
+    console = Console(file=out, width=80)
+    for table in _tables(head, cells, 80):
+        console.print(table)
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80 and "…" not in out.getvalue()
+    for row in cells:
+        for figure in filter(None, row[1:]):
+            assert any(figure in line for line in lines), figure
+    assert all(any(column in line for line in lines) for column in head)
 
 
 def test_runs_are_trained_once_and_used_again(tmp_path: Path) -> None:
