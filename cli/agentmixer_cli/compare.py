@@ -57,12 +57,13 @@ def compare(
     from agentmixer.errors import AgentMixerError, nearest
     from agentmixer.study import comparison
     from agentmixer.train import run as runs
+    from agentmixer.train.settings import read_steps
 
     tasks.family(task)
     if measure not in (None, *comparison.MEASURES):
         raise AgentMixerError(f"unknown measure '{measure}'{nearest(str(measure), comparison.MEASURES)}")
     target = out or comparison.COMPARISONS / task / runs.folder_name(scenario)
-    settings = parse_assignments(assignments or []) | ({} if steps is None else {"total_steps": steps})
+    settings = parse_assignments(assignments or []) | ({} if steps is None else {"total_steps": read_steps(steps)})
     for text in vary or []:
         if (key := text.partition("=")[0].strip()) in settings:
             raise AgentMixerError(f"--vary and --set both give {key}; leave one of them out")

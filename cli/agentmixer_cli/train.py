@@ -81,8 +81,10 @@ def train(
     from agentmixer.train import begun_from, checkpoint, figures, trainer
     from agentmixer.train import run as runs
     from agentmixer.train.algorithms import ALGORITHMS
+    from agentmixer.train.settings import read_steps
 
     console = Terminal(stderr=as_json, quiet=as_json)
+    steps = None if steps is None else read_steps(steps)
     if algorithm not in ALGORITHMS:
         raise AgentMixerError(f"unknown algorithm '{algorithm}'{nearest(algorithm, ALGORITHMS)}")
     tasks.family(task)
