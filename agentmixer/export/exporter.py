@@ -80,6 +80,7 @@ def record(
     The last sixteenth meets what play never shows: noise of standard deviation 10, and masks that forbid half of what is
     legal. progress: called with how far it is."""
     generator = np.random.default_rng(GOLDEN_SEED)
+    progress(f"recording {steps} steps")
     seen = task.reset(GOLDEN_SEED)
     spec, device = task.spec, team.device
     memory = team.memory(1)["actor"]

@@ -199,6 +199,7 @@ def train_all(
         futures = {pool.submit(_in_a_process, run, training): (variant, run) for variant, run in todo}
         try:
             waiting = set(futures)
+            progress(_how_far(prepared, len(found)))
             while waiting:
                 ended, waiting = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
                 for future in ended:

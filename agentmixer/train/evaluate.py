@@ -60,6 +60,7 @@ def evaluate(
     returns, won, lengths = np.zeros(episodes), np.zeros(episodes, bool), np.zeros(episodes, int)
     unended = np.zeros(episodes, bool)
     for begin in range(0, episodes, envs):
+        progress(f"episodes {begin} of {episodes}")
         step = task.reset(seed, np.arange(begin, begin + envs))
         memory, signal = (team.memory(envs)[name] for name in ("actor", "signal"))
         episode_start = torch.ones(envs, device=device)

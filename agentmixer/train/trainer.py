@@ -104,7 +104,7 @@ class _Training:
         self.measure = "win_rate" if self.spec.reports_wins else "return"
         #: What `latest` is: not what is exported, which alone acts greedily.
         self._figure = f"sampled joint {self.measure.replace('_', ' ')}"
-        self._doing = Doing(lambda line: console.print(line, soft_wrap=True, markup=False))
+        self._doing = Doing(lambda line: console.print(line, soft_wrap=True, markup=False), at_once=False)
         self.algorithm = checkpoint.build(chosen, self.spec)
         if self.algorithm.own_threads:
             torch.set_num_threads(1)

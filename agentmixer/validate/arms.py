@@ -161,6 +161,7 @@ def _play(
 ) -> Played:
     returns, won, actions, shadows, unended = [], [], [], [], []
     for episode in range(episodes):
+        progress(f"episode {episode + 1} of {episodes}")
         step = task.reset(seed, np.array([episode]))
         arm.reset(episode)
         if shadow:

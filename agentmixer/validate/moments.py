@@ -37,6 +37,7 @@ def record(bundle: Bundle, task: Task, steps: int, progress: Callable[[str], Non
     how far it is."""
     moments: list[Moment] = []
     spec = task.spec
+    progress(f"recording {steps} steps")
     with Host(bundle, PATIENCE_S) as host:
         arm = DeployedArm(host, spec)
         episode = 0

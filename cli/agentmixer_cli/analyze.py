@@ -34,7 +34,7 @@ def analyze(
 
     chosen = runs.load(run) if run else runs.newest()
     console = Terminal(stderr=as_json)
-    with console.doing("analysing") as doing:
+    with console.doing() as doing:
         result = analysis.analyze(chosen, doing)
     if as_json:
         typer.echo(json.dumps({"run": str(chosen.path), "scenario": chosen.scenario, **result}))

@@ -82,7 +82,7 @@ def compare(
             indent=2,
         )
 
-    with console.doing("training") as doing:
+    with console.doing() as doing:
         found = comparison.train_all(prepared, jobs, done, asked.measure, doing)
     rows = comparison.summarise(found)
     texts = {"md": comparison.markdown(asked, found, rows), "json": comparison.to_json(asked, found, rows)}

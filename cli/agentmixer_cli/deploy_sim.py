@@ -95,7 +95,7 @@ def deploy_sim(
             chosen = None if fault_matrix else faults
             _with_faults(console, as_json, target, chosen, deadline_ms, require_isolation, *arguments)
             return
-        with console.doing("rehearsing") as doing:
+        with console.doing() as doing:
             result = rehearsal.deploy_sim(
                 *arguments,
                 deadline_s=None if deadline_ms is None else deadline_ms / 1e3,
@@ -138,7 +138,7 @@ def _with_faults(
     from agentmixer.validate import faults as rehearsal
 
     deadline_s = None if deadline_ms is None else deadline_ms / 1e3
-    with console.doing("rehearsing") as doing:
+    with console.doing() as doing:
         if faults is None:
             matrix = rehearsal.matrix(
                 bundle, episodes, seed, run, deadline_s, progress=doing, require_isolation=require_isolation

@@ -48,7 +48,7 @@ def evaluate(
         algorithm, at = checkpoint.load_weights(chosen, task, file)
         algorithm.team.generators[0].manual_seed(stream)
         longest = judge.longest_episode(task.spec, chosen.config.run.judge_limit)
-        with console.doing(f"playing {episodes} episodes") as doing:
+        with console.doing() as doing:
             played = judge.evaluate(
                 algorithm.team, task, episodes, stream, policy == "joint", not sampled, longest, progress=doing
             )

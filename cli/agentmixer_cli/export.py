@@ -55,7 +55,7 @@ def export(
         raise AgentMixerError(f"unknown export format '{per_agent}'{nearest(per_agent, ['onnx'])}")
     console = Terminal(stderr=as_json)
     source, file = run_and_checkpoint(run, step, task_code, None if as_json else console)
-    with console.doing("exporting") as doing:
+    with console.doing() as doing:
         result = exporter.export(source, out, doing, sign, team, release, file, replace)
     if as_json:
         parity = {

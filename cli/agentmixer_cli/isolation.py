@@ -29,7 +29,7 @@ def isolation(
 
     found = opened(bundle, trusted)
     console = Terminal(stderr=as_json)
-    with console.doing("attacking without the sandbox, then in it") as doing:
+    with console.doing() as doing:
         result = self_test(found, doing)
     if as_json:
         typer.echo(result.to_json(), nl=False)

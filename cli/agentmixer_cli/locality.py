@@ -42,7 +42,7 @@ def locality(
     path = opened.path
     target = ReportFile(path, None, "locality.json")
     console = Terminal(stderr=as_json)
-    with console.doing(f"recording {steps} steps") as doing:
+    with console.doing() as doing:
         found = check.locality(opened, steps, source, doing)
     target.write(found.to_json())
     if as_json:

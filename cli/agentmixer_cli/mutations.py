@@ -34,7 +34,7 @@ def mutations(
     path = opened.path
     target = ReportFile(path, None, "mutations.json")
     console = Terminal(stderr=as_json)
-    with console.doing("recording what the team does") as doing:
+    with console.doing() as doing:
         found = check.mutations(opened, source, doing)
     target.write(found.to_json())
     if as_json:

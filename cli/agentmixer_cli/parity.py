@@ -35,7 +35,7 @@ def parity(
     target = ReportFile(opened.path, None, "parity.json")
     if not as_json:
         console.place("bundle", opened.path)
-    with console.doing("playing") as doing:
+    with console.doing() as doing:
         result = ladder.climb(opened, source, doing)
     target.write(result.to_json())
     if as_json:

@@ -103,16 +103,14 @@ class Terminal(Console):
             yield Segment(text if control else _lines(text), style, control)
 
     @contextlib.contextmanager
-    def doing(self, what: str = "") -> Iterator[Callable[[str], None]]:
+    def doing(self) -> Iterator[Callable[[str], None]]:
         """Say what a command does that may take long. What is yielded is to be called with what it does next, and how far
-        it is. On a terminal one line shows the newest; elsewhere lines are printed on standard error, `what` at once and
-        then one every 10 s."""
+        it is. On a terminal one line shows the newest; elsewhere lines are printed on standard error, the first at once and
+        then one every 10 s. Nothing is printed before the first call, so that bad input is answered by its sentence alone."""
         if self.is_terminal and sys.stderr.isatty():
-            with self.status(escape(what)) as status:
+            with self.status("starting") as status:
                 yield lambda now: status.update(escape(now))
         else:
-            if what:
-                say(what, err=True)
             yield Doing(lambda now: say(now, err=True))
 
     def sentence(self, text: str, indent: int = 0, style: str | None = None) -> None:

@@ -36,7 +36,7 @@ def verify(
     from agentmixer.runtime.verify import verify as check
 
     chosen, console = path or newest(), Terminal(stderr=as_json)
-    with console.doing() as doing:  # it seldom takes long
+    with console.doing() as doing:
         report = check(chosen, trusted, agent, doing)
     if as_json:
         typer.echo(report.to_json(), nl=False)

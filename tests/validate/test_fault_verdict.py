@@ -200,7 +200,7 @@ def test_a_machine_too_busy_is_no_verdict_on_single_faults_either(exported: Expo
     for fault in ("drop=0.1", "kill=agent_2@5"):
         told = agentmixer(*common, "--fault", fault, cwd=tmp_path)
         assert told.returncode == 2 and "too busy to judge: without any fault" in told.stderr
-        assert told.stderr.splitlines()[0] == "rehearsing"
+        assert told.stderr.splitlines()[0] == "playing without faults: episode 1 of 1"
         assert told.stderr.splitlines()[-1].startswith("error: ") and not report.exists()
 
 
