@@ -59,8 +59,8 @@ class Settings(msgspec.Struct, frozen=True):
         that names the key, and the nearest known key or the values that it may have."""
         unknown(overrides, self.names(), kind)
         hints = get_type_hints(type(self), include_extras=True)
-        checked = {key: _checked(f"{kind} {key}", value, hints[key]) for key, value in overrides.items()}
-        return msgspec.structs.replace(self, **checked)
+        values = {key: checked(f"{kind} {key}", value, hints[key]) for key, value in overrides.items()}
+        return msgspec.structs.replace(self, **values)
 
 
 #: What is not a setting, though it is called one elsewhere: the way out.
@@ -174,8 +174,8 @@ def _declared(hint: Any) -> Declared:
     return Declared(base, said("ge"), said("le"), said("description") or "")
 
 
-def _checked(name: str, value: Any, hint: Any) -> Any:
-    """A value as its declaration wants it. name: what an error calls the setting."""
+def checked(name: str, value: Any, hint: Any) -> Any:
+    """A value as its declaration wants it, a text too. name: what an error calls it. Raises AgentMixerError."""
     declared = _declared(hint)
     try:
         return msgspec.convert(_read(value, declared.type), hint)

@@ -78,8 +78,12 @@ class Process:
 
     def workers(self) -> list[psutil.Process]:
         """The processes that its multiprocessing has started and that have not ended."""
-        running = [child for child in psutil.Process(self._process.pid).children() if child.status() != "zombie"]
-        return [child for child in running if "spawn_main" in " ".join(child.cmdline())]
+        found = []
+        for child in psutil.Process(self._process.pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has ended since
+                if child.status() != "zombie" and "spawn_main" in " ".join(child.cmdline()):
+                    found.append(child)
+        return found
 
     def done(self, timeout: float) -> Done:
         """Wait for its end."""

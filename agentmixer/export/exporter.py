@@ -72,18 +72,22 @@ class Exported(NamedTuple):
 
 
 @torch.no_grad()
-def record(team: Team, task: Task, steps: int = GOLDEN_STEPS) -> list[Golden]:
+def record(
+    team: Team, task: Task, steps: int = GOLDEN_STEPS, progress: Callable[[str], None] = lambda _: None
+) -> list[Golden]:
     """Let the trained (stacked) actors play greedily for `steps` steps of one environment.
 
     The last sixteenth meets what play never shows: noise of standard deviation 10, and masks that forbid half of what is
-    legal."""
+    legal. progress: called with how far it is."""
     generator = np.random.default_rng(GOLDEN_SEED)
+    progress(f"recording {steps} steps")
     seen = task.reset(GOLDEN_SEED)
     spec, device = task.spec, team.device
     memory = team.memory(1)["actor"]
     rows: list[list[tuple[np.ndarray, ...]]] = [[] for _ in spec.agents]
     fresh = True
     for t in range(steps):
+        progress(f"recording step {t + 1} of {steps}")
         obs, mask = to_torch(seen.obs, device), to_torch(seen.action_mask, device)
         if t >= steps - steps // 16:
             noise = torch.from_numpy(generator.normal(0.0, 10.0, obs.shape).astype(np.float32)).to(device)
@@ -297,7 +301,7 @@ def export(
 
     file: the checkpoint, the run's newest unless given. The bundle goes to `out`, or to `default_path`. What is there
     is left alone; with `replace` a bundle that is there gives way, with its signatures and reports. Nothing appears
-    there before all agents have passed parity. Calls `progress` with each agent's name. sign: file of the private key to
+    there before all agents have passed parity. Calls `progress` with each agent that is exported. sign: file of the private key to
     sign it with; team_id, release: what a device may hold its agent to (`default_team_id` unless given). Raises
     AgentMixerError if parity fails, something is in the bundle's place, the key is none, `team_id` or `release` cannot be
     what they should, or the algorithm's agents need more than their own observations."""
@@ -315,7 +319,7 @@ def export(
         spec = task.spec
         team = checked_team(default_team_id(spec) if team_id is None else team_id, release)
         algorithm, step = checkpoint.load_weights(run, task, file)
-        goldens = record(algorithm.team, task)
+        goldens = record(algorithm.team, task, progress=progress)
     source = Source(
         agentmixer=__version__,
         algorithm=run.algorithm,
@@ -336,7 +340,7 @@ def export(
     with _folder(target.parent), tempfile.TemporaryDirectory(prefix=".export-", dir=target.parent) as scratch:
         draft = Path(scratch) / "bundle"
         for index, name in enumerate(spec.agents):
-            progress(name)
+            progress(f"exporting {name}, agent {index + 1} of {spec.num_agents}")
             actor = algorithm.team.deployed(index)
             metadata = {
                 "agent": name,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -49,9 +50,11 @@ class VerifyReport(Report):
     isolation: str
 
 
-def verify(path: Path, trusted: Path | None = None, name: str | None = None) -> VerifyReport:
+def verify(
+    path: Path, trusted: Path | None = None, name: str | None = None, progress: Callable[[str], None] = lambda _: None
+) -> VerifyReport:
     """Check a bundle, or one agent's folder. trusted: file of the public key that must have signed it, and whose pin holds;
-    name: which agent a folder must be of.
+    name: which agent a folder must be of; progress: called with how far it is.
 
     Raises AgentMixerError if `path` is neither, or if the key or its pin is none; whatever is wrong with a bundle that is
     one, is in the report."""
@@ -63,7 +66,7 @@ def verify(path: Path, trusted: Path | None = None, name: str | None = None) -> 
             raise AgentMixerError(
                 f"{path} is a whole bundle, which holds all agents; --agent is for one agent's folder"
             )
-        return _bundle(path, trusted, pinned)
+        return _bundle(path, trusted, pinned, progress)
     if os.path.lexists(path / AGENT_FILE):
         with _Inspection(path, 1) as inspection:
             _agent(inspection, path, "agent", trusted, pinned, name)
@@ -87,7 +90,9 @@ def inspected(folder: Path, trusted: Path | None = None, name: str | None = None
     return files
 
 
-def _bundle(path: Path, trusted: Path | None, pinned: signature.Pin | None) -> VerifyReport:
+def _bundle(
+    path: Path, trusted: Path | None, pinned: signature.Pin | None, progress: Callable[[str], None]
+) -> VerifyReport:
     checklist = Checklist()
     found = checklist.run(TEAM, "read", _read_team, path)
     signed = checklist.run(TEAM, "signature", _team_signature, found, _Key(trusted))
@@ -100,7 +105,8 @@ def _bundle(path: Path, trusted: Path | None, pinned: signature.Pin | None) -> V
             checklist.leave_out(TEAM, *TEAM_CHECKS)
         if not names:
             checklist.add("agents", "all", "not run", "something they need has failed")
-        for name in names:
+        for number, name in enumerate(names, 1):
+            progress(f"verifying {name}, agent {number} of {len(names)}")
             _agent(inspection, path / AGENTS_FOLDER / name, name, trusted, pinned)
     return inspection.report()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,10 @@ from agentmixer.train.team import ActorStep, Team
 SIGNALS = 2**13
 
 
-def analyze(run: Run) -> dict[str, Any]:
+def analyze(run: Run, progress: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
     """Expected return and exact gaps of a run's newest checkpoint: step, maximum payoff, and of the policies
-    `joint`, `actors` and `actors_greedy` each return, ce, cce and ne (None for the joint policy).
+    `joint`, `actors` and `actors_greedy` each return, ce, cce and ne (None for the joint policy). Calls `progress` with how far
+    it is.
 
     Raises AgentMixerError if the run is not one of task matrix."""
     if run.task != "matrix":
@@ -37,7 +39,7 @@ def analyze(run: Run) -> dict[str, Any]:
     with contextlib.closing(run.make_task(1)) as task:
         algorithm, step = checkpoint.load_weights(run, task, checkpoint.latest(run))
         actors, modes = actor_distributions(algorithm.team, task)
-        joint = joint_distribution(algorithm.team, task)
+        joint = joint_distribution(algorithm.team, task, progress)
     policies = {
         "joint": _judge(payoff, joint),
         "actors": _judge(payoff, product(actors), actors),
@@ -46,18 +48,19 @@ def analyze(run: Run) -> dict[str, Any]:
     return {"step": step, "maximum": float(payoff.max()), "policies": policies}
 
 
-def joint_distribution(team: Team, task: Task) -> np.ndarray:
+def joint_distribution(team: Team, task: Task, progress: Callable[[str], None] = lambda _: None) -> np.ndarray:
     """The joint policy of a matrix game as the probability of every joint action, float64 [A_0, ..., A_(N-1)].
 
     Given the signal it is a product over agents, exactly. Where the run has a signal, these products are averaged
-    over SIGNALS quasi-random ones."""
+    over SIGNALS quasi-random ones. Calls `progress` with how far it is."""
     state, mask, actors = _seen(team, task)
     signals = torch.zeros(1, 0)
     if team.signal:
         even = stats.qmc.Sobol(team.signal, scramble=False).random(SIGNALS) + 0.5 / SIGNALS
         signals = torch.from_numpy(stats.norm.ppf(even)).float()
     total = np.zeros([space.n for space in task.spec.action_spaces])
-    for signal in signals.split(1024):
+    for done, signal in enumerate(signals.split(1024)):
+        progress(f"averaging over signals: {1024 * done:,} of {len(signals):,}")
         size = len(signal)
         with torch.no_grad():
             many = ActorStep(*(array.expand(-1, size, -1) for array in actors))

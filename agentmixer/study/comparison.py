@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from multiprocessing import resource_tracker
@@ -176,14 +176,16 @@ def question(prepared: list[tuple[Variant, Run]], measure: str | None, command: 
 
 
 def train_all(
-    prepared: list[tuple[Variant, Run]], jobs: int, done: Callable[[Trained], None], measure: str
-) -> list[Trained]:
+    prepared: list[tuple[Variant, Run]], jobs: int, done: Callable[[Trained], None], measure: str,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[Trained]:  # fmt: skip
     """Train what is not finished, `jobs` runs at a time, each on one thread, and call `done` with each as it ends.
 
-    measure: win_rate or return. Returns all, in the order of `prepared`. Raises AgentMixerError if a run fails, and
-    KeyboardInterrupt if somebody interrupts, once every run that was being trained has a checkpoint. What is finished is
-    kept and used by the next call."""
+    measure: win_rate or return. Calls `progress` with how far all runs are. Returns all, in the order of `prepared`. Raises AgentMixerError if a run fails, and
+    KeyboardInterrupt if somebody interrupts, once every training process has ended: at once before its run's first
+    checkpoint, and later with one. What is finished is kept and used by the next call."""
     found: dict[Path, Trained] = {}
+    training: dict[int, Run] = {}
 
     def note(variant: Variant, run: Run) -> None:
         found[run.path] = judge(variant, run, measure)
@@ -194,15 +196,20 @@ def train_all(
             note(variant, run)
     todo = [(variant, run) for variant, run in prepared if run.path not in found]
     with ThreadPoolExecutor(jobs) as pool:
-        futures = {pool.submit(_in_a_process, run): (variant, run) for variant, run in todo}
+        futures = {pool.submit(_in_a_process, run, training): (variant, run) for variant, run in todo}
         try:
-            for future in as_completed(futures):
-                if not future.result():
-                    raise KeyboardInterrupt
-                note(*futures[future])
+            waiting = set(futures)
+            progress(_how_far(prepared, len(found)))
+            while waiting:
+                ended, waiting = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    if not future.result():
+                        raise KeyboardInterrupt
+                    note(*futures[future])
+                progress(_how_far(prepared, len(found)))
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
-            _stop(list(futures))
+            _stop(list(futures), training)
             raise
         except BrokenProcessPool:
             raise AgentMixerError(
@@ -213,30 +220,40 @@ def train_all(
     return [found[run.path] for _, run in prepared]
 
 
-def _stop(futures: list[Future[bool]]) -> None:
-    """Pass Ctrl-C on to every training process, also to those that have only begun, and wait until all have ended. A
-    second Ctrl-C is passed on as well; it ends those that are still saving what they have."""
+def _how_far(prepared: list[tuple[Variant, Run]], finished: int) -> str:
+    saved = sum(runs.steps_done(run) for _, run in prepared)
+    total = sum(run.config.run.total_steps for _, run in prepared)
+    return f"training: {finished} of {len(prepared)} runs finished, {saved:,} of {total:,} steps saved"
+
+
+def _stop(futures: list[Future[bool]], training: dict[int, Run]) -> None:
+    """Pass Ctrl-C on to every training process whose run has a checkpoint, kill the others, which have nothing to lose, and
+    wait until all have ended. A second Ctrl-C is passed on as well; it ends those that are still saving what they have.
+
+    training: the run of each process, by its id; a process that has only begun is not in it."""
     told: set[int | None] = set()
     while True:
         try:
             for process in multiprocessing.active_children():
                 if process.pid not in told:
                     told.add(process.pid)
+                    run = training.get(process.pid or 0)
                     with contextlib.suppress(OSError):
-                        os.kill(process.pid or 0, signal.SIGINT)
+                        os.kill(process.pid or 0, signal.SIGINT if run and run.checkpoint_files else signal.SIGKILL)
             if not wait(futures, timeout=0.1).not_done:
                 return
         except KeyboardInterrupt:
             told.clear()
 
 
-def _in_a_process(run: Run) -> bool:
-    """A fresh process a run: none inherits what another left in torch's or JAX's global state.
+def _in_a_process(run: Run, training: dict[int, Run]) -> bool:
+    """A fresh process a run: none inherits what another left in torch's or JAX's global state. Its id is noted in `training`.
 
     It begins with Ctrl-C blocked, which reaches every process of a terminal."""
     resource_tracker.ensure_running()  # it unblocks Ctrl-C when it starts, so it is started before
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), worker.begin) as pool:
+        training[pool.submit(os.getpid).result()] = run
         return pool.submit(_train, run).result()
 
 
@@ -289,8 +306,8 @@ def summarise(found: list[Trained]) -> list[Row]:
     return rows
 
 
-def markdown(asked: Question, found: list[Trained], rows: list[Row]) -> str:
-    """The table, as docs/results.md wants it, under what was asked and made with what."""
+def cells(found: list[Trained], rows: list[Row]) -> tuple[list[str], list[list[str]]]:
+    """The table in words: the names of its columns, and a list of cells for each variant."""
     groups = {row.variant: [trained for trained in found if trained.variant == row.variant] for row in rows}
     gaps = any(trained.ce_gap for trained in found)
     head = [
@@ -299,13 +316,15 @@ def markdown(asked: Question, found: list[Trained], rows: list[Row]) -> str:
         "mean [95 %]",
         "joint",
         "against the first",
+        "mode agreement, least",
+        *(["CE gap, largest: joint, exported"] if gaps else []),
+        "seconds a run",
     ]
-    head += ["mode agreement, least", *(["CE gap, largest: joint, exported"] if gaps else []), "seconds a run"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    table = []
     for row in rows:
         group = groups[row.variant]
         agreement = [t.mode_agreement for t in group if t.mode_agreement is not None]
-        cells = [
+        line = [
             row.variant,
             *(f"{t.decentralised:.3g}" for t in group),
             row.decentralised.told(".3g"),
@@ -315,16 +334,24 @@ def markdown(asked: Question, found: list[Trained], rows: list[Row]) -> str:
         ]  # fmt: skip
         if gaps:
             worst = {key: max(t.ce_gap[key] for t in group if t.ce_gap) for key in ("joint", "actors_greedy")}
-            cells.append(f"{worst['joint']:.4f}, {worst['actors_greedy']:.4f}")
-        lines.append("| " + " | ".join([*cells, f"{np.mean([t.seconds for t in group]):.0f}"]) + " |")
+            line.append(f"{worst['joint']:.4f}, {worst['actors_greedy']:.4f}")
+        table.append([*line, f"{np.mean([t.seconds for t in group]):.0f}"])
+    return head, table
+
+
+def markdown(asked: Question, found: list[Trained], rows: list[Row]) -> str:
+    """The table, as docs/results.md wants it, under what was asked and made with what."""
+    head, table = cells(found, rows)
+    lines = ["| " + " | ".join(line) + " |" for line in (head, *table)]
+    lines.insert(1, "|" + "---|" * len(head))
     software = ", ".join(f"{name} {version}" for name, version in asked.made_with.items())
     steps = ", ".join(f"{settings['total_steps']:,}" for settings in asked.variants.values())
-    head = [
+    above = [
         f"{asked.measure.replace('_', ' ')}, decentralised and greedy, {asked.task} {asked.scenario}",
         f"`{asked.command}`",
         f"steps: {steps}; {software}",
     ]
-    return "\n\n".join(head) + "\n\n" + "\n".join(lines) + "\n"
+    return "\n\n".join(above) + "\n\n" + "\n".join(lines) + "\n"
 
 
 def to_json(asked: Question, found: list[Trained], rows: list[Row]) -> str:

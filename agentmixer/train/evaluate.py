@@ -49,16 +49,18 @@ def longest_episode(spec: TaskSpec, limit: int) -> int:
 @torch.no_grad()
 def evaluate(
     team: Team, task: Task, episodes: int, seed: int, joint: bool = False, greedy: bool = True,
-    longest: int = JUDGE_LIMIT,
-    stop: Callable[[], bool] = lambda: False,
+    longest: int = JUDGE_LIMIT, stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Episodes:  # fmt: skip
     """Play episodes 0 .. episodes-1 of `seed`, each from its own random stream, E at a time.
 
-    longest: steps after which an episode is cut off. stop: asked before every step. Raises Interrupted once it says yes."""
+    longest: steps after which an episode is cut off. stop: asked before every step. Raises Interrupted once it says yes.
+    progress: called with how far it is."""
     device, envs = team.device, task.num_envs
     returns, won, lengths = np.zeros(episodes), np.zeros(episodes, bool), np.zeros(episodes, int)
     unended = np.zeros(episodes, bool)
     for begin in range(0, episodes, envs):
+        progress(f"episodes {begin} of {episodes}")
         step = task.reset(seed, np.arange(begin, begin + envs))
         memory, signal = (team.memory(envs)[name] for name in ("actor", "signal"))
         episode_start = torch.ones(envs, device=device)
@@ -69,6 +71,7 @@ def evaluate(
         while running[:count].any() and length.max() < longest:
             if stop():
                 raise Interrupted
+            progress(f"episodes {begin + count - running[:count].sum()} of {episodes}")
             obs, state, mask = (to_torch(a, device) for a in (step.obs, step.state, step.action_mask))
             if joint:
                 signal = team.next_signal(signal, episode_start)

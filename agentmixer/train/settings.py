@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_type_hints
 
 import msgspec
 from msgspec import Meta
 
-from agentmixer.config import Interval, Settings, Width, about, unknown
+from agentmixer.config import Interval, Settings, Width, about, checked, unknown
 from agentmixer.errors import AgentMixerError
 
 Deviation = Annotated[float, Meta(ge=1e-4, le=10.0)]
@@ -111,6 +111,11 @@ class RunSettings(Settings, frozen=True):
     def lanes(self) -> int:
         """How many tasks share a run's environments: two if pipelined and if there are two halves."""
         return 2 if self.pipelined and self.num_envs % 2 == 0 else 1
+
+
+def read_steps(typed: str) -> str:
+    """What --steps was given, as the setting total_steps takes it. Raises AgentMixerError that names the option."""
+    return str(checked("--steps", typed, get_type_hints(RunSettings, include_extras=True)["total_steps"]))
 
 
 class AlgorithmSettings(Settings, frozen=True):

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from agentmixer import intervals
 from agentmixer.errors import AgentMixerError, TeamError
+from agentmixer.progress import Doing
 from agentmixer.tasks import Task
 from agentmixer.tasks.base import Restarting
 from agentmixer.tasks.side_by_side import apart, joined, side_by_side
@@ -33,8 +34,6 @@ from agentmixer.train.run_files import read_config
 
 #: Evaluation episodes come from this stream; the command line keeps training seeds below a million.
 EVALUATION_SEED = 1_000_003
-#: Where there is no terminal to draw a bar on, a line is printed as often, s.
-LINE_EVERY_S = 10.0
 
 
 def train(run: Run, console: Console, resume: bool = False) -> bool:
@@ -105,7 +104,7 @@ class _Training:
         self.measure = "win_rate" if self.spec.reports_wins else "return"
         #: What `latest` is: not what is exported, which alone acts greedily.
         self._figure = f"sampled joint {self.measure.replace('_', ' ')}"
-        self._said = time.monotonic()
+        self._doing = Doing(lambda line: console.print(line, soft_wrap=True, markup=False), at_once=False)
         self.algorithm = checkpoint.build(chosen, self.spec)
         if self.algorithm.own_threads:
             torch.set_num_threads(1)
@@ -285,11 +284,8 @@ class _Training:
         latest = f"{sum(known) / len(known):.2f}" if known else "-"
         rate = self.clock.steps_per_second(self.step)
         progress.update(bar, completed=min(self.step, self.settings.total_steps), rate=rate, latest=latest)
-        if not self.console.is_terminal and time.monotonic() - self._said >= LINE_EVERY_S:
-            self._said = time.monotonic()
-            self.console.print(
-                f"step {self.step:>10,}  {rate:>6,.0f} steps/s  {self._figure} {latest}", soft_wrap=True, markup=False
-            )
+        if not self.console.is_terminal:
+            self._doing(f"step {self.step:>10,}  {rate:>6,.0f} steps/s  {self._figure} {latest}")
 
     def _say(self, lines: list[dict[str, Any]]) -> None:
         """One line of what teams that were just judged came to."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -136,27 +137,31 @@ class Played(NamedTuple):
 
 
 def play(
-    arm: Arm, task: Task, episodes: int, seed: int, shadow: Arm | None = None, longest: int = JUDGE_LIMIT
-) -> Played:
+    arm: Arm, task: Task, episodes: int, seed: int, shadow: Arm | None = None, longest: int = JUDGE_LIMIT,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Played:  # fmt: skip
     """Play episodes 0 .. episodes-1 of `seed` one after the other. Two arms that act alike see, bit for
     bit, the same episodes. task: one environment.
 
     shadow: another arm that sees every step and decides too, with its own memory, but moves nothing. Where
     physics is chaotic, two arms that differ in the last bit soon live in different worlds; a shadow stays in one.
-    longest: steps after which an episode is cut off (`evaluate.longest_episode`). Raises AgentMixerError if an environment
+    longest: steps after which an episode is cut off (`evaluate.longest_episode`). progress: called with how far it is. Raises AgentMixerError if an environment
     fails, whether it was made anew or not: the arms would no longer play the same episode."""
     # One environment's networks gain nothing from threads, and lose much where other work holds the cores.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return _play(arm, task, episodes, seed, shadow, longest)
+        return _play(arm, task, episodes, seed, shadow, longest, progress)
     finally:
         torch.set_num_threads(threads)
 
 
-def _play(arm: Arm, task: Task, episodes: int, seed: int, shadow: Arm | None, longest: int) -> Played:
+def _play(
+    arm: Arm, task: Task, episodes: int, seed: int, shadow: Arm | None, longest: int, progress: Callable[[str], None]
+) -> Played:
     returns, won, actions, shadows, unended = [], [], [], [], []
     for episode in range(episodes):
+        progress(f"episode {episode + 1} of {episodes}")
         step = task.reset(seed, np.array([episode]))
         arm.reset(episode)
         if shadow:
@@ -164,6 +169,7 @@ def _play(arm: Arm, task: Task, episodes: int, seed: int, shadow: Arm | None, lo
         taken: list[np.ndarray] = []
         total, beside, ended = 0.0, [], False
         while not ended and len(taken) < longest:
+            progress(f"episode {episode + 1} of {episodes}")
             if shadow:
                 beside.append(shadow.act(step))
             action = arm.act(step)

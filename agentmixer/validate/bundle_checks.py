@@ -32,12 +32,13 @@ class Context(NamedTuple):
     moments: list[Moment]
 
 
-def prepare(bundle: Bundle, run: Run | None = None) -> Context:
-    """What the checks need. Raises AgentMixerError if the run that the bundle came from is gone."""
+def prepare(bundle: Bundle, run: Run | None = None, progress: Callable[[str], None] = lambda _: None) -> Context:
+    """What the checks need. Calls `progress` with how far it is. Raises AgentMixerError if the run that the bundle came from is gone."""
     run = run or source_run(bundle)
     with contextlib.closing(run.make_task(1)) as task:
         algorithm, _ = checkpoint.load_weights(run, task, run.checkpoints / bundle.team.source.checkpoint)
-        return Context(bundle, algorithm, record_golden(algorithm.team, task), record(bundle, task, STEPS))
+        goldens = record_golden(algorithm.team, task, progress=progress)
+        return Context(bundle, algorithm, goldens, record(bundle, task, STEPS, progress))
 
 
 def _check_manifests(path: Path, context: Context) -> None:

@@ -162,14 +162,23 @@ def compare(
 
 
 def timing_checks(figures: dict[str, AgentFigures], deadline_s: float, control_period_s: float) -> list[Check]:
-    """Whether every decision came in time, and was a valid action."""
+    """Whether every decision came in time, and was a valid action. An agent's work is the same for every decision, so where
+    deciding as a rule takes less than a tenth of the deadline, late ones are laid to the machine."""
     missed = sum(agent.missed_deadlines for agent in figures.values())
+    usual = [agent.deciding_us["p50"] for agent in figures.values() if agent.missed_deadlines]
+    slowest = max((time for time in usual if time is not None), default=0.0)
+    whose = ""
+    if missed and None not in usual and slowest < deadline_s * 1e6 / 10:
+        whose = (
+            f"; deciding takes these agents {slowest / 1e3:.2g} ms as a rule, so the machine was busy: try again when it "
+            "is idle, or with a longer --deadline-ms"
+        )
     invalid = sum(agent.invalid_decisions for agent in figures.values())
     return [
         Check(
             name="deadline",
             status=judged(not missed),
-            sentence=f"{missed} decisions later than {deadline_s * 1e3:g} ms (control period {control_period_s * 1e3:g} ms)",
+            sentence=f"{missed} decisions later than {deadline_s * 1e3:g} ms (control period {control_period_s * 1e3:g} ms){whose}",
         ),
         Check(
             name="decisions",
@@ -201,7 +210,7 @@ def deploy_sim(
 
     margin: what deployed and actors may differ by (`equivalence.equivalence` says in what unit); if given it decides.
     deadline_s: how long a step waits for decisions; the control period unless given. Calls `progress` with
-    each arm's name. run: as `source_run.source_run` gives it. Raises AgentMixerError if the run is gone, an agent cannot be started,
+    what is played, and how far. run: as `source_run.source_run` gives it. Raises AgentMixerError if the run is gone, an agent cannot be started,
     or its isolation is required and not full."""
     run = run or source_run(bundle)
     with contextlib.closing(run.make_task(1)) as task:
@@ -215,15 +224,16 @@ def _deploy_sim(
     check_task(task, bundle, run)
     algorithm, _ = checkpoint.load_weights(run, task, run.checkpoints / bundle.team.source.checkpoint)
     longest = longest_episode(task.spec, run.config.run.judge_limit)
-    progress("joint")
+
+    def playing(arm: str) -> Callable[[str], None]:
+        return lambda done: progress(f"playing, {arm}: {done}")
+
     joint = JointArm(algorithm.team)
-    played = {"joint": play(joint, task, episodes, seed, longest=longest)}
-    progress("actors")
-    played["actors"] = play(ActorsArm(algorithm.team), task, episodes, seed, longest=longest)
-    progress("deployed")
+    played = {"joint": play(joint, task, episodes, seed, None, longest, playing("joint policy"))}
+    played["actors"] = play(ActorsArm(algorithm.team), task, episodes, seed, None, longest, playing("actors"))
     with Host(bundle, deadline_s, require_isolation=require_isolation) as host:
         deployed, shadow = DeployedArm(host, task.spec), ActorsArm(algorithm.team)
-        played["deployed"] = play(deployed, task, episodes, seed, shadow, longest)
+        played["deployed"] = play(deployed, task, episodes, seed, shadow, longest, playing("deployed agents"))
         figures = {agent.name: _figures(host, i, deployed.decisions) for i, agent in enumerate(host.agents)}
         first_action = max(host.start_seconds) + deployed.step_ns[0] / 1e9
     equivalent = equivalence.equivalence(

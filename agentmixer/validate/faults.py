@@ -94,15 +94,17 @@ class FaultMatrixReport(Report):
 def rehearse(
     bundle: Bundle, faults: Faults, episodes: int, seed: int, run: Run | None = None,
     deadline_s: float | None = None, require_isolation: bool = False,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> FaultReport:  # fmt: skip
     """Play `episodes` episodes with the deployed team under `faults`, drawn from `seed` as the episodes are. The same
-    episodes are played without any fault before.
+    episodes are played without any fault before. Calls `progress` with what is played, and how far.
 
     Raises AgentMixerError if the run is gone, an agent cannot be started, or decisions are late without any fault, on a
     busy machine; AgentLost if an agent breaks the protocol."""
     with _task(bundle, run) as (task, longest):
-        _check_calm(_rehearse(bundle, task, longest, Faults(), episodes, seed, deadline_s, require_isolation))
-        return _rehearse(bundle, task, longest, faults, episodes, seed, deadline_s, require_isolation)
+        arguments = episodes, seed, deadline_s, require_isolation
+        _check_calm(_rehearse(bundle, task, longest, Faults(), *arguments, _playing(progress, "without faults")))
+        return _rehearse(bundle, task, longest, faults, *arguments, _playing(progress, "with faults"))
 
 
 def matrix(
@@ -111,19 +113,27 @@ def matrix(
     progress: Callable[[str], None] = lambda _: None, require_isolation: bool = False,
 ) -> FaultMatrixReport:  # fmt: skip
     """One report for each kind of fault at each rate, all on the same episodes; rate 0 is played once, without any fault,
-    and comes first. A delayed frame is held for one deadline, so that it always misses its step. Errors as in `rehearse`; nothing
-    is known of the machine if rate 0 is left out."""
+    and comes first. A delayed frame is held for one deadline, so that it always misses its step. `progress` and errors as in
+    `rehearse`; nothing is known of the machine if rate 0 is left out."""
     held_s = bundle.team.task.control_period_s if deadline_s is None else deadline_s
     cells = [Faults()] if 0 in rates else []
     cells += [Faults({kind: rate}, held_s) for kind in kinds for rate in rates if rate]
     reports: list[FaultReport] = []
     with _task(bundle, run) as (task, longest):
-        for faults in cells:
-            progress(", ".join(f"{kind} {rate:.0%}" for kind, rate in faults.rates.items()) or "no fault")
-            reports.append(_rehearse(bundle, task, longest, faults, episodes, seed, deadline_s, require_isolation))
+        for number, faults in enumerate(cells, 1):
+            told = ", ".join(f"{kind} {rate:.0%}" for kind, rate in faults.rates.items()) or "no fault"
+            playing = _playing(progress, f"rehearsal {number} of {len(cells)}, {told}")
+            reports.append(
+                _rehearse(bundle, task, longest, faults, episodes, seed, deadline_s, require_isolation, playing)
+            )
             if not faults.rates:
                 _check_calm(reports[0])
     return FaultMatrixReport(bundle=str(bundle.path), checks=tuple(map(_cell, reports)), reports=tuple(reports))
+
+
+def _playing(progress: Callable[[str], None], what: str) -> Callable[[str], None]:
+    """`progress` for the episodes of one rehearsal."""
+    return lambda done: progress(f"playing {what}: {done}")
 
 
 def _check_calm(report: FaultReport) -> None:
@@ -152,11 +162,11 @@ def _task(bundle: Bundle, run: Run | None) -> Iterator[tuple[Task, int]]:
 
 def _rehearse(
     bundle: Bundle, task: Task, longest: int, faults: Faults, episodes: int, seed: int, deadline_s: float | None,
-    require_isolation: bool,
+    require_isolation: bool, progress: Callable[[str], None],
 ) -> FaultReport:  # fmt: skip
     with Host(bundle, deadline_s, faults, seed, restart=True, require_isolation=require_isolation) as host:
         arm = DeployedArm(host, task.spec)
-        played = play(arm, task, episodes, seed, longest=longest)
+        played = play(arm, task, episodes, seed, longest=longest, progress=progress)
         settle(host, faults)
     figures: dict[str, Any] = {"return": intervals.mean(played.returns)._asdict()}
     if task.spec.reports_wins:

@@ -98,27 +98,27 @@ def attempt(stage: Stage, name: str) -> tuple[bool, str]:
     return reached, "" if got is not None else str(answer["error"])
 
 
-def _run(stage: Stage) -> Iterator[tuple[str, tuple[bool, str]]]:
-    for name in AIMS:
+def _run(stage: Stage, progress: Callable[[str], None]) -> Iterator[tuple[str, tuple[bool, str]]]:
+    for number, name in enumerate(AIMS, 1):
         if name not in stage.absent:
+            progress(f"attack {number} of {len(AIMS)}, {name}")
             yield name, attempt(stage, name)
 
 
 def self_test(bundle: Bundle, progress: Callable[[str], None] = lambda _: None) -> IsolationReport:
     """Attack a copy of the bundle's team twice, without the sandbox and with it.
 
-    Calls `progress` with each run's name. Raises AgentMixerError on a system without processes to inspect, for a
+    Calls `progress` with what it does, and how far it is. Raises AgentMixerError on a system without processes to inspect, for a
     team of one, or if an agent cannot be started."""
     if sys.platform != "linux":
         raise AgentMixerError("the isolation self-test attacks Linux processes; run it on Linux")
     if len(bundle.agents) < 2:
         raise AgentMixerError(f"{bundle.path} holds one agent, who has nobody to reach; choose a bundle of a team")
-    progress("without the sandbox")
     with Stage(bundle, protected=False) as stage:
-        control, absent = dict(_run(stage)), stage.absent
-    progress("in the sandbox")
+        control = dict(_run(stage, lambda attack: progress(f"without the sandbox: {attack}")))
+        absent = stage.absent
     with Stage(bundle, protected=True) as stage:
-        sandboxed = dict(_run(stage))
+        sandboxed = dict(_run(stage, lambda attack: progress(f"in the sandbox: {attack}")))
         isolation = {
             member.files.manifest.agent: {"level": member.isolation.level, **msgspec.to_builtins(member.isolation)}
             for member in (stage.attacker, *stage.victims)

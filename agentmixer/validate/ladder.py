@@ -86,18 +86,21 @@ class _Trace(NamedTuple):
 def climb(bundle: Bundle, run: Run | None = None, progress: Callable[[str], None] = lambda _: None) -> ParityReport:
     """Hold every agent's graph against the actor it was exported from, rung by rung.
 
-    run: as `source_run.source_run` gives it. Calls `progress` with each agent's name. Raises AgentMixerError if the
+    run: as `source_run.source_run` gives it. Calls `progress` with how far it is. Raises AgentMixerError if the
     run is gone or is not the bundle's, or a graph does not fit its manifest."""
     run = run or source_run(bundle)
     with contextlib.closing(run.make_task(1)) as task:
         check_task(task, bundle, run)
         algorithm, _ = checkpoint.load_weights(run, task, run.checkpoints / bundle.team.source.checkpoint)
-        recorded = record(algorithm.team, task, RECORDED)
+        recorded = record(algorithm.team, task, RECORDED, progress)
     played = [Golden(*(array[: RECORDED - RECORDED // 16] for array in golden)) for golden in recorded]
     rungs: list[RungCheck] = []
-    for (name, files), seen in zip(bundle.agents.items(), played, strict=True):
-        progress(name)
-        rungs += climb_agent(algorithm.team, files, seen, bundle.team.tolerances)
+    for number, ((name, files), seen) in enumerate(zip(bundle.agents.items(), played, strict=True), 1):
+        climbing = f"climbing: {name}, agent {number} of {len(played)}"
+        progress(climbing)
+        for rung in climb_agent(algorithm.team, files, seen, bundle.team.tolerances):
+            rungs.append(rung)
+            progress(f"{climbing}, past {rung.name}")
     spec = bundle.team.task
     return ParityReport(bundle=str(bundle.path), task=spec.name, scenario=spec.scenario, checks=tuple(rungs))
 

@@ -41,7 +41,7 @@ def locality(
 ) -> LocalityReport:
     """Record `steps` steps of the deployed team, then change what must not matter, one thing after another.
 
-    run: as `source_run.source_run` gives it. Calls `progress` with what comes next. Raises AgentMixerError if the run is gone or an agent cannot be started."""
+    run: as `source_run.source_run` gives it. Calls `progress` with what it does, and how far it is. Raises AgentMixerError if the run is gone or an agent cannot be started."""
     run = run or source_run(bundle)
     checks: list[BitCheck] = []
     static = {
@@ -51,12 +51,13 @@ def locality(
     with contextlib.closing(run.make_task(1)) as task:
         check_task(task, bundle, run)
         algorithm, _ = checkpoint.load_weights(run, task, run.checkpoints / bundle.team.source.checkpoint)
-        progress(f"recording {steps} steps")
-        moments = record(bundle, task, steps)
+        moments = record(bundle, task, steps, progress)
     if len(bundle.agents) > 1:  # a team of one has nobody to hear from
         for index, name in enumerate(bundle.agents):
-            progress(f"{name} while the others change")
+            doing = f"{name}, agent {index + 1} of {len(bundle.agents)}, while the others change"
+            progress(f"{doing}: in a running team")
             checks += running_team(bundle, moments, index)
+            progress(f"{doing}: in one process")
             checks += one_process(bundle, moments, index)
     progress("the process that trains")
     checks += training(algorithm, moments)

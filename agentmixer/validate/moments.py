@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -31,18 +32,21 @@ class Moment(NamedTuple):
     actions: list[np.ndarray]
 
 
-def record(bundle: Bundle, task: Task, steps: int, seed: int = LOCALITY_SEED) -> list[Moment]:
-    """Let the deployed team play whole episodes until `steps` steps are recorded. task: one environment."""
+def record(bundle: Bundle, task: Task, steps: int, progress: Callable[[str], None] = lambda _: None) -> list[Moment]:
+    """Let the deployed team play whole episodes until `steps` steps are recorded. task: one environment. Calls `progress` with
+    how far it is."""
     moments: list[Moment] = []
     spec = task.spec
+    progress(f"recording {steps} steps")
     with Host(bundle, PATIENCE_S) as host:
         arm = DeployedArm(host, spec)
         episode = 0
         while len(moments) < steps:
-            step = task.reset(seed, np.array([episode]))
+            step = task.reset(LOCALITY_SEED, np.array([episode]))
             arm.reset(episode)
             ended = False
             while not ended and len(moments) < steps:
+                progress(f"recording step {len(moments) + 1} of {steps}")
                 action = arm.act(step)
                 decisions = arm.decisions[-1]
                 if not all(decision.in_time for decision in decisions):

@@ -77,15 +77,14 @@ def mutations(
 ) -> MutationsReport:
     """Make every wrong copy of `bundle` and see which check objects first.
 
-    Calls `progress` with each mutation's name. Raises AgentMixerError if the run it came from is gone."""
-    progress("recording")
-    context = prepare(bundle, run)
+    Calls `progress` with what it does, and how far it is. Raises AgentMixerError if the run it came from is gone."""
+    context = prepare(bundle, run, progress)
     checks: list[Check] = []
-    for mutation in MUTATIONS:
-        progress(mutation.name)
+    for number, mutation in enumerate(MUTATIONS, 1):
+        progress(f"wrong copy {number} of {len(MUTATIONS)}: {mutation.name}")
         checks.append(mutate(mutation, context))
-    progress("running teams")
-    checks += tampered(context)
+    checks += tampered(context, progress)
+    progress("a copy with nothing wrong")
     with tempfile.TemporaryDirectory(prefix="agentmixer-") as scratch:
         path = Path(scratch) / "bundle"
         Draft(bundle).write(path)

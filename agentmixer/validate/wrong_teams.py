@@ -117,18 +117,20 @@ def check_parity(host: Host, context: Context) -> tuple[str, str] | None:
     )
 
 
-def tampered(context: Context) -> list[MutationCheck]:
-    """Teams of real processes with a bundle that is right and a link or a host that is wrong."""
+def tampered(context: Context, progress: Callable[[str], None] = lambda _: None) -> list[MutationCheck]:
+    """Teams of real processes with a bundle that is right and a link or a host that is wrong. Calls `progress` with each."""
     bundle, checks = context.bundle, []
     for name, what, change in (
         ("step echo off by one", "decisions echo the step after the one that was asked", _echo(step=1)),
         ("episode echo off by one", "decisions echo the next episode", _echo(episode=1)),
     ):
+        progress(f"wrong team: {name}")
         with Host(bundle, PATIENCE_S) as host:
             host.agents[0].link = _Link(host.agents[0].link, change)  # type: ignore[assignment]
             checks.append(mutation_check(name, what, _check_echo(host, context, 0)))
 
     name, what = "stale decision", "an agent answers with its last decision under the right echo"
+    progress(f"wrong team: {name}")
     varies = [
         i for i in range(len(bundle.agents))
         if any(not np.array_equal(a.actions[i], b.actions[i]) for a, b in zip(context.moments, context.moments[1:], strict=False))
@@ -143,6 +145,7 @@ def tampered(context: Context) -> list[MutationCheck]:
         checks.append(not_applicable(name, what, why))
 
     name, what = "observations permuted", "the host gives two agents each other's observation and mask"
+    progress(f"wrong team: {name}")
     if len(bundle.agents) < 2:
         checks.append(not_applicable(name, what, "a team of one"))
     elif not _heeded(context):

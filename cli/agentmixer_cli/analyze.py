@@ -33,11 +33,12 @@ def analyze(
     from agentmixer.train import run as runs
 
     chosen = runs.load(run) if run else runs.newest()
-    result = analysis.analyze(chosen)
+    console = Terminal(stderr=as_json)
+    with console.doing() as doing:
+        result = analysis.analyze(chosen, doing)
     if as_json:
         typer.echo(json.dumps({"run": str(chosen.path), "scenario": chosen.scenario, **result}))
         return
-    console = Terminal()
     console.print(f"{chosen.path} at step {result['step']:,}", soft_wrap=True, markup=False)
     console.print(
         _table(result["policies"], escape(f"{Path(chosen.scenario).name}: highest payoff {result['maximum']:g}"))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
+from typing import Annotated, get_args, get_type_hints
 
 import typer
+from msgspec import Meta
 from typer.exceptions import TyperException
 
 from agentmixer import __version__
+from agentmixer.config import checked
 from agentmixer.errors import AgentMixerError
 from agentmixer_cli import (
     analyze,
@@ -91,7 +95,8 @@ def _run(arguments: list[str]) -> int:
         # typer ends an interrupted command with this exit code itself, and says nothing.
         return app(arguments, prog_name="agentmixer", standalone_mode=False) or 0
     except TyperException as error:
-        say(f"error: {error.format_message().strip().rstrip('.')}; see {_whose(error, arguments)} --help", err=True)
+        told = _of_a_number(error, arguments) or error.format_message().strip().rstrip(".")
+        say(f"error: {told}; see {_whose(error, arguments)} --help", err=True)
     except AgentMixerError as error:
         say(f"error: {error}", err=True)
     except OSError as error:
@@ -114,3 +119,22 @@ def _whose(error: TyperException, arguments: list[str]) -> str:
         return str(context.command_path)
     known = [command.name for command in app.registered_commands]
     return " ".join(["agentmixer", *[word for word in arguments if word in known][:1]])
+
+
+def _of_a_number(error: TyperException, arguments: list[str]) -> str | None:
+    """What an option must be that is a number, in the words that settings have; None if the error is about anything else."""
+    param, context = getattr(error, "param", None), getattr(error, "ctx", None)
+    command = context and next((known for known in app.registered_commands if known.name == context.info_name), None)
+    if not param or not command or command.callback is None:
+        return None
+    hint, *declared = get_args(get_type_hints(command.callback, include_extras=True)[param.name])
+    kind = next((kind for kind in (int, float) if kind in (hint, *get_args(hint))), None)
+    words = [word for argument in arguments for word in argument.split("=", 1)]
+    typed = [after for word, after in itertools.pairwise(words) if word in param.opts]
+    if kind is None or not typed:
+        return None
+    try:
+        number = checked(param.opts[0], typed[-1], Annotated[kind, Meta(ge=declared[0].min, le=declared[0].max)])
+    except AgentMixerError as said:
+        return str(said)
+    return f"{param.opts[0]} takes digits alone, got {typed[-1]}, which is typed {number}"

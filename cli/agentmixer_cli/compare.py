@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import box
+from rich.markup import escape
+from rich.table import Table
 
 from agentmixer_cli.terminal import Terminal, leaves
 
@@ -55,12 +58,13 @@ def compare(
     from agentmixer.errors import AgentMixerError, nearest
     from agentmixer.study import comparison
     from agentmixer.train import run as runs
+    from agentmixer.train.settings import read_steps
 
     tasks.family(task)
     if measure not in (None, *comparison.MEASURES):
         raise AgentMixerError(f"unknown measure '{measure}'{nearest(str(measure), comparison.MEASURES)}")
     target = out or comparison.COMPARISONS / task / runs.folder_name(scenario)
-    settings = parse_assignments(assignments or []) | ({} if steps is None else {"total_steps": steps})
+    settings = parse_assignments(assignments or []) | ({} if steps is None else {"total_steps": read_steps(steps)})
     for text in vary or []:
         if (key := text.partition("=")[0].strip()) in settings:
             raise AgentMixerError(f"--vary and --set both give {key}; leave one of them out")
@@ -73,15 +77,14 @@ def compare(
     console.print(f"{len(prepared)} runs, {jobs} at a time, under {target}", soft_wrap=True, markup=False)
 
     def done(trained: comparison.Trained) -> None:
-        console.print(
+        console.sentence(
             f"{trained.variant}, seed {trained.seed}: {trained.measure.replace('_', ' ')} {trained.decentralised:.3f} "
             f"decentralised, {trained.joint:.3f} joint ({trained.seconds:.0f} s)",
-            soft_wrap=True,
-            highlight=False,
-            markup=False,
+            indent=2,
         )
 
-    found = comparison.train_all(prepared, jobs, done, asked.measure)
+    with console.doing() as doing:
+        found = comparison.train_all(prepared, jobs, done, asked.measure, doing)
     rows = comparison.summarise(found)
     texts = {"md": comparison.markdown(asked, found, rows), "json": comparison.to_json(asked, found, rows)}
     for ending, text in texts.items():
@@ -89,6 +92,33 @@ def compare(
     if as_json:
         typer.echo(comparison.to_json(asked, found, rows), nl=False)
         return
-    console.sentence(f"\n{texts['md']}")
+    console.print()
+    console.sentence(f"{asked.measure.replace('_', ' ')}, decentralised and greedy, {task} {scenario}")
+    for table in _tables(*comparison.cells(found, rows), console.width):
+        console.print(table)
     for ending in texts:
         console.place("written", target / f"{asked.digest}.{ending}")
+
+
+def _tables(head: list[str], cells: list[list[str]], width: int) -> list[Table]:
+    """The table as tables of so many columns of text, each of which begins with the variants."""
+    wide = [max(len(row[column]) for row in [head, *cells]) for column in range(len(head))]
+    variant = max(len(word) for row in [head, *cells] for word in row[0].split())
+    groups: list[list[int]] = []
+    room = 0
+    for column in range(1, len(head)):
+        room -= wide[column] + 3  # what stands between columns
+        if room < 0 or not groups:
+            groups.append([])
+            room = width - variant - wide[column] - 7
+        groups[-1].append(column)
+    tables = []
+    for group in groups:
+        table = Table(box=box.SIMPLE)
+        table.add_column(head[0], overflow="fold")
+        for column in group:
+            table.add_column(escape(head[column]), justify="right", no_wrap=True)
+        for row in cells:
+            table.add_row(*(escape(row[column]) for column in (0, *group)))
+        tables.append(table)
+    return tables

@@ -95,11 +95,11 @@ def deploy_sim(
             chosen = None if fault_matrix else faults
             _with_faults(console, as_json, target, chosen, deadline_ms, require_isolation, *arguments)
             return
-        with console.status("starting") as status:
+        with console.doing() as doing:
             result = rehearsal.deploy_sim(
                 *arguments,
                 deadline_s=None if deadline_ms is None else deadline_ms / 1e3,
-                progress=lambda arm: status.update(f"playing {episodes} episodes: {arm}"),
+                progress=doing,
                 require_isolation=require_isolation,
                 margin=margin,
             )
@@ -127,7 +127,7 @@ def _print(console: Terminal, result: DeploySimReport) -> None:
     for check in result.checks:
         console.check(check)
     for line in _sentences(result):
-        console.sentence(f"     {line}")
+        console.sentence(f"     {line}", indent=5)
 
 
 def _with_faults(
@@ -138,17 +138,15 @@ def _with_faults(
     from agentmixer.validate import faults as rehearsal
 
     deadline_s = None if deadline_ms is None else deadline_ms / 1e3
-    with console.status("playing") as status:
+    with console.doing() as doing:
         if faults is None:
             matrix = rehearsal.matrix(
-                bundle, episodes, seed, run, deadline_s,
-                progress=lambda cell: status.update(f"playing {episodes} episodes: {cell}"),
-                require_isolation=require_isolation,
-            )  # fmt: skip
+                bundle, episodes, seed, run, deadline_s, progress=doing, require_isolation=require_isolation
+            )
             result: Report = matrix
             reports = matrix.reports
         else:
-            alone = rehearsal.rehearse(bundle, faults, episodes, seed, run, deadline_s, require_isolation)
+            alone = rehearsal.rehearse(bundle, faults, episodes, seed, run, deadline_s, require_isolation, doing)
             result, reports = alone, (alone,)
 
     def show() -> None:
@@ -160,7 +158,7 @@ def _with_faults(
                     console.check(check, f"{report.told}: " if len(reports) > 1 else "")
         if faults is None and result.passed:
             promises = ", ".join(check.name for check in reports[0].checks)
-            console.sentence(f"ok   {len(reports)} rehearsals behaved as declared: {promises}")
+            console.sentence(f"ok   {len(reports)} rehearsals behaved as declared: {promises}", indent=5)
 
     _keep(console, target, result, as_json, show)
     leave(result)
@@ -207,7 +205,8 @@ def _agents(result: DeploySimReport) -> Table:
         title="each agent's process: µs to decide, peak memory, traffic over its link", box=box.SIMPLE, padding=0
     )
     for column in ("agent", "start s", "p50", "p99", "p99.9", "max", "missed", "MB", "kB in", "kB out", "sandbox"):
-        table.add_column(column, justify="left" if column == "agent" else "right", no_wrap=True)
+        figure = column != "agent"
+        table.add_column(column, justify="right" if figure else "left", no_wrap=figure, overflow="fold")
     for name, agent in result.agents.items():
         table.add_row(
             name,

@@ -40,7 +40,7 @@ def evaluate(
     kinds = ("decentralised", "joint")
     if policy not in kinds:
         raise AgentMixerError(f"unknown policy '{policy}'{nearest(policy, kinds)}")
-    console = Terminal()
+    console = Terminal(stderr=as_json)
     chosen, file = run_and_checkpoint(run, step, task_code, None if as_json else console)
     chosen = chosen.on_cpu()
     stream = trainer.EVALUATION_SEED if seed is None else seed
@@ -48,9 +48,10 @@ def evaluate(
         algorithm, at = checkpoint.load_weights(chosen, task, file)
         algorithm.team.generators[0].manual_seed(stream)
         longest = judge.longest_episode(task.spec, chosen.config.run.judge_limit)
-        played = judge.evaluate(
-            algorithm.team, task, episodes, stream, joint=policy == "joint", greedy=not sampled, longest=longest
-        )
+        with console.doing() as doing:
+            played = judge.evaluate(
+                algorithm.team, task, episodes, stream, policy == "joint", not sampled, longest, progress=doing
+            )
         found = figures.report(played, task.spec)
     if as_json:
         typer.echo(

@@ -55,10 +55,8 @@ def export(
         raise AgentMixerError(f"unknown export format '{per_agent}'{nearest(per_agent, ['onnx'])}")
     console = Terminal(stderr=as_json)
     source, file = run_and_checkpoint(run, step, task_code, None if as_json else console)
-    with console.status("exporting") as status:
-        result = exporter.export(
-            source, out, lambda agent: status.update(f"exporting {agent}"), sign, team, release, file, replace
-        )
+    with console.doing() as doing:
+        result = exporter.export(source, out, doing, sign, team, release, file, replace)
     if as_json:
         parity = {
             name: {kind: found._asdict() for kind, found in kinds.items()} for name, kinds in result.parity.items()
@@ -68,7 +66,8 @@ def export(
         return
     table = Table(title="parity with the trained network, golden steps", box=box.SIMPLE)
     for column in ("agent", "steps", "torch", "onnxruntime", "reference", "near ties", "size"):
-        table.add_column(column, justify="left" if column == "agent" else "right")
+        figure = column != "agent"
+        table.add_column(column, justify="right" if figure else "left", no_wrap=figure, overflow="fold")
     for agent, kinds in result.parity.items():
         size = (result.path / "agents" / agent / "policy.onnx").stat().st_size
         errors = [f"{kinds[kind].policy_error:.1e}" for kind in ("torch", "onnxruntime", "reference")]

@@ -29,8 +29,8 @@ def isolation(
 
     found = opened(bundle, trusted)
     console = Terminal(stderr=as_json)
-    with console.status("starting") as status:
-        result = self_test(found, lambda run: status.update(f"attacking {run}"))
+    with console.doing() as doing:
+        result = self_test(found, doing)
     if as_json:
         typer.echo(result.to_json(), nl=False)
     else:
@@ -41,7 +41,7 @@ def isolation(
 def _print(console: Terminal, result: IsolationReport) -> None:
     table = Table(title="attacks from the place of one agent", box=box.SIMPLE)
     for column in ("attack", "aim", "without", "in the sandbox"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for check in result.attacks:
         table.add_row(check.name, check.aim, *_cells(check), style="bold red" if check.status == "failed" else None)
     console.print(table)

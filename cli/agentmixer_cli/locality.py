@@ -42,8 +42,8 @@ def locality(
     path = opened.path
     target = ReportFile(path, None, "locality.json")
     console = Terminal(stderr=as_json)
-    with console.status("starting") as status:
-        found = check.locality(opened, steps, source, progress=lambda what: status.update(escape(what)))
+    with console.doing() as doing:
+        found = check.locality(opened, steps, source, doing)
     target.write(found.to_json())
     if as_json:
         typer.echo(found.to_json(), nl=False)
@@ -56,7 +56,8 @@ def _print(console: Terminal, path: Path, target: ReportFile, found: LocalityRep
     console.place("bundle", path)
     table = Table(title=f"{found.steps} recorded steps, every agent in turn", box=box.SIMPLE)
     for column in ("where", "what was changed", "agents", "compared", "bits", "moved", ""):
-        table.add_column(column, justify="right" if column in {"agents", "compared", "bits", "moved"} else "left")
+        figure = column in {"agents", "compared", "bits", "moved"}
+        table.add_column(column, justify="right" if figure else "left", no_wrap=figure, overflow="fold")
     groups: dict[tuple[str, str], list[BitCheck]] = {}
     for check in found.checks:
         groups.setdefault((check.where, check.name), []).append(check)

@@ -34,8 +34,8 @@ def mutations(
     path = opened.path
     target = ReportFile(path, None, "mutations.json")
     console = Terminal(stderr=as_json)
-    with console.status("starting") as status:
-        found = check.mutations(opened, source, progress=lambda what: status.update(escape(what)))
+    with console.doing() as doing:
+        found = check.mutations(opened, source, doing)
     target.write(found.to_json())
     if as_json:
         typer.echo(found.to_json(), nl=False)
@@ -43,14 +43,14 @@ def mutations(
         console.place("bundle", path)
         table = Table(box=box.SIMPLE)
         for column in ("mutation", "caught by", "its sentence"):
-            table.add_column(column)
+            table.add_column(column, overflow="fold")
         for mutation in found.mutations:
             caught_by = mutation.caught_by or ("survived" if mutation.status == "failed" else mutation.status)
             table.add_row(mutation.name, caught_by, escape(mutation.sentence))
         console.print(table)
         for control in found.checks:
             if control.control and not control.passed:
-                console.print(f"FAIL nothing was wrong, and yet {control.sentence}", soft_wrap=True, markup=False)
+                console.sentence(f"FAIL nothing was wrong, and yet {control.sentence}", indent=5)
         console.place("report", target.path)
         caught, survived = (sum(m.status == status for m in found.mutations) for status in ("passed", "failed"))
         apart = len(found.mutations) - caught - survived

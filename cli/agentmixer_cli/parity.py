@@ -35,8 +35,8 @@ def parity(
     target = ReportFile(opened.path, None, "parity.json")
     if not as_json:
         console.place("bundle", opened.path)
-    with console.status("playing") as status:
-        result = ladder.climb(opened, source, lambda agent: status.update(f"climbing: {agent}"))
+    with console.doing() as doing:
+        result = ladder.climb(opened, source, doing)
     target.write(result.to_json())
     if as_json:
         typer.echo(result.to_json(), nl=False)

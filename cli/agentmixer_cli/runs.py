@@ -61,10 +61,11 @@ def _told(path: Path) -> dict[str, Any]:
 
 
 def _print(console: Terminal, run: dict[str, Any]) -> None:
-    """A run in two lines; the first is its directory, to be copied."""
+    """A run: in the first line its directory, to be copied."""
     from agentmixer.intervals import headline
 
-    console.sentence(run["run"])
+    console.copied(run["run"])
     state = ("finished" if run["summary"] else "unfinished") + ("" if run["checkpoints"] else ", without a checkpoint")
     figures = f"; {headline(run['summary']['decentralised_greedy'])}" if run["summary"] else ""
-    console.sentence(f"  {state}, {run['step']:,} of {run['total_steps']:,} steps, preset {run['preset']}{figures}")
+    steps = f"{run['step']:,} of {run['total_steps']:,} steps"
+    console.sentence(f"  {state}, {steps}, preset {run['preset']}{figures}", indent=4)

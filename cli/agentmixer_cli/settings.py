@@ -64,7 +64,8 @@ def settings(
     if task is None:
         console.sentence("a preset may differ by task; see --task NAME")
     for part, named in declared.items():
-        console.sentence(f"\n{part}: {PARTS[part]}")
+        console.print()
+        console.sentence(f"{part}: {PARTS[part]}")
         for name, setting in named.items():
             differs = [f"{preset} {_typed(defaults[preset][name])}" for preset in others]
             beside = f"  ({', '.join(differs)})" if differs else ""
@@ -72,8 +73,9 @@ def settings(
             for text in (setting.wanted, setting.sentence):
                 for line in textwrap.wrap(text, console.width - 6):
                     console.sentence(f"      {line}")
-    console.sentence(f"\nalgorithms: {', '.join(ALGORITHMS)}")
-    console.sentence(f"use: agentmixer train TASK SCENARIO --algorithm {algorithm} --set NAME=VALUE")
+    console.print()
+    console.sentence(f"algorithms: {', '.join(ALGORITHMS)}")
+    console.copied(f"use: agentmixer train TASK SCENARIO --algorithm {algorithm} --set NAME=VALUE")
 
 
 def _typed(value: Any) -> str:

@@ -15,14 +15,11 @@ from rich.text import Text
 
 from agentmixer.contract.spec import Action, ActionSpace, Discrete, MultiDiscrete
 from agentmixer_cli.opening import TrustedOption
-from agentmixer_cli.terminal import Terminal
+from agentmixer_cli.terminal import WIDTH, Terminal
 
 if TYPE_CHECKING:
     from agentmixer.contract.manifest import TensorSpec
     from agentmixer.runtime.datasheet import AgentSheet, DataSheet
-
-#: Columns of the report, so that it can be copied anywhere.
-WIDTH = 80
 
 
 def show(

@@ -47,12 +47,12 @@ def tasks(
             console.print(f"source: {source}{whose}", markup=False, highlight=False)
         defaults = family.Options().as_dict()
         for option, sentence in family.Options.explained().items():
-            console.print(f"--env-arg {option}={defaults[option]}  {sentence}", markup=False, soft_wrap=True)
+            console.sentence(f"--env-arg {option}={defaults[option]}  {sentence}", indent=4)
         console.print(family.notes)
         for backend in family.backends:
             problems = registry.backend_problems(task, backend)
             console.sentence(f"backend {backend}: {f'missing: {problems[0]}' if problems else 'can be used here'}")
-    console.sentence(f"next: agentmixer train {_example(family, name) if name else 'smacv2 protoss_5v5'}")
+    console.copied(f"next: agentmixer train {_example(family, name) if name else 'smacv2 protoss_5v5'}")
 
 
 def _example(family: TaskFamily, name: str) -> str:

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import re
 import sys
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
+from rich.markup import escape
 from rich.segment import Segment
 
 from agentmixer.contract.results import TEAM, Check, Report
 from agentmixer.errors import printable
+from agentmixer.progress import Doing
 
 #: The exit code of a command that somebody interrupts by Ctrl-C.
 INTERRUPTED = 130
 #: What there is to go on with, or to know, if the command is interrupted now: one sentence, or none.
 left: list[str] = []
 
+#: Columns of what is no terminal's, so that it can be copied anywhere.
+WIDTH = 80
 #: What stands before a check's sentence.
 MARKS = {"passed": "ok  ", "failed": "FAIL", "not run": "    ", "does not apply": "    "}
 
@@ -72,16 +79,22 @@ class Output(io.TextIOBase):
         os.close(nowhere)
 
 
+class _Words(textwrap.TextWrapper):
+    """Breaks lines between words, and nowhere in an interval's brackets."""
+
+    wordsep_simple_re = re.compile(r"(\s+(?![^\[\]]*\]))")
+
+
 class Terminal(Console):
     """A console that spells out what is not printable, whoever wrote it: names of files and scenarios, an agent's words.
 
-    Colours and cursor movements are Rich's own and are made after this. Where the output is no terminal, tables are as wide
-    as they need to be."""
+    Colours and cursor movements are Rich's own and are made after this. Where the output is no terminal, lines have WIDTH
+    columns."""
 
     def __init__(self, **options: Any):
         super().__init__(**options)
         if not self.is_terminal and "COLUMNS" not in os.environ:
-            self.width = 200
+            self.width = WIDTH
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for text, style, control in super().render(renderable, options):
@@ -89,8 +102,24 @@ class Terminal(Console):
                 style = style.update_link(None)
             yield Segment(text if control else _lines(text), style, control)
 
-    def sentence(self, text: str) -> None:
-        """A sentence as it is, however long."""
+    @contextlib.contextmanager
+    def doing(self) -> Iterator[Callable[[str], None]]:
+        """Say what a command does that may take long. What is yielded is to be called with what it does next, and how far
+        it is. On a terminal one line shows the newest; elsewhere lines are printed on standard error, the first at once and
+        then one every 10 s. Nothing is printed before the first call, so that bad input is answered by its sentence alone."""
+        if self.is_terminal and sys.stderr.isatty():
+            with self.status("starting") as status:
+                yield lambda now: status.update(escape(now))
+        else:
+            yield Doing(lambda now: say(now, err=True))
+
+    def sentence(self, text: str, indent: int = 0, style: str | None = None) -> None:
+        """A sentence, in as many lines as it needs; all but the first begin with `indent` spaces."""
+        lines = _Words(self.width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
+        self.print(lines.fill(text), style=style, soft_wrap=True, highlight=False, markup=False)
+
+    def copied(self, text: str) -> None:
+        """A path or a command, in one line however long."""
         self.print(text, soft_wrap=True, highlight=False, markup=False)
 
     def place(self, what: str, path: Path) -> None:
@@ -100,12 +129,12 @@ class Terminal(Console):
     def check(self, check: Check, before: str = "") -> None:
         """One check of a report: whether it passed, its name, whose it is, and its sentence."""
         subject = "" if check.subject == TEAM else f", {check.subject}"
-        self.sentence(f"{MARKS[check.status]} {before}{check.name}{subject}: {check.sentence}")
+        self.sentence(f"{MARKS[check.status]} {before}{check.name}{subject}: {check.sentence}", indent=5)
 
     def verdict(self, report: Report) -> None:
         """The last line of a report, with the reason if it failed."""
         style = "bold green" if report.passed else "bold red"
-        self.print(f"verdict: {report.verdict}", style=style, soft_wrap=True, highlight=False, markup=False)
+        self.sentence(f"verdict: {report.verdict}", indent=2, style=style)
 
 
 def leaves(sentence: str) -> None:

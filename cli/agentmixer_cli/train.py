@@ -88,8 +88,10 @@ def train(
     from agentmixer.train import begun_from, checkpoint, figures, trainer
     from agentmixer.train import run as runs
     from agentmixer.train.algorithms import ALGORITHMS
+    from agentmixer.train.settings import read_steps
 
     console = Terminal(stderr=as_json, quiet=as_json)
+    steps = None if steps is None else read_steps(steps)
     if algorithm not in ALGORITHMS:
         raise AgentMixerError(f"unknown algorithm '{algorithm}'{nearest(algorithm, ALGORITHMS)}")
     tasks.family(task)
@@ -180,7 +182,7 @@ def train(
         )
         return
     if len(chosen) == 1:
-        console.print(figures.summary_line(chosen[0]), soft_wrap=True, markup=False)
+        console.sentence(figures.summary_line(chosen[0]))
     else:
         done = chosen[0].summary or {}
         console.print(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from agentmixer_cli.opening import TrustedOption
-from agentmixer_cli.terminal import leave, say
+from agentmixer_cli.terminal import Terminal, leave
 
 #: What a status is called in this command's lines.
 WORDS = {"passed": "ok", "failed": "FAILED"}
@@ -35,20 +35,25 @@ def verify(
     from agentmixer.runtime.bundle import newest
     from agentmixer.runtime.verify import verify as check
 
-    report = check(path or newest(), trusted, agent)
+    chosen, console = path or newest(), Terminal(stderr=as_json)
+    with console.doing() as doing:
+        report = check(chosen, trusted, agent, doing)
     if as_json:
         typer.echo(report.to_json(), nl=False)
     else:
-        say(report.bundle)
+        console.copied(report.bundle)
         width = max(len(entry.subject) for entry in report.checks)
+
+        def line(status: str, subject: str, what: str) -> None:
+            console.sentence(f"{status:<7}  {subject:<{width}}  {what}", indent=width + 11)
+
         for subject in dict.fromkeys(entry.subject for entry in report.checks):
             mine = [entry for entry in report.checks if entry.subject == subject]
             if passed := [entry for entry in mine if entry.passed and not every and entry.name != "signature"]:
-                say(f"{'ok':<7}  {subject:<{width}}  {', '.join(entry.name for entry in passed)}")
+                line("ok", subject, ", ".join(entry.name for entry in passed))
             for entry in mine:
                 if entry not in passed:
-                    word = WORDS.get(entry.status, entry.status)
-                    say(f"{word:<7}  {entry.subject:<{width}}  {entry.name:<9}  {entry.sentence}")
-        say(f"checked by a process whose isolation was {report.isolation}")
-        say(f"verdict: {report.verdict}")
+                    line(WORDS.get(entry.status, entry.status), entry.subject, f"{entry.name:<9}  {entry.sentence}")
+        console.sentence(f"checked by a process whose isolation was {report.isolation}")
+        console.verdict(report)
     leave(report)

@@ -158,7 +158,7 @@ def test_ctrl_c_and_resume(tmp_path: Path) -> None:
         ),
         (
             ["train", "smacv2", "protoss_5v5", "--steps", "0"],
-            "total_steps must be a whole number between 1 and 1000000000000, got 0",
+            "--steps must be a whole number between 1 and 1000000000000, got 0",
         ),
         (["train", "smacv2", "protoss_5v5", "--device", "tpu"], "unknown device 'tpu'; known: cpu, cuda"),
         (["train", "smacv2", "protoss_5v5", "--resume"], "no run of smacv2 protoss_5v5 found under runs/"),
@@ -204,8 +204,25 @@ def test_ctrl_c_and_resume(tmp_path: Path) -> None:
         (["train", "pettingzoo", "mpe2.simple_spread_v3:paralel_env"], "did you mean 'parallel_env'?"),
         (["train", "smacv2", "protoss_5v5", "--env-arg", "map=1"], "unknown option 'map'"),
         (["train", "smacv2"], "Missing argument 'scenario'; see "),
-        (["deploy-sim", "--episodes", "0"], "Invalid value for '--episodes'"),
-        (["deploy-sim", "--deadline-ms", "inf"], "Invalid value for '--deadline-ms'"),
+        (["deploy-sim", "--episodes", "0"], "--episodes must be a whole number of at least 1, got 0; see "),
+        (
+            ["deploy-sim", "--episodes=1k"],
+            "of at least 1, got 1k, which is typed 1000; see agentmixer deploy-sim --help",
+        ),
+        (
+            ["deploy-sim", "--deadline-ms", "inf"],
+            "--deadline-ms must be a finite number between 0.01 and 4000000.0, got",
+        ),
+        (
+            ["evaluate", "--episodes", "1,000"],
+            "--episodes must be a whole number of at least 1, got 1,000, which is typed 1000",
+        ),
+        (["evaluate", "--episodes", "1e3"], "--episodes takes digits alone, got 1e3, which is typed 1000; see "),
+        (["evaluate", "--seed", "x"], "--seed must be a whole number between 0 and 2147483647, got x; see "),
+        (
+            ["pin", "k", "--team", "a", "--release", "1.5"],
+            "--release must be a whole number between 0 and 2147483647, got 1.5",
+        ),
         (["frobnicate"], "No such command 'frobnicate'"),
         (["train", "smacv2", "protoss_5v5", "--out", "/dev/null/run"], "/dev/null/run: Not a directory"),
     ],

@@ -67,6 +67,18 @@ def test_a_strangers_run_does_not_spoil_the_list(tmp_path: Path) -> None:
     assert all(letter.isprintable() or letter == "\n" for letter in shown.output)
 
 
+def test_what_is_no_terminal_has_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    out = io.StringIO()
+    terminal = Terminal(file=out)
+    path = "runs/" + "x" * 90
+    terminal.sentence(f"ok   {'word ' * 13}return 1.23 [-0.05, 2.51], see {path}; {'and ' * 20}so on", indent=5)
+    lines = out.getvalue().splitlines()
+    assert [line for line in lines if len(line) > 80] == [f"     {path};"]
+    assert all(line.startswith(("ok   ", "     ")) for line in lines)
+    assert any("[-0.05, 2.51]," in line for line in lines)  # in one line, though its brackets hold a space
+
+
 def test_every_command_prints_on_it() -> None:
     """No command makes a console of its own or writes text from elsewhere past it."""
     for file in COMMANDS.glob("*.py"):

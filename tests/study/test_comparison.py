@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import signal
@@ -12,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from agentmixer_cli.compare import _tables
 from commands import FORKS, Process
 from conftest import quiet
+from rich.console import Console
 from scipy import stats
 
 from agentmixer.config import parse_seeds
@@ -70,6 +73,22 @@ def test_rows_are_means_over_seeds_and_differences_are_paired() -> None:
     assert "`agentmixer compare a b`\n\nsteps: 1,500; x 1\n" in table
     assert "| a | 1 | 5 | 9 | 5 [-4.94, 14.9] | 6 |  | 0.500 | 1 |" in table
     assert "| b | 2 | 7 | 10 |" in table
+
+
+def test_the_printed_table_fits_80_columns_and_cuts_no_figure() -> None:
+    names = ["algorithm=agentmixer_ppo pm=hypernetwork", "algorithm=mappo pm=none"]
+    found = [trained(name, seed, -1234.5678 * seed) for name in names for seed in range(12)]
+    head, cells = comparison.cells(found, summarise(found))
+    out = io.StringIO()
+    console = Console(file=out, width=80)
+    for table in _tables(head, cells, 80):
+        console.print(table)
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80 and "…" not in out.getvalue()
+    for row in cells:
+        for figure in filter(None, row[1:]):
+            assert any(figure in line for line in lines), figure
+    assert all(any(column in line for line in lines) for column in head)
 
 
 def test_runs_are_trained_once_and_used_again(tmp_path: Path) -> None:
@@ -174,8 +193,40 @@ def test_ctrl_c_while_processes_still_import_ends_at_once_and_without_tracebacks
         process.send_signal(signal.SIGINT)
     compare.send_signal(signal.SIGINT)
     done = compare.done(timeout=10)
-    assert (done.returncode, done.stderr) == (130, "interrupted; the same command goes on from here\n")
+    *said, last = done.stderr.splitlines()
+    assert (done.returncode, last) == (130, "interrupted; the same command goes on from here")
+    assert all(line.startswith("training: 0 of 2 runs finished") for line in said)
     assert len(importing) == 2 and not any(process.is_running() for process in importing)
+
+
+#: Environments that a training process makes only once `compare` is gone.
+ENDLESS = """
+import multiprocessing, os, pathlib, time
+from mpe2.simple_spread_v3 import parallel_env
+def make_env():
+    parent = os.getppid()
+    if "Spawn" in multiprocessing.current_process().name:
+        pathlib.Path(f"making_{os.getpid()}").touch()
+        while os.getppid() == parent:
+            time.sleep(0.05)
+    return parallel_env()
+"""
+
+
+def test_ctrl_c_kills_a_process_that_has_no_checkpoint_yet(tmp_path: Path) -> None:
+    """It would be waited for until its environments are made, which takes as long as they want."""
+    (tmp_path / "endless_envs.py").write_text(ENDLESS)
+    compare = Process(
+        "compare", "pettingzoo", "endless_envs:make_env", "--seeds", "0,1", "--measure", "return", cwd=tmp_path
+    )
+    deadline, making = time.monotonic() + 120, list[Path]()
+    while len(making) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+        making = list(tmp_path.glob("making_*"))
+    compare.send_signal(signal.SIGINT)
+    done = compare.done(timeout=60)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (130, "interrupted; the same command goes on from here")
+    assert len(making) == 2 and not list(tmp_path.glob("comparisons/*/*/*/checkpoints/step_*"))
 
 
 def test_ctrl_c_while_processes_train_leaves_checkpoints(tmp_path: Path) -> None:
@@ -187,5 +238,5 @@ def test_ctrl_c_while_processes_train_leaves_checkpoints(tmp_path: Path) -> None
         trained = [file for file in tmp_path.glob("comparisons/*/*/*/metrics.jsonl") if file.stat().st_size]
     compare.send_signal(signal.SIGINT)
     done = compare.done(timeout=60)
-    assert (done.returncode, done.stderr) == (130, "interrupted; the same command goes on from here\n")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (130, "interrupted; the same command goes on from here")
     assert len(trained) == 2 and all(list(file.parent.glob("checkpoints/step_*")) for file in trained)

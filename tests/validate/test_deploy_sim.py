@@ -25,11 +25,13 @@ from agentmixer.tasks.base import TaskStep
 from agentmixer.train.run import Run
 from agentmixer.validate.arms import ActorsArm, Played
 from agentmixer.validate.deploy_sim import (
+    AgentFigures,
     DeploySimReport,
     compare,
     deploy_sim,
     equivalence_check,
     quantiles,
+    timing_checks,
 )
 from agentmixer.validate.reports import ReportFile
 from agentmixer.validate.source_run import source_run
@@ -322,3 +324,19 @@ def test_one_value_has_no_interval_and_rates_stay_within_0_and_1() -> None:
     seeds = np.array([0.8, 0.9, 1.0])
     assert intervals.mean_of("win_rate", seeds).told(".4f") == "0.9000 [0.6516, 1.0000]"
     assert intervals.mean_of("return", seeds).told(".4f") == "0.9000 [0.6516, 1.1484]"
+
+
+@pytest.mark.parametrize(
+    ("missed", "median_us", "busy"), [(3, 400.0, True), (3, 2500.0, False), (3, None, False), (0, 400.0, False)]
+)
+def test_late_decisions_are_laid_to_the_machine_where_deciding_takes_far_less(
+    missed: int, median_us: float | None, busy: bool
+) -> None:
+    """Deadline 20 ms. The other agent is in time, and slow."""
+    slow = AgentFigures("full", (), 0.1, 60.0, 61.0, {"p50": 9000.0}, 1, 1, 0, 0)
+    late = replace(slow, deciding_us={"p50": median_us}, missed_deadlines=missed)
+    deadline, decisions = timing_checks({"a": slow, "b": late}, 0.02, 0.02)
+    assert (deadline.passed, decisions.passed) == (not missed, True)
+    said = f"{missed} decisions later than 20 ms (control period 20 ms)"
+    hint = "; deciding takes these agents 0.4 ms as a rule, so the machine was busy: try again when it is idle, or with a longer --deadline-ms"
+    assert deadline.sentence == said + (hint if busy else "")

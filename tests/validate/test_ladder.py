@@ -289,7 +289,8 @@ def test_the_command_climbs_and_keeps_a_report(made: Path) -> None:
     assert {rung["subject"] for rung in report["checks"]} == {"agent_0", "agent_1"}
     assert all(rung["status"] == "passed" for rung in report["checks"])
     printed = CliRunner().invoke(app, ["parity", str(made / "bundle"), "--json"])
-    assert json.loads(printed.output)["checks"] == report["checks"]
+    assert json.loads(printed.stdout)["checks"] == report["checks"]
+    assert printed.stderr.startswith("recording 1088 steps\n")
 
 
 def test_the_command_names_who_fell_and_where(made: Path, tmp_path: Path) -> None:

@@ -98,8 +98,10 @@ def test_what_smax_hides_does_not_show(found: LocalityReport) -> None:
 
 
 def test_not_one_bit_moves_in_a_team_with_real_valued_actions(hopper: Exported) -> None:
-    found = check.locality(read_bundle(hopper.path), 40)
+    said: list[str] = []
+    found = check.locality(read_bundle(hopper.path), 40, progress=said.append)
     assert found.passed
+    assert {"recording step 40 of 40", "agent_2, agent 3 of 3, while the others change: in one process"} <= set(said)
     assert found.observation == "not available: the states of mamujoco cannot be changed from outside"
 
 

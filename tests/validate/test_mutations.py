@@ -85,7 +85,9 @@ def test_a_wrong_bundle_is_caught(context: Context, name: str) -> None:
 
 
 def test_a_wrong_team_is_caught(context: Context) -> None:
-    checks = tampered(context)
+    said: list[str] = []
+    checks = tampered(context, said.append)
+    assert said == [f"wrong team: {found.name}" for found in checks]
     caught = {found.name: found.caught_by for found in checks}
     assert caught["stale decision"] in ("deploy-sim parity", "host")  # the host notices if it is masked by then
     assert caught | {"stale decision": "deploy-sim parity"} == TAMPERED
