@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from agentmixer.errors import AgentMixerError
-from agentmixer.train.policy_modifiers import POLICY_MODIFIERS, PolicyModifier
+from agentmixer.train.policy_modifiers import POLICY_MODIFIERS, MixerPM, PolicyModifier
 from agentmixer.train.settings import AgentMixerTeamSettings
 from agentmixer.train.team import ActorStep
 
@@ -202,6 +202,19 @@ def test_an_unknown_kind_is_refused() -> None:
         AgentMixerError, match="setting pm must be one of mixer, hypernetwork, attention, none, got mlp"
     ):
         AgentMixerTeamSettings().replace({"pm": "mlp"})
+
+
+def test_a_signal_keeps_its_size_beside_a_state_that_never_changes() -> None:
+    """In a game of one state, PM tells every signal from every other, and doubling the state's scale changes nothing."""
+    pm = scrambled(MixerPM(AGENTS, 1, POLICY, FEATURES, ACTIONS, 8, HIDDEN, 9, signal=1))
+    _, policy, features = inputs(batch=5)
+    policy, features = (array[:, :1].expand(-1, 5, -1) for array in (policy, features))
+    signal = torch.tensor([-2.0, -0.5, 0.5, 0.9, 2.0]).unsqueeze(1)
+    with torch.no_grad():
+        score, scaled = (pm(torch.cat([state, signal], 1), policy, features) for state in (torch.ones(5, 1), torch.full((5, 1), 2.0)))  # fmt: skip
+    torch.testing.assert_close(score, scaled)
+    apart = (score.unsqueeze(1) - score.unsqueeze(2)).abs().amax((0, 3))
+    assert (apart + torch.eye(5) > 1e-3).all()
 
 
 @pytest.mark.parametrize("joint", ["gap", "gumbel"])

@@ -27,6 +27,7 @@ def make_pm(spec: TaskSpec, settings: AgentMixerTeamSettings, teams: int) -> nn.
     if settings.pm == "none":
         return NoPM(spec, teams)
     return POLICY_MODIFIERS[settings.pm](
-        agents, spec.state_size + settings.signal, actions, settings.hidden, actions,
+        agents, spec.state_size, actions, settings.hidden, actions,
         settings.pm_width, settings.pm_agent_hidden, settings.pm_channel_hidden, teams,
+        settings.signal,
     )  # fmt: skip

@@ -17,7 +17,7 @@ class PolicyModifier(nn.Module, ABC):
     zero. Kinds differ in `mix`: its weights are learned (MixerPM), generated from the state (HyperPM) or
     computed from the tokens themselves (AttentionPM). σ is ReLU, the activation that Table 8 names.
 
-    K teams train side by side, each with a PM of its own, N agents each. state [K * B, S]; policy [K * N, B, P], the
+    K teams train side by side, each with a PM of its own, N agents each. state [K * B, S + Z], the signal behind it; policy [K * N, B, P], the
     parameters of each actor's policy (for discrete actions its probabilities, because the logits of illegal actions
     would drown the others); features [K * N, B, H], the actors' features. The caller detaches what must not receive
     gradients. Returns [K * N, B, A].
@@ -34,12 +34,13 @@ class PolicyModifier(nn.Module, ABC):
         agent_hidden: int,
         channel_hidden: int,
         teams: int = 1,
+        signal: int = 0,
     ):
         super().__init__()
         channels = 2 * width + features + agents
-        self.agents, self.teams = agents, teams
+        self.agents, self.teams, self.state_size = agents, teams, state
         self.state_norm = StackedLayerNorm(teams, state)
-        self.state_encoder = StackedLinear(teams, state, width)
+        self.state_encoder = StackedLinear(teams, state + signal, width)
         self.policy_encoder = StackedLinear(teams, policy, width)
         self.agent_norm = StackedLayerNorm(teams, channels)
         self.add_mixing(width, channels, agent_hidden)
@@ -74,9 +75,17 @@ class PolicyModifier(nn.Module, ABC):
             dim=-1,
         )
 
+    def encoded(self, state: Tensor) -> Tensor:
+        """state [K, B, S + Z] -> [K, B, width]. The signal joins the state after the state's normalisation: normalised with it,
+        a signal beside a state that never changes would keep little more than its sign."""
+        own, signal = state[..., : self.state_size], state[..., self.state_size :]
+        if not signal.shape[-1]:
+            return self.state_norm.then(self.state_encoder, own).relu_()
+        return self.state_encoder(torch.cat([self.state_norm(own), signal], -1)).relu_()
+
     def forward(self, state: Tensor, policy: Tensor, features: Tensor) -> Tensor:
         rows = (self.teams, self.agents * features.shape[1], -1)
-        encoded = self.state_norm.then(self.state_encoder, state.reshape(self.teams, -1, state.shape[-1])).relu_()
+        encoded = self.encoded(state.reshape(self.teams, -1, state.shape[-1]))
         x = self.tokens(encoded, policy, features)
         x = (x + self.mix(self.agent_norm(x.view(rows)).view_as(x), encoded)).view(rows)
         hidden = self.channel_in(self.channel_norm(x)).relu_()
