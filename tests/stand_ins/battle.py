@@ -1,4 +1,4 @@
-"""A small battle on a flat map, for the stand-in of StarCraft II: units walk, shoot, heal and burst; nothing is drawn by chance.
+"""A small battle on a flat map, for the stand-in of StarCraft II: units walk, shoot, heal and burst; nothing is random.
 
 Lengths are in the map's cells, times in game loops (22.4 a second). Numbers are about those of the real units, so that
 battles end by themselves; nothing here says how good a team would be in the real game.

@@ -15,7 +15,7 @@ MISBEHAVIOUR, LAUNCHES = "misbehaviour.txt", "launches"
 
 
 def install(folder: Path, base_build: int = BASE_BUILD, python: str = sys.executable) -> Path:
-    """Makes the folder, where no game is yet, and returns it. python: the interpreter that has the stand-in's packages."""
+    """Makes the folder, where no game is yet, and returns it. python: an interpreter with the stand-in's packages."""
     binary = folder / "Versions" / f"Base{base_build}" / "SC2_x64"
     binary.parent.mkdir(parents=True)
     program = Path(__file__).resolve().parent / "starcraft.py"

@@ -12,7 +12,7 @@
     version name=4.9.3 build=75025  says that it is another version
 
 A condition that is not there holds always. crash, hang and late happen at a step where `step` is given, at an episode's
-start where only `episode` is, else at launch. Games are counted over all launches from one folder, episodes within a game.
+start where only `episode` is, else at launch. Games are counted over all launches from a folder, episodes in a game.
 """
 
 from __future__ import annotations

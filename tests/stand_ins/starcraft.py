@@ -1,9 +1,10 @@
-"""A stand-in for StarCraft II's binary: enough of its websocket protocol for unmodified smacv2 and pysc2 to play whole episodes.
+"""A stand-in for StarCraft II's binary: enough of its protocol for unmodified smacv2 and pysc2 to play whole episodes.
 
 It is started as the game is, with -listen ADDRESS -port PORT -dataDir FOLDER; `installed.py` lays out that folder, and
-`misbehaviour.py` says what it can be told to do wrong. It needs the packages websockets and pys2clientprotocol. The same
-commands give the same game. It shows sizes, messages and failures; its battles say nothing about win rates. As the game
-does, it writes to its standard output, and it stays when whoever started it goes without a word.
+`misbehaviour.py` says what it can be told to do wrong. It needs websockets and pys2clientprotocol. The same
+commands give the same game. It shows sizes, messages and failures; its battles say nothing about win rates.
+
+It writes to its standard output and stays when its player dies, so that whoever plays must cope with both.
 """
 
 from __future__ import annotations
@@ -196,7 +197,7 @@ def converse(game: Game, connection: ServerConnection) -> None:
         try:
             request = Request.FromString(connection.recv(decode=False))
         except ConnectionClosed:
-            return  # the process goes on, as the real one does
+            return  # the process goes on; a player that dies leaves it behind
         signal.alarm(PATIENCE)
         if request.WhichOneof("request") == "quit":
             os._exit(0)

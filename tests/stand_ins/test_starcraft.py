@@ -54,8 +54,8 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def impatient() -> Iterator[None]:
-    """pysc2 waits for an answer, or for a game to listen, for 5 s in place of 6 minutes."""
-    usual, FLAGS.sc2_timeout = FLAGS.sc2_timeout, 5
+    """pysc2 waits for an answer, or for a game to listen, for 4 s in place of 6 minutes."""
+    usual, FLAGS.sc2_timeout = FLAGS.sc2_timeout, 4
     yield
     FLAGS.sc2_timeout = usual
 
@@ -203,7 +203,7 @@ def test_sizes_are_those_that_smacv2_names(race, size, folder, make, hurried):
         one_step(environment, hunt)
 
 
-@pytest.mark.parametrize("fault", ["crash", "hang", "late seconds=30"])
+@pytest.mark.parametrize("fault", ["crash", "hang"])
 def test_a_game_that_fails_in_an_episode_is_replaced_and_the_episode_lost(fault, folder, make, impatient):
     misbehave(folder, f"{fault} game=1 episode=2 step=3")
     environment = make("terran")
@@ -214,6 +214,19 @@ def test_a_game_that_fails_in_an_episode_is_replaced_and_the_episode_lost(fault,
     failed, replacement = process_ids(folder)
     assert gone(failed) and not gone(replacement)
     assert play(environment, hunt)[2]["dead_allies"] >= 0
+
+
+def test_a_game_that_fails_while_units_are_made_leaves_an_episode_of_one_step(folder, make):
+    """What smacv2 makes of it: reset says nothing, and then all units of the episode before are taken for dead."""
+    misbehave(folder, "crash game=1 episode=2")
+    environment = make("protoss")
+    play(environment, hunt)
+    environment.reset()
+    assert environment.force_restarts == 1
+    reward, ended, info = one_step(environment, stand)
+    assert reward > 0 and ended
+    assert info == {"battle_won": False, "dead_allies": 5, "dead_enemies": 5}
+    assert play(environment, hunt)[1] > 1
 
 
 def test_a_game_that_is_late_is_waited_for(folder, make):
