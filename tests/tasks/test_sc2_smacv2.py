@@ -211,7 +211,12 @@ def test_a_game_that_is_lost_is_replaced_and_leaves_no_process(
 
 
 @pytest.mark.parametrize(
-    ("fault", "words"), [("refuse", "failed with RequestError"), ("version name=4.9.3 build=75025", "")]
+    ("fault", "words"),
+    [
+        ("refuse", "failed with RequestError"),
+        ("crash", "failed with ConnectError"),
+        ("version name=4.9.3 build=75025", ""),
+    ],
 )
 def test_a_game_that_does_not_begin_is_told_of(fault: str, words: str, folder: Path) -> None:
     """A game that says that it is another version than its folder's name is played: smacv2 does not ask."""
