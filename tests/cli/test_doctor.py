@@ -64,7 +64,10 @@ def test_the_report_says_what_json_says_in_80_columns(tmp_path: Path, monkeypatc
             assert f"ok {name}" in text
         for problem in finding["missing"]:
             assert f"missing {name}: {problem['what']} {problem['way_out']}" in text
-    assert {line[:9] for line in lines} == {"ok       ", "missing  ", "         "}
+    begins = {
+        line[:9] for line in lines if " " in line.rstrip()
+    }  # a path longer than a line stands in a line of its own
+    assert begins == {"ok       ", "missing  ", "         "}
 
 
 @pytest.mark.parametrize("columns", [80, 200])

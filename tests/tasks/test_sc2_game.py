@@ -264,7 +264,7 @@ def test_the_three_commands_and_their_neighbours(tmp_path: Path, machine: Path) 
     judged = agentmixer("evaluate", "run", "--episodes", 4, "--json", cwd=tmp_path)
     assert judged.returncode == 0 and "win_rate" in judged.stdout
     compared = agentmixer(
-        "compare", *command[1:], "--vary", "pm=mixer,none", "--seeds", "0", "--steps", 64, *settings, cwd=tmp_path
+        "compare", *command[1:], "--vary", "pm=none", "--seeds", "0", "--steps", 64, *settings, cwd=tmp_path
     )  # fmt: skip
     assert compared.returncode == 0 and "win rate" in compared.stdout, compared.stderr
 

@@ -13,7 +13,7 @@ import pytest
 from conftest import quiet, tiny_algorithm, tiny_spec
 from rich.console import Console
 
-from agentmixer import tasks
+from agentmixer import progress, tasks
 from agentmixer.tasks.base import TaskStep
 from agentmixer.train import evaluate as judging
 from agentmixer.train import run as runs
@@ -108,9 +108,9 @@ def test_ctrl_c_while_a_team_is_judged_leaves_all_to_go_on_from(
 def test_ctrl_c_while_the_task_is_made_leaves_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, real = small(tmp_path / "run"), Run.make_task
 
-    def interrupted(self: Run, envs: int) -> Any:
+    def interrupted(self: Run, *arguments: Any) -> Any:
         signal.raise_signal(signal.SIGINT)
-        return real(self, envs)
+        return real(self, *arguments)
 
     monkeypatch.setattr(Run, "make_task", interrupted)
     with monkeypatch.context() as patch:
@@ -123,7 +123,7 @@ def test_ctrl_c_while_the_task_is_made_leaves_a_checkpoint(tmp_path: Path, monke
 
 
 def test_without_a_terminal_a_line_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
     console = Console(file=io.StringIO(), width=80)
     assert trainer.train(small(tmp_path / "run", eval_interval=0), console)
     assert isinstance(console.file, io.StringIO)
