@@ -71,6 +71,11 @@ class JointPolicy(Protocol):
         measure, because the joint policy's mode is the actor's by definition."""
         ...
 
+    def against(self, joint: Any, policy: Tensor) -> dict[str, Tensor]:
+        """Of each actor's own policy `actor_entropy`, and `actor_kl`, the Kullback-Leibler divergence of the joint policy from
+        it, [N, B] each in nats. Nothing where actors have no spread of their own."""
+        ...
+
     def anneal(self, start: float, end: float, schedule: str, progress: float) -> None:
         """Set the temperature, of a kind that has one (`GumbelJoint`)."""
         ...
@@ -131,6 +136,13 @@ class DiscreteJoint:
 
     def agree(self, joint: Categorical, policy: Tensor) -> Tensor:
         return self.mode(joint) == self.actor_mode(policy)
+
+    def against(self, joint: Categorical, policy: Tensor) -> dict[str, Tensor]:
+        own = policy.log_softmax(-1)
+        return {
+            "actor_entropy": -(own.exp() * own).sum(-1),
+            "actor_kl": (joint.log_pi.exp() * (joint.log_pi - own)).sum(-1),
+        }
 
     def anneal(self, start: float, end: float, schedule: str, progress: float) -> None:
         """There is no temperature."""
@@ -250,6 +262,9 @@ class GaussianJoint:
 
     def agree(self, joint: Gaussian, policy: Tensor) -> None:
         """Nothing to measure: the joint policy's mean is the actors' means themselves."""
+
+    def against(self, joint: Gaussian, policy: Tensor) -> dict[str, Tensor]:
+        return {}
 
     def anneal(self, start: float, end: float, schedule: str, progress: float) -> None:
         """There is no temperature."""

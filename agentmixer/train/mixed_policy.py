@@ -148,6 +148,12 @@ class MixedJoint:
         same: Tensor = self.whole.agree(joint.whole, self._logits(policy, layout)).all(-1)
         return same | layout.real.squeeze(-1)
 
+    def against(self, joint: Mixed, policy: Tensor) -> dict[str, Tensor]:
+        """Of agents whose actions are whole numbers; 0 of others."""
+        layout = self._layout_of(joint)
+        found = self.whole.against(joint.whole, self._logits(policy, layout))
+        return {name: (array * layout.elements).sum(-1) for name, array in found.items()}
+
     def anneal(self, start: float, end: float, schedule: str, progress: float) -> None:
         """See `GumbelJoint.anneal`."""
         self.whole.anneal(start, end, schedule, progress)

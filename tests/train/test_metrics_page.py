@@ -35,7 +35,14 @@ def defined(heading: str, algorithm: str) -> set[str]:
 
 def trained(algorithm: str, task: str, scenario: str, path: Path) -> Run:
     """A finished run of two updates, judged after the second."""
-    small = TINY | {"total_steps": 256, "final_episodes": 2, "eval_episodes": 2, "updates": 1, "learning_starts": 128}
+    small = TINY | {
+        "total_steps": 256,
+        "final_episodes": 2,
+        "eval_episodes": 2,
+        "updates": 1,
+        "learning_starts": 128,
+        "signal": 1,
+    }
     config = ALGORITHMS[algorithm].configure("default", task)
     config = config.replace({key: value for key, value in small.items() if key in config.as_dict()})
     backend, options = check(task, scenario)

@@ -23,7 +23,7 @@ from agentmixer.config import NonNegative, PositiveInt, Share, StepSize, about
 from agentmixer.contract.spec import TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.tasks.base import Task
-from agentmixer.train import blocks, presets, rollout
+from agentmixer.train import blocks, diagnostics, presets, rollout
 from agentmixer.train.algorithms.base import Algorithm
 from agentmixer.train.mixed_policy import make_joint
 from agentmixer.train.networks import Actor, Critic
@@ -124,6 +124,7 @@ class AgentMixerPPO(Algorithm):
     optimism = 0.0
     #: Whether advantages are centred. An optimistic baseline lies above the mean on purpose; centring would undo that.
     centred = True
+    watched: dict[str, Tensor]  #: Diagnostics of the newest rollout, [K] each.
 
     # ---- what acts -----------------------------------------------------------------------------------
 
@@ -202,6 +203,7 @@ class AgentMixerPPO(Algorithm):
         returns = advantage + value
         self.value_norm.update(returns)
         counted = self.counted(by_team(r.active))
+        self.watched = diagnostics.of_rollout(self.team, r, returns, value, counted)
         count = counted.sum((2, 3), keepdim=True).clamp_min(1)  # an agent may be dead all along a short rollout
         advantage = torch.where(advantage < 0, advantage * (1.0 - self.optimism), advantage)
         mean = (advantage * counted).sum((2, 3), keepdim=True) / count if self.centred else 0.0
@@ -231,6 +233,7 @@ class AgentMixerPPO(Algorithm):
         self.critic.body.observe(self.critic.each(experience.state).flatten(1, 2))
         steps = settings.epochs * settings.minibatches
         means = {name: (total / steps).tolist() for name, total in totals.items()}
+        means |= {name: numbers.tolist() for name, numbers in self.watched.items()}
         return [{name: numbers[team] for name, numbers in means.items()} for team in range(teams)]
 
     def parts(self, size: int) -> list[Tensor | None]:
@@ -318,13 +321,10 @@ class AgentMixerPPO(Algorithm):
         surrogate = mean(torch.min(ratio * advantage, clipped * advantage))
         entropy = mean(kind.entropy(joint).view_as(active))
         with torch.no_grad():
-            numbers = {
-                "approx_kl": mean(ratio - 1 - log_ratio),
-                "clip_fraction": mean(((ratio - 1).abs() > settings.clip).to(active.dtype)),
-                "entropy": entropy.detach(),
-            }
+            numbers = diagnostics.of_ratios(log_ratio, settings.clip, mean) | {"entropy": entropy.detach()}
             if (agree := kind.agree(joint, policy)) is not None:
                 numbers["mode_agreement"] = mean(agree.view_as(active).to(active.dtype))
+            numbers |= {name: mean(array.view_as(active)) for name, array in kind.against(joint, policy).items()}
         return -surrogate - settings.entropy_coef * entropy, numbers
 
     def value_loss(self, batch: Batch, counts: Counts, alike: bool = False) -> Tensor:

@@ -301,6 +301,8 @@ class AgentMixerSAC(Algorithm):
         }
         if (agree := kind.agree(joint, policy)) is not None:
             numbers["mode_agreement"] = (agree * active).sum() / living
+        with torch.no_grad():
+            numbers |= {name: (array * active).sum() / living for name, array in kind.against(joint, policy).items()}
         return loss, excess, numbers
 
     def update(self, experience: dict[str, Tensor]) -> list[dict[str, float]]:

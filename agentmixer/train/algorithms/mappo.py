@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from agentmixer.contract.spec import TaskSpec
-from agentmixer.train import presets
+from agentmixer.train import diagnostics, presets
 from agentmixer.train.algorithms.agentmixer_ppo import AgentMixerPPO, Counts, PPOSettings
 from agentmixer.train.joint_policy import GaussianJoint, ProductJoint
 from agentmixer.train.mixed_policy import joint_for
@@ -67,9 +67,5 @@ class MAPPO(AgentMixerPPO):
 
         surrogate, entropy = mean(torch.min(ratio * advantage, clipped * advantage)), mean(kind.entropy(policy))
         with torch.no_grad():
-            numbers = {
-                "approx_kl": mean(ratio - 1 - log_ratio),
-                "clip_fraction": mean(((ratio - 1).abs() > settings.clip).to(active.dtype)),
-                "entropy": entropy.detach(),
-            }
+            numbers = diagnostics.of_ratios(log_ratio, settings.clip, mean) | {"entropy": entropy.detach()}
         return -surrogate - settings.entropy_coef * entropy, numbers
