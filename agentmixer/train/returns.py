@@ -75,3 +75,12 @@ class ValueNorm(nn.Module):
         """values * std + mean."""
         mean, std = (m.view(-1, *[1] * (values.dim() - 1)) for m in self.moments())
         return values * std + mean
+
+
+def standardised(advantage: Tensor, counted: Tensor, centred: bool) -> Tensor:
+    """Advantages [K, C / K, T, E] divided by the root of each critic's mean square over what counts: about their mean, which is
+    taken away then, if `centred`; else about 0."""
+    count = counted.sum((2, 3), keepdim=True).clamp_min(1)  # an agent may be dead all along a short rollout
+    mean = (advantage * counted).sum((2, 3), keepdim=True) / count if centred else 0.0
+    variance = ((advantage - mean).square() * counted).sum((2, 3), keepdim=True) / count
+    return (advantage - mean) / (variance.sqrt() + 1e-5)

@@ -211,7 +211,8 @@ def test_the_joint_ratio_does_not_make_the_step_grow_with_the_team() -> None:
     torch.testing.assert_close(team.team.actor.head.weight.grad[2:3], single.team.actor.head.weight.grad)
 
 
-def test_dead_agents_do_not_matter_to_the_losses() -> None:
+def test_dead_agents_do_not_matter_to_the_policy_and_are_valued_while_anybody_lives() -> None:
+    """What the team earns after a death is part of what the death is worth. With nobody alive nothing is learned."""
     for settings in ({"ratio": "agent"}, {"ratio": "joint", "share_parameters": False, "team_critic": False}):
         algorithm = tiny_algorithm(**settings)
         batch = _batch(algorithm, size=6)
@@ -222,10 +223,14 @@ def test_dead_agents_do_not_matter_to_the_losses() -> None:
             changed.log_prob[0, :, ::2] *= scale
             if changed.advantage.shape[0] > 1:
                 changed.advantage[0, :, ::2] *= scale
-                changed.returns[0, :, ::2] *= scale
-            counts = algorithm.counts(changed.active)
-            losses.append((algorithm.policy_loss(changed, counts)[0], algorithm.value_loss(changed, counts)))
-        torch.testing.assert_close(losses[0], losses[1])
+            changed.returns[0, :, ::2] *= scale
+            alive = algorithm.counts(changed.active)
+            losses.append([algorithm.policy_loss(changed, alive)[0], algorithm.value_loss(changed, alive)])
+            changed.active[:, :, ::2] = False
+            losses[-1] += [algorithm.value_loss(changed, algorithm.counts(changed.active))]
+        for loss in (0, 2):
+            torch.testing.assert_close(losses[0][loss], losses[1][loss])
+        assert losses[1][1] > losses[0][1] + 0.1
 
 
 def test_an_agent_dead_all_along_a_rollout_does_no_harm() -> None:

@@ -28,7 +28,7 @@ from agentmixer.train.algorithms.base import Algorithm
 from agentmixer.train.mixed_policy import make_joint
 from agentmixer.train.networks import Actor, Critic
 from agentmixer.train.policy_modifiers import make_pm
-from agentmixer.train.returns import ValueNorm, gae
+from agentmixer.train.returns import ValueNorm, gae, standardised
 from agentmixer.train.rollout import Batch, Rollout
 from agentmixer.train.settings import AgentMixerTeamSettings, AlgorithmSettings, Config, RunSettings, TeamSettings
 from agentmixer.train.stack import clip_stack_grad_norm
@@ -204,18 +204,19 @@ class AgentMixerPPO(Algorithm):
         self.value_norm.update(returns)
         counted = self.counted(by_team(r.active))
         self.watched = diagnostics.of_rollout(self.team, r, returns, value, counted)
-        count = counted.sum((2, 3), keepdim=True).clamp_min(1)  # an agent may be dead all along a short rollout
         advantage = torch.where(advantage < 0, advantage * (1.0 - self.optimism), advantage)
-        mean = (advantage * counted).sum((2, 3), keepdim=True) / count if self.centred else 0.0
-        variance = ((advantage - mean).square() * counted).sum((2, 3), keepdim=True) / count
-        advantage = (advantage - mean) / (variance.sqrt() + 1e-5)
-        return advantage.flatten(0, 1), self.value_norm.normalise(returns).flatten(0, 1)
+        returns = self.value_norm.normalise(returns)
+        return standardised(advantage, counted, self.centred).flatten(0, 1), returns.flatten(0, 1)
 
     def counted(self, active: Tensor) -> Tensor:
-        """Whose values count, [K, C / K, ...]: those of living agents [K, N / K, ...], or of a team in which an agent
+        """Whose advantages count, [K, C / K, ...]: those of living agents [K, N / K, ...], or of a team in which an agent
         lives."""
-        one_an_agent = active.shape[1] * self.team.count == self.critic.critics
-        return active if one_an_agent else active.any(1, keepdim=True)
+        return active if active.shape[1] * self.team.count == self.critic.critics else self.valued(active)
+
+    def valued(self, active: Tensor) -> Tensor:
+        """Which values are learned, [K, C / K, ...]: also those of agents that are dead, for what their team earns then is
+        part of what their death is worth, and returns before it reach over the values after it."""
+        return active.any(1, keepdim=True).expand(-1, self.critic.critics // self.team.count, *active.shape[2:])
 
     # ---- the update ----------------------------------------------------------------------------------
 
@@ -276,7 +277,7 @@ class AgentMixerPPO(Algorithm):
     def counts(self, active: Tensor) -> Counts:
         """What the losses of a batch are means over; active [N, L, B]."""
         by_team = active.view(self.team.count, -1, *active.shape[1:])
-        valued = self.counted(by_team).flatten(1).sum(1)
+        valued = self.valued(by_team).flatten(1).sum(1)
         return Counts(by_team.flatten(1).sum(1).clamp_min(1), valued.clamp_min(1))
 
     # ---- the loss ------------------------------------------------------------------------------------
@@ -328,7 +329,7 @@ class AgentMixerPPO(Algorithm):
         return -surrogate - settings.entropy_coef * entropy, numbers
 
     def value_loss(self, batch: Batch, counts: Counts, alike: bool = False) -> Tensor:
-        """Clipped Huber loss on normalised returns, a mean over living agents and critics, [K].
+        """Clipped Huber loss on normalised returns, a mean over critics and `valued` rows, [K].
 
         Where the target lies below the value, optimism takes its share of the weight away: the critic then learns an
         upper expectile of the returns (Newey and Powell 1987) instead of their mean."""
@@ -345,5 +346,5 @@ class AgentMixerPPO(Algorithm):
             F.huber_loss(clipped, target, reduction="none", delta=settings.huber_delta),
         )
         loss = torch.where(target < value, loss * (1.0 - self.optimism), loss)
-        counted = self.counted(batch.active.reshape(teams, -1, old.shape[1])).to(value.dtype)
-        return (loss.view_as(counted) * counted).flatten(1).sum(1) / counts.valued
+        valued = self.valued(batch.active.reshape(teams, -1, old.shape[1])).to(value.dtype)
+        return (loss.view_as(valued) * valued).flatten(1).sum(1) / counts.valued
