@@ -77,10 +77,10 @@ class ValueNorm(nn.Module):
         return values * std + mean
 
 
-def standardised(advantage: Tensor, counted: Tensor, centred: bool) -> Tensor:
-    """Advantages [K, C / K, T, E] divided by the root of each critic's mean square over what counts: about their mean, which is
-    taken away then, if `centred`; else about 0."""
+def standardised(advantage: Tensor, counted: Tensor, centring: float) -> Tensor:
+    """Advantages [K, C / K, T, E] less the share `centring` of each critic's mean, divided by the root of what their mean square
+    is then, both over what counts."""
     count = counted.sum((2, 3), keepdim=True).clamp_min(1)  # an agent may be dead all along a short rollout
-    mean = (advantage * counted).sum((2, 3), keepdim=True) / count if centred else 0.0
+    mean = (advantage * counted).sum((2, 3), keepdim=True) / count * centring
     variance = ((advantage - mean).square() * counted).sum((2, 3), keepdim=True) / count
     return (advantage - mean) / (variance.sqrt() + 1e-5)

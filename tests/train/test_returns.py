@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
+from conftest import tiny_algorithm
 
-from agentmixer.train.returns import ValueNorm, gae
+from agentmixer.train.returns import ValueNorm, gae, standardised
 
 NO = torch.zeros(3, 1, dtype=torch.bool)
 
@@ -59,3 +60,20 @@ def test_each_team_has_moments_of_its_own() -> None:
         torch.testing.assert_close(
             together.normalise(returns)[team : team + 1], alone.normalise(returns[team : team + 1])
         )
+
+
+def test_advantages_are_standardised_by_hand_and_their_mean_leaves_by_shares() -> None:
+    """Of 1, 3 and 50, which does not count: mean 2 and variance 1 when centred, mean square 5 when not."""
+    advantage = torch.tensor([1.0, 3.0, 50.0]).view(1, 1, 3, 1)
+    counted = torch.tensor([True, True, False]).view(1, 1, 3, 1)
+    for centring, want in ((1.0, [-1.0, 1.0]), (0.0, [1 / 5**0.5, 3 / 5**0.5]), (0.5, [0.0, 2 / 2**0.5])):
+        found = standardised(advantage, counted, centring).flatten()[:2]
+        torch.testing.assert_close(found, torch.tensor(want), atol=1e-4, rtol=1e-4)
+
+
+def test_at_the_end_of_optimism_plain_ppo_remains() -> None:
+    algorithm = tiny_algorithm(optimism=0.8)
+    assert [(algorithm.schedule(p), algorithm.optimism, algorithm.centring)[1:] for p in (0.0, 0.5, 0.75, 1.0)] == [
+        (0.8, 0.0), (0.8, 0.0), (0.4, 0.5), (0.0, 1.0)
+    ]  # fmt: skip
+    assert tiny_algorithm(optimism=0.0).centring == 1.0

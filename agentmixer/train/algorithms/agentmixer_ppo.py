@@ -122,8 +122,8 @@ class AgentMixerPPO(Algorithm):
     several_teams = own_threads = True
     #: Share of negative surprises that is forgiven now.
     optimism = 0.0
-    #: Whether advantages are centred. An optimistic baseline lies above the mean on purpose; centring would undo that.
-    centred = True
+    #: Share of their mean that is taken from advantages. An optimistic baseline lies above it on purpose; centring would undo that.
+    centring = 1.0
     watched: dict[str, Tensor]  #: Diagnostics of the newest rollout, [K] each.
 
     # ---- what acts -----------------------------------------------------------------------------------
@@ -177,7 +177,7 @@ class AgentMixerPPO(Algorithm):
         """Set optimism, temperature and what the step sizes follow. progress: share of total_steps done, [0, 1]."""
         self.progress, settings = progress, self.config.algorithm
         self.optimism = settings.optimism * min(1.0, 2.0 * (1.0 - progress))
-        self.centred = settings.optimism == 0
+        self.centring = 1.0 - self.optimism / settings.optimism if settings.optimism else 1.0
         self.learning = {"critic"} if progress < settings.critic_first else set(self.step_sizes())
         self.team.joint_policy.anneal(self.config.team.tau, settings.tau_end, settings.tau_schedule, progress)
 
@@ -206,7 +206,7 @@ class AgentMixerPPO(Algorithm):
         self.watched = diagnostics.of_rollout(self.team, r, returns, value, counted)
         advantage = torch.where(advantage < 0, advantage * (1.0 - self.optimism), advantage)
         returns = self.value_norm.normalise(returns)
-        return standardised(advantage, counted, self.centred).flatten(0, 1), returns.flatten(0, 1)
+        return standardised(advantage, counted, self.centring).flatten(0, 1), returns.flatten(0, 1)
 
     def counted(self, active: Tensor) -> Tensor:
         """Whose advantages count, [K, C / K, ...]: those of living agents [K, N / K, ...], or of a team in which an agent
