@@ -49,6 +49,8 @@ def connected() -> Any:
         for number, handler in handlers.items():
             with contextlib.suppress(ValueError):  # only the main thread may
                 signal.signal(number, handler)
+    # Ray prints what became of workers to standard output, which is the command's own. `Lost` says it too.
+    ray._private.worker.print_to_stdstream = lambda *_args, **_options: None
     return ray
 
 
