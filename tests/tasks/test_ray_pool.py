@@ -3,6 +3,7 @@ what is said then."""
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,6 +75,26 @@ def test_steps_are_those_of_processes(
         steps = [far.step(chosen), near.step(chosen)]
     far.close()
     near.close()
+
+
+def test_ray_prints_nothing_to_standard_output(cluster: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """It would tell there of a worker that died, in the midst of what --json prints."""
+    from ray._private import worker
+
+    worker.print_to_stdstream({"lines": ["a worker died"], "pid": "raylet", "is_err": False}, ignore_prefix=False)
+    assert capsys.readouterr() == ("", "")
+    assert "print_to_stdstream(" in inspect.getsource(worker.listen_error_messages)
+
+
+def test_a_cluster_without_a_core_to_spare_is_told_of(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.util import placement_group, remove_placement_group
+
+    monkeypatch.setattr(ray_pool, "STARTING_TIME", 3.0)
+    everything = placement_group([{"CPU": 2}, {"CPU": 2}])
+    assert everything.wait(60)
+    with pytest.raises(AgentMixerError, match="environment 0 did not start in 3 s; the command ray status says"):
+        make(*SPREAD[:2], 1, None, SPREAD[2], workers="ray").close()
+    remove_placement_group(everything)
 
 
 def test_a_node_that_is_killed_is_replaced(cluster: Any) -> None:

@@ -86,6 +86,16 @@ def test_without_leave_or_when_it_is_used_up_the_task_ends() -> None:
             task.step(torch.zeros(2, ENVS))
 
 
+def test_an_environment_that_never_starts_ends_the_task_whatever_is_allowed() -> None:
+    task = ParallelEnvTask("zoo_envs:NeverAgain", 1, {}, "serial")
+    task.env_restarts = 1000
+    with pytest.raises(
+        AgentMixerError, match="the port is taken; that was after it had been made anew 5 times in a row"
+    ):
+        task.reset(5)
+    assert task.env_restarts == 1000 - 5
+
+
 def test_a_worker_that_is_killed_loses_its_environments_alone() -> None:
     """Environments 3 to 5 go on in a new process with their streams' next episodes; the others have noticed nothing."""
     task, calm = flaky(200, "processes"), flaky(200, "serial")

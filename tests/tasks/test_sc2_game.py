@@ -1,6 +1,6 @@
 """The real game's backend against a stand-in for smacv2's interface: plumbing, sizes, seeds, and what goes wrong.
 
-Nothing here says anything about win rates. `stand_ins/test_sc2_battles.py` plays unmodified smacv2, where that can be imported."""
+Nothing here says anything about win rates. `test_sc2_smacv2.py` plays unmodified smacv2, where that can be imported."""
 
 from __future__ import annotations
 

@@ -390,6 +390,15 @@ class Flaky(Counting):
         return super().step(actions)
 
 
+class NeverAgain(Counting):
+    """Starts to be looked at, which takes seed 0, and never for an episode."""
+
+    def reset(self, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
+        if seed:
+            raise OSError("the port is taken")
+        return super().reset(seed, options)
+
+
 def broken(how: str = "raise") -> Broken:
     return Broken(how)
 

@@ -49,6 +49,8 @@ def connected() -> Any:
         for number, handler in handlers.items():
             with contextlib.suppress(ValueError):  # only the main thread may
                 signal.signal(number, handler)
+    # Ray prints what became of workers to standard output, which is the command's own. `Lost` says it too.
+    ray._private.worker.print_to_stdstream = lambda *_args, **_options: None
     return ray
 
 
@@ -105,7 +107,7 @@ class RayPool:
             for i, part in enumerate(map(_slice, self._parts))
             if i not in self._lost
         }
-        answers = self._answers(asked, self._patience)
+        answers = self._answers(asked, self._patience, f"gave no answer for {self._patience or 0:g} s, and was ended")
         for i, (_, rows) in answers.items():
             self._rows[_slice(self._parts[i])] = rows
         return [answers[i][0] if i in answers else self._lost[i] for i in range(len(self.work))]
@@ -131,10 +133,12 @@ class RayPool:
                 self._makers[i], self._rows.nbytes, _slice(self._parts[i]), sys.path, os.getcwd()
             )
             self._lost.pop(i, None)
-        self._answers({i: self._actors[i].built.remote() for i in which}, self._patience or STARTING_TIME)
+        patience = self._patience or STARTING_TIME
+        late = f"did not start in {patience:g} s; the command ray status says whether the cluster has a core to spare"
+        self._answers({i: self._actors[i].built.remote() for i in which}, patience, late)
 
-    def _answers(self, asked: Mapping[int, Any], patience: float | None) -> dict[int, Any]:
-        """What workers answered in time, by their number; the others are lost."""
+    def _answers(self, asked: Mapping[int, Any], patience: float | None, late: str) -> dict[int, Any]:
+        """What workers answered in time, by their number; the others are lost. late: what is said of one that took longer."""
         deadline = None if patience is None else time.monotonic() + patience
         answers = {}
         for i, reference in asked.items():
@@ -143,7 +147,7 @@ class RayPool:
                 answers[i] = self._ray.get(reference, timeout=left)
                 continue
             except self._ray.exceptions.GetTimeoutError:
-                fate = f"gave no answer for {patience:g} s, and was ended"
+                fate = late
             except self._ray.exceptions.RayActorError as error:
                 fate = f"was lost: {str(error).splitlines()[0]}"
             self._lost[i] = Lost(f"the Ray worker of {self.work[i]} {fate}")

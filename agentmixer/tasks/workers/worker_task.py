@@ -20,6 +20,8 @@ from agentmixer.tasks.workers.ray_pool import RayPool, cluster_cores
 
 #: What a step came to, beside what an environment shows after it.
 _OUTCOME = ("reward", "terminated", "truncated", "won", "final_obs", "final_state")
+#: How often in a row environments are made anew, without a step in between; then the task ends, whatever is allowed.
+IN_A_ROW = 5
 
 
 class WorkerTask:
@@ -29,7 +31,7 @@ class WorkerTask:
 
     An environment that fails ends the task, unless `env_restarts` allows that it is made anew; it then goes on with the next
     episode of its stream. A worker that dies, or that does not answer in time, is an environment that fails for each of
-    its environments.
+    its environments. One that fails at every start is not tried for ever: see `IN_A_ROW`.
     """
 
     restarts = True
@@ -118,11 +120,14 @@ class WorkerTask:
         lost = [index for index, failure in failed.items() if stepped and not failure.starting]
         renewed = list(failed)
         outcome = {name: self._rows[name][renewed] for name in _OUTCOME} if renewed and stepped else {}
+        times = 0
         while failed:
             words = list(dict.fromkeys(failure.words for failure in failed.values()))
-            if len(failed) > self.env_restarts:
-                self._failed = "; ".join(words)
+            if len(failed) > self.env_restarts or times == IN_A_ROW:
+                again = [f"that was after it had been made anew {times} times in a row"] if times == IN_A_ROW else []
+                self._failed = "; ".join(words + again)
                 self._usable()
+            times += 1
             self.env_restarts -= len(failed)
             self._failures += words
             self._next[[index for index, failure in failed.items() if failure.starting]] += 1
