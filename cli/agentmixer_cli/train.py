@@ -159,6 +159,10 @@ def train(
             )
             config.check()
             begun_from.check_fits(file, before, new)
+        if config.run.workers == "ray":  # before a run is made: without a cluster there is nothing to continue
+            from agentmixer.tasks.workers.ray_pool import connected
+
+            connected()
         stamp = runs.now()
         chosen = [
             runs.create(

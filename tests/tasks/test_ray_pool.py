@@ -146,6 +146,7 @@ def test_without_ray_or_a_cluster_a_sentence_says_what_to_do(tmp_path: Path, mon
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "ray", None)
         refused = agentmixer(*command, "ray", cwd=tmp_path)
+        assert list(tmp_path.iterdir()) == []  # no run was made
     assert refused.returncode == 2 and "needs the package ray; pip install 'agentmixer[ray]'" in refused.stderr
     refused = agentmixer(*command, "raj", cwd=tmp_path)
     assert refused.returncode == 2 and "workers must be one of processes, ray" in refused.stderr
