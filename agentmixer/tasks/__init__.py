@@ -1,7 +1,16 @@
 """Where agents act: one folder per task family, all batched, one protocol (`tasks.base.Task`)."""
 
 from agentmixer.tasks.base import ScenarioInfo, Task, TaskFamily, TaskStep
-from agentmixer.tasks.registry import backend_problems, check, family, make, names, names_code, option_names
+from agentmixer.tasks.registry import (
+    backend_problems,
+    check,
+    check_workers,
+    family,
+    make,
+    names,
+    names_code,
+    option_names,
+)
 
 __all__ = [
     "ScenarioInfo",
@@ -10,6 +19,7 @@ __all__ = [
     "TaskStep",
     "backend_problems",
     "check",
+    "check_workers",
     "family",
     "make",
     "names",

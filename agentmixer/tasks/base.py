@@ -178,8 +178,8 @@ class TaskFamily(Protocol):
         ...
 
     def make(self, scenario: str, num_envs: int, backend: str, options: Any, device: str = "cpu") -> Task:
-        """Build the task. A family with a true attribute `takes_workers` also takes `workers`: "processes", or "ray" for
-        environments on a Ray cluster (`workers.ray_pool`)."""
+        """Build the task. A family with an attribute `takes_workers`, the names of some backends, also takes `workers` for
+        these: "processes", or "ray" for environments on a Ray cluster (`workers.ray_pool`)."""
         ...
 
 

@@ -71,6 +71,14 @@ def check(
     return chosen, resolved.as_dict()
 
 
+def check_workers(task: str, backend: str, workers: str) -> None:
+    """Raise AgentMixerError if environments of a backend cannot be stepped there."""
+    if workers != "processes" and backend not in getattr(family(task), "takes_workers", ()):
+        raise AgentMixerError(
+            f"task '{task}' steps the environments of backend {backend} in this process; leave --workers out"
+        )
+
+
 def make(
     task: str,
     scenario: str,
@@ -89,9 +97,8 @@ def make(
     if num_envs < 1:
         raise AgentMixerError(f"num_envs is {num_envs}; it must be at least 1")
     found = family(task)
+    check_workers(task, chosen, workers)
     further = {} if workers == "processes" else {"workers": workers}
-    if further and not getattr(found, "takes_workers", False):
-        raise AgentMixerError(f"task '{task}' steps its environments in this process; leave --workers out")
     made = found.make(scenario, num_envs, chosen, found.Options(**resolved), device, **further)
     try:
         check_actions(made.spec)

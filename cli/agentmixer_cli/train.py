@@ -159,6 +159,7 @@ def train(
             )
             config.check()
             begun_from.check_fits(file, before, new)
+        tasks.check_workers(task, name, config.run.workers)
         if config.run.workers == "ray":  # before a run is made: without a cluster there is nothing to continue
             from agentmixer.tasks.workers.ray_pool import connected
 

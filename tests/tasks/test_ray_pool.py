@@ -151,7 +151,10 @@ def test_without_ray_or_a_cluster_a_sentence_says_what_to_do(tmp_path: Path, mon
     refused = agentmixer(*command, "raj", cwd=tmp_path)
     assert refused.returncode == 2 and "workers must be one of processes, ray" in refused.stderr
     refused = agentmixer("train", "matrix", "climbing", "--steps", 64, "--workers", "ray", cwd=tmp_path)
-    assert refused.returncode == 2 and "task 'matrix' steps its environments in this process" in refused.stderr
+    assert (
+        refused.returncode == 2
+        and "task 'matrix' steps the environments of backend jax in this process" in refused.stderr
+    )
 
 
 def test_a_cluster_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

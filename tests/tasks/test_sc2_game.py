@@ -273,4 +273,4 @@ def test_an_option_of_the_real_game_is_refused_elsewhere(tmp_path: Path) -> None
     refused = agentmixer("train", "smacv2", "protoss_5v5", "--env-arg", "unsighted_wipe=true", cwd=tmp_path)
     assert refused.returncode == 2 and "unsighted_wipe is of the real game" in refused.stderr
     refused = agentmixer("train", "smacv2", "protoss_5v5", "--workers", "ray", "--steps", "64", cwd=tmp_path)
-    assert refused.returncode == 2 and "backend smax steps all environments at once" in refused.stderr
+    assert refused.returncode == 2 and "steps the environments of backend smax in this process" in refused.stderr

@@ -15,7 +15,7 @@ backends = pettingzoo.backends
 backend_problems = pettingzoo.backend_problems
 #: An id may lead with a module, which is then imported; and what a registered id makes is code of others.
 names_code = True
-takes_workers = True
+takes_workers = backends
 notes = (
     "The scenario is the id of a registered environment; module:id imports the module first, which registers the id. "
     "Modules in the current directory are found. Options are keyword arguments of gymnasium.make. The team has one "

@@ -31,7 +31,7 @@ class Options(Settings, frozen=True):
 
 backends = ("mujoco",)
 names_code = False
-takes_workers = True
+takes_workers = backends
 notes = (
     "Observations, rewards and terminations are those of Gymnasium-Robotics' mamujoco_v1, which drives the "
     "legs of Ant correctly: returns are not comparable with the original Multi-Agent MuJoCo's. Ant-8x1, "

@@ -17,7 +17,7 @@ from agentmixer.tasks.pettingzoo.factory import EXAMPLE, arguments, factory
 
 backends = ("processes", "serial")
 names_code = True
-takes_workers = True
+takes_workers = backends
 notes = (
     "The scenario is module:factory; factory(**options) must return a PettingZoo ParallelEnv, and a module alone "
     "means module:parallel_env. Modules in the current directory are found. The team's reward is the mean of all "

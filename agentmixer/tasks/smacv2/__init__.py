@@ -39,7 +39,7 @@ class Options(Settings, frozen=True):
 
 backends = ("smax", "sc2")
 names_code = False
-takes_workers = True
+takes_workers = ("sc2",)
 notes = (
     "Backend smax is JaxMARL's SMAX with a scripted enemy, not StarCraft II. It does not model healing "
     "(medivac left out), self-destruction (baneling left out), splash (the colossus hits one target), "
@@ -107,8 +107,6 @@ def make(
             patience=sc2_game.PATIENCE_S,
             ray=workers == "ray",
         )
-    if workers != "processes":
-        raise AgentMixerError("backend smax steps all environments at once in this process; leave --workers out")
     from agentmixer.tasks.jax_task import JaxTask
     from agentmixer.tasks.smacv2.smax_game import game
 
