@@ -170,6 +170,7 @@ def _random_rollout(algorithm: AgentMixerPPO, seed: int) -> dict[str, torch.Tens
         if spec.discrete else action,
         "actor_memory": normal(agents, *lead, algorithm.team.actor.body.memory),
         "critic_memory": normal(critics, *lead, algorithm.critic.body.memory),
+        "pm_memory": normal(1, *lead, algorithm.team.pm.memory),
         "value": normal(critics, *lead), "final_value": normal(critics, *lead), "last_value": normal(critics, lead[1]),
         "state": normal(1, *lead, spec.state_size), "signal": normal(1, *lead, algorithm.team.signal),
         "reward": normal(1, *lead), "terminated": terminated, "truncated": truncated, "episode_start": starts,

@@ -36,6 +36,21 @@ def test_paper_preset_is_the_papers_tables() -> None:
     assert (config.num_envs, config.rollout_length, config.total_steps) == (40, 100, 10_000_000)
 
 
+def test_released_preset_is_the_paper_s_but_for_what_the_authors_scripts_and_code_say() -> None:
+    def beside_paper(task: str) -> dict[str, object]:
+        ours, theirs = (AgentMixerPPO.configure(preset, task).as_dict() for preset in ("released", "paper"))
+        return {name: value for name, value in ours.items() if value != theirs[name]}
+
+    always = {"pm": "recurrent", "u_scale": 0.5}
+    assert beside_paper("passage") == always
+    assert beside_paper("matrix") == always | {"pm_lr": 5e-4, "total_steps": 1_000_000}
+    assert beside_paper("smacv2") == always | {
+        "num_envs": 25, "clip": 0.05, "pm_lr": 5e-4, "tau_end": 5.0, "tau_schedule": "late",
+    }  # fmt: skip
+    assert beside_paper("predator_prey") == always | {"u_scale": 0.95, "epochs": 15, "total_steps": 1_000_000}
+    assert beside_paper("mamujoco") == always | {"pm_lr": 3e-5, "std_high": 0.75, "sigmoid_gain": 0.3}
+
+
 def test_paper_preset_names_every_setting_of_the_method() -> None:
     """A changed default must never leak into `paper`."""
     run_only = {

@@ -59,7 +59,7 @@ def total_correlation(team: Team, r: Rollout) -> Tensor:
         noise = torch.cat(
             [torch.randn(r.state.shape[2], team.signal, generator=g, device=team.device) for g in generators]
         )
-        return team.joint(actors, state, noise, mask)
+        return team.joint(actors, state, noise, mask, r.pm_memory[:, -1])
 
     kind = team.joint_policy
     action = kind.sample(joint(), kind.noise((*mask.shape[:2], team.actions), generators))

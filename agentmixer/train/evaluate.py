@@ -62,7 +62,8 @@ def evaluate(
     for begin in range(0, episodes, envs):
         progress(f"episodes {begin} of {episodes}")
         step = task.reset(seed, np.arange(begin, begin + envs))
-        memory, signal = (team.memory(envs)[name] for name in ("actor", "signal"))
+        memory = team.memory(envs)
+        signal = memory.pop("signal")
         episode_start = torch.ones(envs, device=device)
         count = min(envs, episodes - begin)
         running = np.ones(envs, bool)
@@ -77,7 +78,7 @@ def evaluate(
                 signal = team.next_signal(signal, episode_start)
                 action, _, memory = team.act_jointly(obs, state, signal, mask, memory, greedy)
             else:
-                action, memory = team.act_alone(obs, mask, memory, greedy)
+                action, memory["actor"] = team.act_alone(obs, mask, memory["actor"], greedy)
             step = task.step(team.to_task(action))
             ended = np.asarray(step.terminated) | np.asarray(step.truncated)
             total += np.asarray(step.reward) * running
@@ -89,7 +90,7 @@ def evaluate(
             victory |= running & whole & np.asarray(step.won)
             running &= ~whole
             episode_start = torch.from_numpy(ended).to(device).float()
-            memory = memory * (1.0 - episode_start).view(1, envs, 1)
+            memory = {name: array * (1.0 - episode_start).view(1, envs, 1) for name, array in memory.items()}
         chosen = slice(begin, begin + count)
         returns[chosen], won[chosen], lengths[chosen] = total[:count], victory[:count], length[:count]
         unended[chosen] = running[:count]

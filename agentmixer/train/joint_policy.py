@@ -164,17 +164,19 @@ def drawn(fill: Callable[..., Any], shape: tuple[int, ...], generators: Sequence
 
 
 class GumbelJoint(DiscreteJoint):
-    """Eq. 12 as published: softmax((log pi + g) / tau), g = -log(-log u), u = sigmoid(score).
+    """Eq. 12: softmax((log pi + g) / tau), g = -log(-log u), u = u_scale * sigmoid(gain * score); u_scale 1 and gain 1 are
+    the published form.
 
-    -log sigmoid(x) = softplus(-x), so g = -log softplus(-x), which stays finite where u rounds to 1. What
+    -log sigmoid(x) = softplus(-x), so g = -log(softplus(-x) - log u_scale), which stays finite where u rounds to 1. What
     normalises pi cancels. Mode agreement (Definition 6) is not guaranteed by this form: argmax(log pi + g) may
     be another action than argmax(log pi), whatever tau is. It is measured."""
 
-    def __init__(self, tau: float):
-        self.tau = tau
+    def __init__(self, tau: float, u_scale: float = 1.0, gain: float = 1.0):
+        self.tau, self.u_scale, self.gain = tau, u_scale, gain
 
     def anneal(self, start: float, end: float, schedule: str, progress: float) -> None:
-        """Set tau for `progress` in [0, 1]: `start` throughout (constant), or on its way to `end`."""
+        """Set tau for `progress` p in [0, 1]: `start` throughout (constant), or on its way to `end`; `late` has gone the
+        share (e^5p - 1) / (e^5 - 1) of it, as the authors' code does on SMAC."""
         self.tau = start
         if schedule == "linear":
             self.tau = start + (end - start) * progress
@@ -182,9 +184,12 @@ class GumbelJoint(DiscreteJoint):
             self.tau = end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
         elif schedule == "exponential":
             self.tau = start * (end / start) ** progress
+        elif schedule == "late":
+            self.tau = start + (end - start) * math.expm1(5 * progress) / math.expm1(5)
 
     def scores(self, policy: Tensor, score: Tensor) -> Tensor:
-        return (policy - torch.log(F.softplus(-score.clamp(-SCORE_LIMIT, SCORE_LIMIT)))) / self.tau
+        x = (self.gain * score).clamp(-SCORE_LIMIT, SCORE_LIMIT)
+        return (policy - torch.log(F.softplus(-x) - math.log(self.u_scale))) / self.tau
 
 
 class GapJoint(DiscreteJoint):
@@ -220,14 +225,14 @@ class Gaussian(NamedTuple):
 
 class GaussianJoint:
     """Real-valued actions: the joint policy is Normal(the actors' means, PM's std), so that the mode of both is
-    the mean by construction and PM shapes exploration alone. std = low + (high - low) * sigmoid(score).
+    the mean by construction and PM shapes exploration alone. std = low + (high - low) * sigmoid(gain * score).
 
     A policy is its mean [N, B, A], in units of half the action range (-1 and 1 are the bounds; the environment
     meets the clamped action). Actors have no std: none is executed and none would get a gradient.
     """
 
-    def __init__(self, std_low: float, std_high: float):
-        self.low, self.high = std_low, std_high
+    def __init__(self, std_low: float, std_high: float, gain: float = 1.0):
+        self.low, self.high, self.gain = std_low, std_high, gain
 
     def policy(self, raw: Tensor, mask: Tensor) -> Tensor:
         return raw * mask
@@ -236,7 +241,8 @@ class GaussianJoint:
         return policy
 
     def joint(self, policy: Tensor, score: Tensor, mask: Tensor) -> Gaussian:
-        return Gaussian(policy, self.low + (self.high - self.low) * torch.sigmoid(score), mask.to(policy.dtype))
+        std = self.low + (self.high - self.low) * torch.sigmoid(self.gain * score)
+        return Gaussian(policy, std, mask.to(policy.dtype))
 
     def actor_mode(self, policy: Tensor) -> Tensor:
         return policy

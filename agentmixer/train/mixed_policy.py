@@ -175,5 +175,7 @@ def joint_for(spec: TaskSpec, whole: DiscreteJoint, real: GaussianJoint) -> Join
 
 def make_joint(spec: TaskSpec, settings: AgentMixerTeamSettings) -> JointPolicy:
     """The kind of joint policy that settings and actions ask for."""
-    whole = GumbelJoint(settings.tau) if settings.joint == "gumbel" else GapJoint(settings.reach)
-    return joint_for(spec, whole, GaussianJoint(settings.std_low, settings.std_high))
+    gain = settings.sigmoid_gain
+    gumbel = settings.joint == "gumbel"
+    whole = GumbelJoint(settings.tau, settings.u_scale, gain) if gumbel else GapJoint(settings.reach)
+    return joint_for(spec, whole, GaussianJoint(settings.std_low, settings.std_high, gain))

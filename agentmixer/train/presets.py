@@ -2,7 +2,8 @@
 
 `default` is tuned here, for results per minute on a small machine (docs/results.md says how). `paper` holds the
 paper's Tables 5 and 8-11. What those leave open (width of PM's encoders: the actors' 64; Huber loss and value
-clipping) is as in MAPPO, on which the paper builds.
+clipping) is as in MAPPO, on which the paper builds. `released` holds what the authors' scripts set and their code does
+where the paper's text is silent or says something else.
 """
 
 from __future__ import annotations
@@ -78,6 +79,8 @@ _PAPER_PPO: dict[str, Any] = {
     "entropy_coef": 0.01,
     "joint": "gumbel",
     "reach": 3.0,
+    "u_scale": 1.0,
+    "sigmoid_gain": 1.0,
     "tau": 1.0,
     "tau_end": 1.0,
     "tau_schedule": "constant",
@@ -147,6 +150,32 @@ AGENTMIXER_PPO: Presets = {
                 "critic_lr": 3e-4,
                 "entropy_coef": 0.0,
                 "layers": 2,
+            },
+        },
+    ),
+    "released": (
+        _PAPER_PPO | {"pm": "recurrent", "u_scale": 0.5},
+        {
+            "smacv2": {
+                "num_envs": 25,
+                "clip": 0.05,
+                "pm_lr": 5e-4,
+                "tau": 1.0,
+                "tau_end": 5.0,
+                "tau_schedule": "late",
+            },
+            "matrix": {"epochs": 15, "pm_lr": 5e-4, "total_steps": 1_000_000},
+            "predator_prey": {"epochs": 15, "u_scale": 0.95, "total_steps": 1_000_000},
+            "mamujoco": {
+                "num_envs": 40,
+                "rollout_length": 100,
+                "actor_lr": 3e-4,
+                "critic_lr": 3e-4,
+                "pm_lr": 3e-5,
+                "entropy_coef": 0.0,
+                "layers": 2,
+                "std_high": 0.75,
+                "sigmoid_gain": 0.3,
             },
         },
     ),

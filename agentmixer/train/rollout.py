@@ -25,7 +25,7 @@ class Rollout:
     | obs, mask | [N, T, E, D], [N, T, E, A] bool |
     | active, log_prob | [N, T, E]: bool, and the joint policy's log-probability of the action |
     | action | [N, T, E] int64, or [N, T, E, A] float32 |
-    | actor_memory, critic_memory | [N, T, E, M], [C, T, E, M]: before the step |
+    | actor_memory, critic_memory, pm_memory | [N, T, E, M], [C, T, E, M], [K, T, E, P]: before the step |
     | value, final_value | [C, T, E]: of the state, and of the state that an episode was cut off at (elsewhere 0) |
     | last_value | [C, E]: of the state after the last step |
     | state, signal | [K, T, E, S], [K, T, E, Z] |
@@ -41,6 +41,7 @@ class Rollout:
     log_prob: Tensor
     actor_memory: Tensor
     critic_memory: Tensor
+    pm_memory: Tensor
     value: Tensor
     final_value: Tensor
     last_value: Tensor
@@ -53,8 +54,8 @@ class Rollout:
 
 
 class Batch(NamedTuple):
-    """A rollout cut into chunks of L steps for an update: fields of `Rollout` as [., L, B, ...] with B chunks, memories
-    of a chunk's first step [., 1, B, M], advantages and normalised returns [C, L, B]."""
+    """A rollout cut into chunks of L steps for an update: fields of `Rollout` as [., L, B, ...] with B chunks, the actors' and
+    critics' memories of a chunk's first step [., 1, B, M], advantages and normalised returns [C, L, B]."""
 
     obs: Tensor
     mask: Tensor
@@ -63,6 +64,7 @@ class Batch(NamedTuple):
     log_prob: Tensor
     actor_memory: Tensor
     critic_memory: Tensor
+    pm_memory: Tensor
     value: Tensor
     state: Tensor
     signal: Tensor
@@ -74,11 +76,16 @@ class Batch(NamedTuple):
     def cut(cls, r: Rollout, advantage: Tensor, returns: Tensor, length: int) -> Batch:
         """Chunks of `length` steps, which must divide T. advantage, returns [C, T, E]."""
         arrays = (
-            r.obs, r.mask, r.active, r.action, r.log_prob, r.actor_memory, r.critic_memory, r.value, r.state, r.signal,
-            r.episode_start, advantage, returns,
+            r.obs, r.mask, r.active, r.action, r.log_prob, r.actor_memory, r.critic_memory, r.pm_memory, r.value, r.state,
+            r.signal, r.episode_start, advantage, returns,
         )  # fmt: skip
         cut = cls(*(chunks(array, length) for array in arrays))
         return cut._replace(actor_memory=cut.actor_memory[:, :1], critic_memory=cut.critic_memory[:, :1])
+
+    def central(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What the Policy Modifier is given beside the actors' policies, L * B rows: state [K * L * B, S], signal
+        [K * L * B, Z], and its memory before the step [K, L * B, P]."""
+        return self.state.flatten(0, 2), self.signal.flatten(0, 2), self.pm_memory.flatten(1, 2)
 
     def part(self, part: Tensor | None, block: slice) -> Batch:
         """Some of each team's chunks; see `blocks.pick`."""
@@ -86,7 +93,7 @@ class Batch(NamedTuple):
 
     def all_alike(self) -> bool:
         """Whether all rows are alike in what the networks see, as in a matrix game."""
-        seen = (self.state, self.signal, self.obs, self.mask, self.actor_memory, self.critic_memory)
+        seen = self.state, self.signal, self.obs, self.mask, self.actor_memory, self.critic_memory, self.pm_memory
         return all(bool((array == array[:, :, :1]).all()) for array in seen)
 
     def first(self) -> Batch:
@@ -121,6 +128,7 @@ def _room(team: Team, critic: Critic, steps: int, envs: int) -> Rollout:
         log_prob=room(rows),
         actor_memory=room(rows, team.actor.body.memory),
         critic_memory=room(critics, critic.body.memory),
+        pm_memory=room(teams, team.pm.memory),
         value=room(critics),
         final_value=room(critics).zero_(),
         last_value=torch.empty(critics, envs, device=team.device),
@@ -142,16 +150,16 @@ class _Recorder:
     def decide(self, place: Place, seen: Seen, memory: dict[str, Tensor], noise: Tensor) -> Tensor:
         t, envs, r = *place, self.rollout
         action, log_prob, after = self.team.act_jointly(
-            seen.obs, seen.state, seen.signal, seen.mask, memory["actor"], greedy=False, noise=noise
+            seen.obs, seen.state, seen.signal, seen.mask, memory, greedy=False, noise=noise
         )
         for kept, array in (
             (r.obs, seen.obs), (r.mask, seen.mask), (r.active, seen.active), (r.action, action), (r.log_prob, log_prob),
-            (r.actor_memory, memory["actor"]), (r.critic_memory, memory["critic"]),
+            (r.actor_memory, memory["actor"]), (r.critic_memory, memory["critic"]), (r.pm_memory, memory["pm"]),
         ):  # fmt: skip
             kept[:, t, envs] = array
         for kept, array in ((r.state, seen.state), (r.signal, seen.signal), (r.episode_start, seen.episode_start)):
             kept[:, t, envs] = array.unflatten(0, (self.team.count, envs.stop - envs.start))
-        memory["actor"] = after
+        memory |= after
         return action
 
     def meanwhile(self, place: Place, seen: Seen, memory: dict[str, Tensor]) -> None:

@@ -54,6 +54,16 @@ class AgentMixerTeamSettings(TeamSettings, frozen=True):
         about("joint=gap: PM multiplies distances from the mode by e to the power of this at most"),
     ] = 3.0
     tau: Annotated[float, Meta(ge=1e-3), about("temperature of joint=gumbel, at the start")] = 1.0
+    u_scale: Annotated[
+        float,
+        Meta(ge=1e-3, le=1.0),
+        about("joint=gumbel: u is this times a sigmoid of PM's output; 1 is eq. 12, less bounds what PM can add"),
+    ] = 1.0
+    sigmoid_gain: Annotated[
+        float,
+        Meta(ge=1e-3, le=10.0),
+        about("PM's output is multiplied by this before the sigmoid that makes u, or a standard deviation, of it"),
+    ] = 1.0
     signal: Annotated[
         int,
         Meta(ge=0, le=64),
@@ -63,8 +73,11 @@ class AgentMixerTeamSettings(TeamSettings, frozen=True):
     ] = 0
     signal_per: Annotated[Literal["step", "episode"], about("how long a signal lasts")] = "step"
     pm: Annotated[
-        Literal["mixer", "hypernetwork", "attention", "none"],
-        about("kind of Policy Modifier; none leaves the actors' policies as they are, to see what PM is worth"),
+        Literal["mixer", "hypernetwork", "attention", "recurrent", "none"],
+        about(
+            "kind of Policy Modifier: recurrent is the mixer as the authors' code builds it, with a GRU over the state; "
+            "none leaves the actors' policies as they are, to see what PM is worth"
+        ),
     ] = "mixer"
     pm_width: Annotated[Width, about("width of PM's state and policy features")] = 32
     pm_agent_hidden: Annotated[Width, about("hidden width of agent mixing")] = 16

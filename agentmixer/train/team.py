@@ -26,6 +26,18 @@ class ActorStep(NamedTuple):
     memory: Tensor
 
 
+class Modifier(nn.Module):
+    """What a team needs of a Policy Modifier (PM); the kinds are in `policy_modifiers`.
+
+    forward(state, policy, features, memory) -> the PM's output and its memory after the step; `PolicyModifier` has the shapes."""
+
+    #: How many numbers it remembers of each environment from step to step, P.
+    memory: int = 0
+
+    def observe(self, state: Tensor) -> None:
+        """Take states [K, B, S] into the moments that normalise them, where there are any."""
+
+
 class Team:
     """The actors of K teams that act side by side and never meet (one team as a rule), with the Policy Modifier (PM) that
     turns their policies into a joint policy while they learn. Execution needs the actors alone.
@@ -33,7 +45,7 @@ class Team:
     Every array leads with the team: where shapes say N, it is K * N, team after team, and E of a state is K * E.
 
     Shapes: K teams, N agents, E environments, B rows (environments, or steps of them), A actions or action elements, H
-    hidden, M memory (H, or 0 without a GRU), Z signal, W elements of the longest action. An action is [N, E] int64, the
+    hidden, M memory (H, or 0 without a GRU), P the PM's memory (0 but for `RecurrentPM`), Z signal, W elements of the longest action. An action is [N, E] int64, the
     number of a choice, where the whole team is Discrete; else [N, E, W] float32: numbers of choices, and real values in
     units of half the action range. `to_task` puts it into the task's own terms.
     """
@@ -42,7 +54,7 @@ class Team:
         self,
         spec: TaskSpec,
         actor: Actor,
-        pm: nn.Module,
+        pm: Modifier,
         joint_policy: JointPolicy,
         generators: Sequence[torch.Generator],
         signal: int = 0,
@@ -60,9 +72,10 @@ class Team:
     # ---- what is remembered from step to step ----------------------------------------------------
 
     def memory(self, num_envs: int) -> dict[str, Tensor]:
-        """Nothing remembered yet: the actors' memory [N, E, M] and the signal [E, Z]."""
+        """Nothing remembered yet: the actors' memory [N, E, M], the PM's [K, E, P] and the signal [E, Z]."""
         return {
             "signal": torch.zeros(self.count * num_envs, self.signal, device=self.device),
+            "pm": torch.zeros(self.count, num_envs, self.pm.memory, device=self.device),
             "actor": torch.zeros(self.actor.body.agents, num_envs, self.actor.body.memory, device=self.device),
         }
 
@@ -83,6 +96,11 @@ class Team:
         """The random numbers that actions are sampled by, [N, E, A]."""
         return self.joint_policy.noise((self.actor.body.agents, num_envs, self.actions), self.generators)
 
+    def observe(self, obs: Tensor, state: Tensor) -> None:
+        """Take obs [N, B, D] and state [K, B, S] into the moments that normalise them, if they are normalised so."""
+        self.actor.body.observe(obs)
+        self.pm.observe(state)
+
     # ---- the policies of observations ------------------------------------------------------------
 
     def step(self, obs: Tensor, mask: Tensor, memory: Tensor) -> ActorStep:
@@ -99,14 +117,22 @@ class Team:
         features = self.actor.body.unroll(obs, memory, starts).flatten(1, 2)
         return ActorStep(self.joint_policy.policy(self.actor.output(features), mask), features, memory)
 
-    def score(self, actors: ActorStep, state: Tensor, signal: Tensor) -> Tensor:
-        """PM's output, [N, B, A], for state [B, S] and signal [B, Z]. What PM reads of the actors is detached."""
+    def score(
+        self, actors: ActorStep, state: Tensor, signal: Tensor, memory: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """PM's output [N, B, A] for state [B, S] and signal [B, Z], and the PM's memory [K, B, P] after the step; `memory` is
+        that before, zero unless given. What PM reads of the actors is detached."""
         seen = torch.cat([state, signal], -1) if signal.shape[-1] else state
-        return self.pm(seen, self.joint_policy.features(actors.policy).detach(), actors.features.detach())
+        read = self.joint_policy.features(actors.policy).detach(), actors.features.detach()
+        score, memory = self.pm(seen, *read, memory)
+        return score, memory
 
-    def joint(self, actors: ActorStep, state: Tensor, signal: Tensor, mask: Tensor) -> Any:
-        """The joint policy: the actors' policies as PM modifies them in state [B, S] under signal [B, Z]."""
-        return self.joint_policy.joint(actors.policy, self.score(actors, state, signal), mask)
+    def joint(
+        self, actors: ActorStep, state: Tensor, signal: Tensor, mask: Tensor, memory: Tensor | None = None
+    ) -> Any:
+        """The joint policy: the actors' policies as PM modifies them in state [B, S] under signal [B, Z], with its memory
+        [K, B, P] (zero unless given)."""
+        return self.joint_policy.joint(actors.policy, self.score(actors, state, signal, memory)[0], mask)
 
     # ---- acting ----------------------------------------------------------------------------------
 
@@ -117,21 +143,23 @@ class Team:
         state: Tensor,
         signal: Tensor,
         mask: Tensor,
-        memory: Tensor,
+        memory: dict[str, Tensor],
         greedy: bool,
         noise: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Actions of the joint policy, their log-probabilities [N, E], and the actors' next memory.
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Actions of the joint policy, their log-probabilities [N, E], and what actors and PM remember next. memory: theirs, as
+        `memory` gives it; what else is in it is left alone.
 
         noise: what `action_noise` gave; drawn here unless given."""
         kind = self.joint_policy
-        actors = self.step(obs, mask, memory)
-        joint = self.joint(actors, state, signal, mask)
+        actors = self.step(obs, mask, memory["actor"])
+        score, remembered = self.score(actors, state, signal, memory["pm"])
+        joint = kind.joint(actors.policy, score, mask)
         if greedy:
             action = kind.mode(joint)
         else:
             action = kind.sample(joint, self.action_noise(obs.shape[1]) if noise is None else noise)
-        return action, kind.log_prob(joint, action), actors.memory
+        return action, kind.log_prob(joint, action), {"actor": actors.memory, "pm": remembered}
 
     @torch.no_grad()
     def act_alone(self, obs: Tensor, mask: Tensor, memory: Tensor, greedy: bool) -> tuple[Tensor, Tensor]:

@@ -45,9 +45,10 @@ class _Recorder:
     def decide(self, place: Place, seen: Seen, memory: dict[str, Tensor], noise: Tensor) -> Tensor:
         if len(self.rows) == place.t:
             self.rows.append({})
-        action, _, memory["actor"] = self.team.act_jointly(
-            seen.obs, seen.state, seen.signal, seen.mask, memory["actor"], greedy=False, noise=noise
+        action, _, after = self.team.act_jointly(
+            seen.obs, seen.state, seen.signal, seen.mask, memory, greedy=False, noise=noise
         )
+        memory |= after
         # A task may reuse its arrays.
         self.rows[place.t][place.envs.start] = {
             "obs": seen.obs.clone(),

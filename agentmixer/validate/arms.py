@@ -56,8 +56,9 @@ class TorchArm:
         memory["signal"] = team.next_signal(memory["signal"], self.episode_start)
         self.episode_start = torch.zeros(1)
         actors = team.step(obs, mask, memory["actor"])
-        memory["actor"] = actors.memory
-        joint = team.joint(actors, state, memory["signal"], mask)
+        score, remembered = team.score(actors, state, memory["signal"], memory["pm"])
+        memory |= {"actor": actors.memory, "pm": remembered}
+        joint = kind.joint(actors.policy, score, mask)
         if (agree := kind.agree(joint, actors.policy)) is not None:
             self.agreed += int((agree & active).sum())
             self.decided += int(active.sum())

@@ -79,7 +79,8 @@ def _joint(team: Team, moments: list[Moment]) -> list[np.ndarray]:
             memory = team.memory(1)
         seen = moment.step
         obs, state, mask = (to_torch(a, team.device) for a in (seen.obs, seen.state, seen.action_mask))
-        _, log_prob, memory["actor"] = team.act_jointly(obs, state, memory["signal"], mask, memory["actor"], True)
+        _, log_prob, after = team.act_jointly(obs, state, memory["signal"], mask, memory, True)
+        memory |= after
         found.append(_numpy(log_prob))
     return found
 

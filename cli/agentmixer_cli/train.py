@@ -26,7 +26,10 @@ def train(
         str, typer.Option(help="agentmixer_ppo; agentmixer_sac: fewer steps, more arithmetic for each; or mappo.")
     ] = "agentmixer_ppo",
     preset: Annotated[
-        str, typer.Option(help="default: results per minute on a small machine. paper: the paper's tables.")
+        str,
+        typer.Option(
+            help="default: results per minute on a small machine. paper: the paper's tables. released: the authors' scripts."
+        ),
     ] = "default",
     assignments: Annotated[
         list[str] | None,

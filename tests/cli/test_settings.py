@@ -29,11 +29,11 @@ def test_what_is_listed_is_every_setting_and_can_be_copied(algorithm: str, tmp_p
             assert f"{setting.wanted} {setting.sentence}" in text
 
 
-def test_both_presets_and_their_difference_by_task_are_shown(tmp_path: Path) -> None:
+def test_all_presets_and_their_difference_by_task_are_shown(tmp_path: Path) -> None:
     lines = agentmixer("settings", "--task", "mamujoco", cwd=tmp_path).stdout.splitlines()
-    assert "  layers=1  (paper 2)" in lines and "  lr_decay=true  (paper false)" in lines
+    assert "  layers=1  (paper 2, released 2)" in lines and "  std_high=1.0  (paper 0.5, released 0.75)" in lines
     lines = agentmixer("settings", cwd=tmp_path).stdout.splitlines()
-    assert "  layers=1  (paper 1)" in lines
+    assert "  layers=1  (paper 1, released 1)" in lines
 
 
 def test_json_says_the_same_to_a_program(tmp_path: Path) -> None:
@@ -42,8 +42,12 @@ def test_json_says_the_same_to_a_program(tmp_path: Path) -> None:
         "agentmixer_ppo", "matrix", ["team", "algorithm", "run"],
     )  # fmt: skip
     assert found["settings"]["algorithm"]["epochs"] == {
-        "defaults": {"default": 4, "paper": 15}, "type": "int", "choices": None, "low": 1, "high": None,
+        "defaults": {"default": 4, "paper": 15, "released": 15}, "type": "int", "choices": None, "low": 1, "high": None,
         "about": "passes over each rollout",
     }  # fmt: skip
     assert found["settings"]["team"]["joint"]["choices"] == ["gap", "gumbel"]
-    assert found["settings"]["team"]["share_parameters"]["defaults"] == {"default": False, "paper": False}
+    assert found["settings"]["team"]["share_parameters"]["defaults"] == {
+        "default": False,
+        "paper": False,
+        "released": False,
+    }

@@ -27,6 +27,7 @@ from agentmixer.train import checkpoint, trainer
 from agentmixer.train import run as runs
 from agentmixer.train.algorithms import AgentMixerPPO
 from agentmixer.train.run import Run
+from agentmixer.train.team import Modifier
 
 #: One payoff matrix an agent; rows are agent 0's actions.
 CHICKEN = np.array([[[6, 2], [7, 0]], [[6, 7], [2, 0]]])  # Aumann (1974)
@@ -303,23 +304,25 @@ def analyze(
     return int(ended.value.code or 0), out, error
 
 
-class Coin(torch.nn.Module):
+class Coin(Modifier):
     """A PM that tosses a coin with the signal's last element and tells everybody: heads action 0, tails action 1."""
 
     def __init__(self, strength: float):
         super().__init__()
         self.strength = strength
 
-    def forward(self, state: torch.Tensor, policy: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, state: torch.Tensor, policy: torch.Tensor, features: torch.Tensor, memory: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         told = (state[:, -1] < 0).long().expand(policy.shape[:2])
-        return self.strength * (2 * torch.nn.functional.one_hot(told, policy.shape[-1]) - 1).float()
+        return self.strength * (2 * torch.nn.functional.one_hot(told, policy.shape[-1]) - 1).float(), memory
 
 
 def test_a_coin_correlates_the_agents(run: Run) -> None:
     """By hand: half of the time both play 0, half of the time both play 1."""
     task = run.make_task(1)
     algorithm, _ = checkpoint.load_weights(run, task, checkpoint.latest(run))
-    algorithm.team.pm = Coin(15.0)  # type: ignore[assignment]
+    algorithm.team.pm = Coin(15.0)
     np.testing.assert_allclose(joint_distribution(algorithm.team, task), [[0.5, 0, 0], [0, 0.5, 0]], atol=1e-5)
 
 
@@ -328,13 +331,13 @@ def test_the_joint_distribution_is_what_the_joint_policy_plays(run: Run) -> None
     draws = 40_000
     task = run.make_task(draws)
     algorithm, _ = checkpoint.load_weights(run, task, checkpoint.latest(run))
-    algorithm.team.pm = Coin(1.0)  # type: ignore[assignment]
+    algorithm.team.pm = Coin(1.0)
     want = joint_distribution(algorithm.team, task)
     assert want.sum() == pytest.approx(1)
     step, memory = task.reset(5), algorithm.team.memory(draws)
     signal = algorithm.team.next_signal(memory["signal"], torch.ones(draws))
     obs, state, mask = (to_torch(array) for array in (step.obs, step.state, step.action_mask))
-    actions, _, _ = algorithm.team.act_jointly(obs, state, signal, mask, memory["actor"], greedy=False)
+    actions, _, _ = algorithm.team.act_jointly(obs, state, signal, mask, memory, greedy=False)
     got = np.bincount(np.ravel_multi_index(tuple(actions.numpy()), (2, 3)), minlength=6).reshape(2, 3) / draws
     np.testing.assert_allclose(got, want, atol=4 * np.sqrt(0.25 / draws))
     assert np.abs(want - np.multiply.outer(want.sum(1), want.sum(0))).max() > 0.05

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -45,10 +47,18 @@ def test_modes_agree_for_any_weights_states_and_observations() -> None:
             for p in module.parameters():
                 p.data.normal_(generator=generator)
         obs, state = torch.randn(2, 50, 5, generator=generator) * 5, torch.randn(50, 11, generator=generator) * 5
-        mask, h = torch.ones(2, 50, 3, dtype=torch.bool), algorithm.team.memory(50)["actor"]
-        joint, _, _ = algorithm.team.act_jointly(obs, state, torch.zeros(50, 0), mask, h, greedy=True)
-        alone, _ = algorithm.team.act_alone(obs, mask, h, greedy=True)
+        mask, memory = torch.ones(2, 50, 3, dtype=torch.bool), algorithm.team.memory(50)
+        joint, _, _ = algorithm.team.act_jointly(obs, state, torch.zeros(50, 0), mask, memory, greedy=True)
+        alone, _ = algorithm.team.act_alone(obs, mask, memory["actor"], greedy=True)
         assert torch.equal(joint, alone)
+
+
+def test_the_spread_by_hand() -> None:
+    """std = low + (high - low) sigmoid(gain x), element by element."""
+    mean, x = torch.zeros(1, 1, 2), torch.tensor([[[0.0, 2.0]]])
+    joint = GaussianJoint(0.1, 0.75, 0.3).joint(mean, x, torch.ones(1, 1, 2, dtype=torch.bool))
+    want = torch.tensor([0.1 + 0.65 / 2, 0.1 + 0.65 / (1 + math.exp(-0.6))])
+    torch.testing.assert_close(joint.std[0, 0], want)
 
 
 def test_actions_reach_the_task_in_its_own_units_and_bounds() -> None:
@@ -79,7 +89,7 @@ def test_an_update_moves_actors_pm_and_critic_and_leaves_padding_without_effect(
     never, memory = torch.zeros(1, 4, 3, dtype=torch.bool), algorithm.team.actor.body.memory
     rollout = Rollout(**{
         "obs": obs, "mask": mask, "active": torch.ones(2, 4, 3, dtype=torch.bool), "action": action,
-        "log_prob": normal(2, 4, 3), "actor_memory": torch.zeros(2, 4, 3, memory), "critic_memory": torch.zeros(1, 4, 3, 0),
+        "log_prob": normal(2, 4, 3), "actor_memory": torch.zeros(2, 4, 3, memory), "critic_memory": torch.zeros(1, 4, 3, 0), "pm_memory": torch.zeros(1, 4, 3, 0),
         "value": normal(1, 4, 3), "final_value": torch.zeros(1, 4, 3), "last_value": normal(1, 3),
         "state": normal(1, 4, 3, 11), "signal": normal(1, 4, 3, 0), "reward": normal(1, 4, 3), "terminated": never, "truncated": never,
         "episode_start": torch.zeros(1, 4, 3),

@@ -36,6 +36,20 @@ def test_equation_12_by_hand() -> None:
     torch.testing.assert_close(got, want)
 
 
+def test_equation_12_as_the_authors_scale_it_by_hand() -> None:
+    """u = .5 sigmoid(.3 x): g is then at most -log(-log .5) = .37, whatever PM says; an unscaled u lets it reach 15."""
+    pi, score = [0.7, 0.2, 0.1], [0.5, -1.0, 2.0]
+    weights = [
+        p * math.exp(-math.log(-math.log(0.5 / (1 + math.exp(-0.3 * x))))) for p, x in zip(pi, score, strict=True)
+    ]
+    got = joint(GumbelJoint(1.0, 0.5, 0.3), torch.tensor(pi).log(), torch.tensor(score)).log_pi
+    torch.testing.assert_close(got, torch.tensor([math.log(w / sum(weights)) for w in weights]))
+    most = {
+        scale: float(GumbelJoint(1.0, scale).scores(torch.zeros(1), torch.tensor([1e9]))) for scale in (0.5, 0.95, 1.0)
+    }
+    assert most == pytest.approx({0.5: 0.3665, 0.95: 2.970, 1.0: 15.0}, abs=1e-3)
+
+
 def test_a_flat_score_leaves_the_actors_policy_as_it_is() -> None:
     logits = torch.randn(4, 6)
     for kind, flat in ((GumbelJoint(1.0), 0.3), (GapJoint(), 0.0)):
@@ -108,7 +122,14 @@ def test_the_gap_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("schedule", "middle"), [("constant", 2.0), ("linear", 1.25), ("cosine", 1.25), ("exponential", 1.0)]
+    ("schedule", "middle"),
+    [
+        ("constant", 2.0),
+        ("linear", 1.25),
+        ("cosine", 1.25),
+        ("exponential", 1.0),
+        ("late", 2 - 1.5 / (math.exp(2.5) + 1)),
+    ],
 )
 def test_temperature_schedules_by_hand(schedule: str, middle: float) -> None:
     end = 2.0 if schedule == "constant" else 0.5
@@ -165,7 +186,7 @@ def test_pm_tells_policies_apart_beside_illegal_actions() -> None:
     policies = [mask_logits(torch.tensor([a, -a, 0.0, 0.0]), mask) for a in (0.5, 2.0)]
     raw = [F.layer_norm(pm.policy_encoder(p.view(1, 1, 4)), (8,)) for p in policies]
     assert torch.equal(raw[0], raw[1])
-    ours = [pm(torch.zeros(1, 3), p.softmax(-1).view(1, 1, 4), torch.zeros(1, 1, 2)) for p in policies]
+    ours = [pm(torch.zeros(1, 3), p.softmax(-1).view(1, 1, 4), torch.zeros(1, 1, 2))[0] for p in policies]
     assert not torch.equal(ours[0], ours[1])
 
 
@@ -182,7 +203,7 @@ def test_actors_learn_through_the_logit_sum_alone() -> None:
 
     whole = gradients()
     pm = algorithm.team.pm.forward
-    algorithm.team.pm.forward = lambda *arguments: pm(*arguments).detach()  # type: ignore[method-assign]
+    algorithm.team.pm.forward = lambda *arguments: (pm(*arguments)[0].detach(), None)  # type: ignore[method-assign]
     for a, b in zip(whole, gradients(), strict=True):
         torch.testing.assert_close(a, b)
 
@@ -202,7 +223,7 @@ def test_the_joint_ratio_does_not_make_the_step_grow_with_the_team() -> None:
         logits, _, _ = single.team.actor(batch.obs[:, 0], batch.actor_memory[:, 0])
         log_pi = mask_logits(logits, batch.mask[:, 0]).log_softmax(-1)
         batch.log_prob[:, 0] = log_pi.gather(-1, batch.action[:, 0].unsqueeze(-1)).squeeze(-1)
-    common = ("state", "signal", "episode_start")
+    common = ("state", "signal", "episode_start", "pm_memory")
     copies = Batch(**{k: v if k in common else v.expand(4, *v.shape[1:]).clone() for k, v in batch._asdict().items()})
     policy_loss(team, copies)[0].backward()
     policy_loss(single, batch)[0].backward()
@@ -266,6 +287,7 @@ def _batch(algorithm: AgentMixerPPO, size: int) -> Batch:
             "active": torch.ones(agents, 1, size, dtype=torch.bool),
             "actor_memory": normal(agents, 1, size, algorithm.team.actor.body.memory),
             "critic_memory": normal(critics, 1, size, algorithm.critic.body.memory),
+            "pm_memory": normal(1, 1, size, algorithm.team.pm.memory),
             "value": normal(critics, 1, size),
             "returns": normal(critics, 1, size),
             "advantage": normal(critics, 1, size),

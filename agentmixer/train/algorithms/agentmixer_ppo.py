@@ -88,7 +88,7 @@ class AgentMixerPPOSettings(PPOSettings, frozen=True):
     ] = "agent"
     tau_end: Annotated[float, Meta(ge=1e-3), about("temperature of joint=gumbel, at the end")] = 1.0
     tau_schedule: Annotated[
-        Literal["constant", "linear", "cosine", "exponential"], about("how the temperature gets there")
+        Literal["constant", "linear", "cosine", "exponential", "late"], about("how the temperature gets there")
     ] = "constant"
     optimism: Annotated[
         float,
@@ -230,7 +230,7 @@ class AgentMixerPPO(Algorithm):
             for part in self.parts(batch.state.shape[2]):
                 blocks.add(totals, self.gradient_step(batch, part, alike))
         # Only now, so that everything above saw the function that acted.
-        self.team.actor.body.observe(experience.obs.flatten(1, 2))
+        self.team.observe(experience.obs.flatten(1, 2), experience.state.flatten(1, 2))
         self.critic.body.observe(self.critic.each(experience.state).flatten(1, 2))
         steps = settings.epochs * settings.minibatches
         means = {name: (total / steps).tolist() for name, total in totals.items()}
@@ -302,7 +302,7 @@ class AgentMixerPPO(Algorithm):
         seen = batch.first() if alike else batch
         mask = seen.mask.flatten(1, 2)
         actors = self.team.unroll(seen.obs, mask, seen.actor_memory[:, 0], seen.episode_start)
-        policy, score = actors.policy, self.team.score(actors, seen.state.flatten(0, 2), seen.signal.flatten(0, 2))
+        policy, (score, _) = actors.policy, self.team.score(actors, *seen.central())
         if alike:
             policy, score, mask = (array.expand(-1, rows, -1) for array in (policy, score, mask))
         joint = kind.joint(policy, score, mask)

@@ -75,6 +75,8 @@ class AgentMixerSACSettings(AlgorithmSettings, frozen=True):
     def check(self, team: AgentMixerTeamSettings, run: RunSettings) -> None:
         if team.recurrent_actor:
             raise AgentMixerError("recurrent_actor must be false for SAC, which draws transitions one at a time")
+        if team.pm == "recurrent":
+            raise AgentMixerError("pm must not be recurrent for SAC, which draws transitions one at a time")
         if team.signal_per != "step":
             raise AgentMixerError("signal_per must be step for SAC, which draws a new signal for every transition")
         if self.learning_starts > self.replay_size:
@@ -309,9 +311,10 @@ class AgentMixerSAC(Algorithm):
         """Remember one rollout and take `updates` gradient steps on transitions drawn from all. Returns means."""
         settings = self.config.algorithm
         self.remember(experience)
-        self.team.actor.body.observe(experience["obs"].flatten(1, 2))
+        state = experience["state"].flatten(0, 1).unsqueeze(0)
+        self.team.observe(experience["obs"].flatten(1, 2), state)
         if isinstance(self.critic.norm, StackedRunningNorm):
-            self.critic.norm.update(experience["state"].flatten(0, 1).unsqueeze(0))
+            self.critic.norm.update(state)
         if self._replay.written < settings.learning_starts:
             return [{}]
         totals: dict[str, Tensor] = {}

@@ -31,7 +31,10 @@ class MAPPO(AgentMixerPPO):
     team_settings = TeamSettings
     own_settings = PPOSettings
     #: AgentMixer's, for as fair a comparison as there can be, but for what a Policy Modifier adds.
-    presets = presets.shared(AgentMixerPPO.presets, TeamSettings.names() + PPOSettings.names() + RunSettings.names())
+    presets = presets.shared(
+        {name: AgentMixerPPO.presets[name] for name in ("default", "paper")},
+        TeamSettings.names() + PPOSettings.names() + RunSettings.names(),
+    )
 
     def make_team(self, spec: TaskSpec, actor: Actor, generators: Sequence[torch.Generator]) -> Team:
         """The actors; for real-valued actions with learned standard deviations that depend on nothing."""
@@ -54,7 +57,7 @@ class MAPPO(AgentMixerPPO):
         settings, kind, teams = self.config.algorithm, self.team.joint_policy, self.team.count
         mask, rows = batch.mask.flatten(1, 2), batch.active[0].numel()
         actors = self.team.unroll(batch.obs, mask, batch.actor_memory[:, 0], batch.episode_start)
-        policy = self.team.joint(actors, batch.state.flatten(0, 2), batch.signal.flatten(0, 2), mask)
+        policy = kind.joint(actors.policy, self.team.score(actors, *batch.central())[0], mask)
         active = batch.active.reshape(teams, -1, rows).to(batch.log_prob.dtype)
         log_ratio = kind.log_prob(policy, batch.action.flatten(1, 2)) - batch.log_prob.flatten(1, 2)
         log_ratio = log_ratio.view_as(active) * active

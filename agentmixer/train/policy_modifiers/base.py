@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from agentmixer.train.stack import StackedLayerNorm, StackedLinear, affine
+from agentmixer.train.stack import StackedLayerNorm, StackedLinear, StackedRunningNorm, affine
+from agentmixer.train.team import Modifier
 
 
-class PolicyModifier(nn.Module, ABC):
+class PolicyModifier(Modifier, ABC):
     """One block over tokens X = [state ‖ policy ‖ actor features ‖ one-hot id], one token an agent.
 
     X ← X + mix(LN(X)) across agents, X ← X + W4 σ(W3 LN(X)) within each agent, then a head that starts near
@@ -20,7 +21,10 @@ class PolicyModifier(nn.Module, ABC):
     K teams train side by side, each with a PM of its own, N agents each. state [K * B, S + Z], the signal behind it; policy [K * N, B, P], the
     parameters of each actor's policy (for discrete actions its probabilities, because the logits of illegal actions
     would drown the others); features [K * N, B, H], the actors' features. The caller detaches what must not receive
-    gradients. Returns [K * N, B, A].
+    gradients. Returns [K * N, B, A], and the PM's memory after the step, [K, B, M]; these kinds have none (M = 0) and give back
+    what they were given.
+
+    norm: how the state is normalised: `layer` (LayerNorm) or `running` (moments of what was seen), as in `Body`.
     """
 
     def __init__(
@@ -35,11 +39,14 @@ class PolicyModifier(nn.Module, ABC):
         channel_hidden: int,
         teams: int = 1,
         signal: int = 0,
+        norm: str = "layer",
     ):
         super().__init__()
         channels = 2 * width + features + agents
         self.agents, self.teams, self.state_size = agents, teams, state
-        self.state_norm = StackedLayerNorm(teams, state)
+        self.state_norm: StackedLayerNorm | StackedRunningNorm = (
+            StackedRunningNorm(teams, state) if norm == "running" else StackedLayerNorm(teams, state)
+        )
         self.state_encoder = StackedLinear(teams, state + signal, width)
         self.policy_encoder = StackedLinear(teams, policy, width)
         self.agent_norm = StackedLayerNorm(teams, channels)
@@ -83,7 +90,13 @@ class PolicyModifier(nn.Module, ABC):
             return self.state_norm.then(self.state_encoder, own).relu_()
         return self.state_encoder(torch.cat([self.state_norm(own), signal], -1)).relu_()
 
-    def forward(self, state: Tensor, policy: Tensor, features: Tensor) -> Tensor:
+    def observe(self, state: Tensor) -> None:
+        if isinstance(self.state_norm, StackedRunningNorm):
+            self.state_norm.update(state)
+
+    def forward(
+        self, state: Tensor, policy: Tensor, features: Tensor, memory: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         rows = (self.teams, self.agents * features.shape[1], -1)
         encoded = self.encoded(state.reshape(self.teams, -1, state.shape[-1]))
         x = self.tokens(encoded, policy, features)
@@ -93,4 +106,4 @@ class PolicyModifier(nn.Module, ABC):
         out, head = self.channel_out, self.head
         short = torch.bmm(torch.cat([out.weight, out.bias.unsqueeze(1)], 1), head.weight)
         score = affine(x, head.weight, head.bias) + affine(hidden, short[:, :-1], short[:, -1])
-        return score.view(*features.shape[:2], -1)
+        return score.view(*features.shape[:2], -1), memory

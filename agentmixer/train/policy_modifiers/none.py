@@ -6,16 +6,16 @@ import torch
 from torch import Tensor, nn
 
 from agentmixer.contract.spec import Box, TaskSpec
-from agentmixer.train.team import most_actions
+from agentmixer.train.team import Modifier, most_actions
 
 
-class NoPM(nn.Module):
+class NoPM(Modifier):
     """The same score whatever it is given: state, policy and features are ignored.
 
     An agent of discrete actions: zero for ever, under which either kind of joint policy is the actors' own. An agent of
     real-valued actions: one learned number for each element, so that the spread is learned but depends on nothing.
 
-    forward returns [K * N, B, A] for K teams, as every `PolicyModifier` does.
+    forward returns [K * N, B, A] for K teams, and the memory that it was given, as every `PolicyModifier` does.
     """
 
     real: Tensor | None
@@ -27,6 +27,8 @@ class NoPM(nn.Module):
         real = torch.tensor([isinstance(space, Box) for space in spec.action_spaces] * teams).view(-1, 1, 1)
         self.register_buffer("real", None if spec.discrete or spec.real_valued else real, persistent=False)
 
-    def forward(self, state: Tensor, policy: Tensor, features: Tensor) -> Tensor:
+    def forward(
+        self, state: Tensor, policy: Tensor, features: Tensor, memory: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         score = self.score if self.real is None else self.score * self.real
-        return score.expand(-1, policy.shape[1], -1)
+        return score.expand(-1, policy.shape[1], -1), memory
