@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -240,8 +241,9 @@ def _stop(futures: list[Future[bool]], training: dict[int, Run]) -> None:
                     run = training.get(process.pid or 0)
                     with contextlib.suppress(OSError):
                         os.kill(process.pid or 0, signal.SIGINT if run and run.checkpoint_files else signal.SIGKILL)
-            if not wait(futures, timeout=0.1).not_done:
+            if all(future.done() for future in futures):  # `wait` would wait for ever for those that were cancelled
                 return
+            time.sleep(0.1)
         except KeyboardInterrupt:
             told.clear()
 

@@ -182,8 +182,8 @@ def test_a_run_that_was_interrupted_is_gone_on_with(tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize("later", [0.0, 1.0])
 def test_ctrl_c_while_processes_still_import_ends_at_once_and_without_tracebacks(later: float, tmp_path: Path) -> None:
-    """On a terminal every process gets it."""
-    vary = ["--vary", "pm=mixer,none", "--seeds", "0", "--steps", "1e9"]
+    """On a terminal every process gets it. Half of the runs have not begun."""
+    vary = ["--vary", "pm=mixer,none", "--seeds", "0,1", "--jobs", "2", "--steps", "1e9"]
     compare = Process("compare", "matrix", "climbing", *vary, cwd=tmp_path)
     deadline, importing = time.monotonic() + 120, list[psutil.Process]()
     while len(importing) < 2 and time.monotonic() < deadline:
@@ -195,7 +195,7 @@ def test_ctrl_c_while_processes_still_import_ends_at_once_and_without_tracebacks
     done = compare.done(timeout=10)
     *said, last = done.stderr.splitlines()
     assert (done.returncode, last) == (130, "interrupted; the same command goes on from here")
-    assert all(line.startswith("training: 0 of 2 runs finished") for line in said)
+    assert all(line.startswith("training: 0 of 4 runs finished") for line in said)
     assert len(importing) == 2 and not any(process.is_running() for process in importing)
 
 
@@ -230,7 +230,7 @@ def test_ctrl_c_kills_a_process_that_has_no_checkpoint_yet(tmp_path: Path) -> No
 
 
 def test_ctrl_c_while_processes_train_leaves_checkpoints(tmp_path: Path) -> None:
-    vary = ["--vary", "pm=mixer,none", "--seeds", "0", "--steps", "1e9", "--set", "eval_interval=0"]
+    vary = ["--vary", "pm=mixer,none", "--seeds", "0-2", "--jobs", "2", "--steps", "1e9", "--set", "eval_interval=0"]
     compare = Process("compare", "matrix", "climbing", *vary, cwd=tmp_path)
     deadline, trained = time.monotonic() + 120, list[Path]()
     while len(trained) < 2 and time.monotonic() < deadline:
