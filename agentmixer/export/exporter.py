@@ -51,7 +51,6 @@ from agentmixer.tasks import Task
 from agentmixer.tasks.base import to_torch
 from agentmixer.train import checkpoint
 from agentmixer.train.algorithms import ALGORITHMS
-from agentmixer.train.algorithms.base import Sees
 from agentmixer.train.deployed import DeployedActor
 from agentmixer.train.run import Run, folder_name
 from agentmixer.train.team import Team
@@ -308,10 +307,11 @@ def export(
     key = signature.private_key(sign) if sign else None
     run = run.on_cpu()
     file = file or checkpoint.latest(run)
-    if (sees := ALGORITHMS[run.algorithm].execution_sees) is not Sees.OWN_OBSERVATION:
+    if not (sees := ALGORITHMS[run.algorithm].execution_sees).alone:
+        others = ", ".join(name for name, other in ALGORITHMS.items() if other.execution_sees.alone)
         raise AgentMixerError(
-            f"an agent of {run.algorithm} needs {sees.value} to act, so none can be exported on its own; train with another "
-            "algorithm (agentmixer_ppo, for example)"
+            f"an agent of {run.algorithm} needs {sees.value} to act, so none can be exported on its own; agents of these can: "
+            f"{others}"
         )
     if out is not None:
         _check_place(out, replace)

@@ -11,6 +11,7 @@ from rich.table import Table
 from agentmixer import intervals
 from agentmixer.contract.spec import TaskSpec
 from agentmixer.intervals import headline
+from agentmixer.train.algorithms import ALGORITHMS
 from agentmixer.train.evaluate import Episodes
 from agentmixer.train.run import Run
 
@@ -41,8 +42,14 @@ def summary_line(run: Run) -> str:
     alone, joint = summary["decentralised_greedy"], summary["joint_greedy"]
     return (
         f"{summary['steps']:,} steps at {summary['steps_per_second']:,.0f} steps/s; over {alone['episodes']} episodes, "
-        f"greedy: decentralised {headline(alone)}; joint {headline(joint)}"
+        f"greedy: {arm(run)} {headline(alone)}; joint {headline(joint)}"
     )
+
+
+def arm(run: Run) -> str:
+    """What the figures of a run's agents are called that act by what execution gives them: decentralised, if that is their own
+    observation."""
+    return ALGORITHMS[run.algorithm].execution_sees.arm
 
 
 def table(chosen: Sequence[Run]) -> Table:
@@ -59,7 +66,7 @@ def table(chosen: Sequence[Run]) -> Table:
         box=None,
         padding=(0, 2, 0, 0),
     )
-    for column in ("seed", "decentralised", "joint"):
+    for column in ("seed", arm(chosen[0]), "joint"):
         out.add_column(column, justify="right")
     for run, row in zip(chosen, rows, strict=True):
         out.add_row(str(run.seed), *(f"{arm[what]:.3f}" for arm in row))

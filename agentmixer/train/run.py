@@ -92,7 +92,7 @@ class Run:
         return read_summary(self.path, self.config.run.total_steps)
 
     def make_task(self, num_envs: int, workers: str = "processes") -> Task:
-        """The run's task, `num_envs` at a time. workers: see `RunSettings`; training alone uses other than processes.
+        """The run's task as its algorithm's agents are shown it, `num_envs` at a time. workers: see `RunSettings`; training alone uses other than processes.
 
         Raises AgentMixerError if the scenario names code, the run was not trained here, and nobody has allowed it."""
         if (
@@ -111,7 +111,7 @@ class Run:
                 task.close()
                 raise AgentMixerError(f"task {self.task} makes no environment anew; leave env_restarts out")
             task.env_restarts = restarts
-        return task
+        return ALGORITHMS[self.algorithm].shown(task)
 
 
 def create(

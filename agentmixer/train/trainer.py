@@ -26,7 +26,7 @@ from agentmixer.train import run as runs
 from agentmixer.train.algorithms import ALGORITHMS
 from agentmixer.train.checkpoint import Clock, Update
 from agentmixer.train.evaluate import Interrupted, evaluate, longest_episode
-from agentmixer.train.figures import report
+from agentmixer.train.figures import arm, report
 from agentmixer.train.lock import locked
 from agentmixer.train.records import Records
 from agentmixer.train.run import Run
@@ -297,7 +297,7 @@ class _Training:
             mean = intervals.mean_of(self.measure, np.array([line[f"eval_{self.measure}"] for line in lines]))
             score = f"{self.measure.replace('_', ' ')} {mean.told()} over {len(lines)} seeds"
         self.console.print(
-            f"step {self.step:>10,}  {self.clock.steps_per_second(self.step):>6,.0f} steps/s  decentralised greedy: "
+            f"step {self.step:>10,}  {self.clock.steps_per_second(self.step):>6,.0f} steps/s  {arm(self.first)} greedy: "
             f"{score}{agreement}",
             soft_wrap=True,
             markup=False,

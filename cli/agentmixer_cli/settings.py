@@ -19,7 +19,9 @@ PARTS = {
 
 
 def settings(
-    algorithm: Annotated[str, typer.Argument(help="agentmixer_ppo, agentmixer_sac or mappo.")] = "agentmixer_ppo",
+    algorithm: Annotated[
+        str, typer.Argument(help="One of those that agentmixer tasks --algorithms lists.")
+    ] = "agentmixer_ppo",
     task: Annotated[str | None, typer.Option(help="Show the defaults for this task; presets set some by task.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

@@ -9,6 +9,7 @@ import msgspec
 import typer
 from rich.table import Table
 
+from agentmixer.errors import AgentMixerError
 from agentmixer_cli.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -17,12 +18,20 @@ if TYPE_CHECKING:
 
 def tasks(
     name: Annotated[str | None, typer.Argument(help="One task; all unless given.")] = None,
+    algorithms: Annotated[
+        bool, typer.Option("--algorithms", help="List what they can be trained with, and what execution needs.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List tasks and scenarios with their sizes, and what their simulators do not model.
 
     Example: agentmixer tasks smacv2
     """
+    if algorithms:
+        if name is not None:
+            raise AgentMixerError("every algorithm is listed for all tasks; leave out --algorithms or the task")
+        _algorithms(as_json)
+        return
     from agentmixer import tasks as registry
 
     if as_json:
@@ -53,6 +62,33 @@ def tasks(
             problems = registry.backend_problems(task, backend)
             console.sentence(f"backend {backend}: {f'missing: {problems[0]}' if problems else 'can be used here'}")
     console.copied(f"next: agentmixer train {_example(family, name) if name else 'smacv2 protoss_5v5'}")
+
+
+def _algorithms(as_json: bool) -> None:
+    """What a team can be trained with (paper, Table 2): what its agents need to act, and so whether `export` takes it."""
+    from agentmixer.train.algorithms import ALGORITHMS
+
+    listed = {
+        name: {
+            "about": algorithm.about(),
+            "source": algorithm.source,
+            "execution_needs": algorithm.execution_sees.value,
+            "exported": algorithm.execution_sees.alone,
+            "seeds_side_by_side": algorithm.several_teams,
+        }
+        for name, algorithm in ALGORITHMS.items()
+    }
+    if as_json:
+        typer.echo(json.dumps(listed, indent=2))
+        return
+    console = Terminal()
+    for name, facts in listed.items():
+        console.sentence(f"{name}  {facts['about']} ({facts['source']})", indent=4)
+        needs = f"to act, an agent needs {facts['execution_needs']}"
+        exported = "exported one by one" if facts["exported"] else "not exported"
+        several = "" if facts["seeds_side_by_side"] else "; one seed at a time"
+        console.sentence(f"    {needs}: {exported}{several}", indent=4)
+    console.copied("next: agentmixer train smacv2 protoss_5v5 --algorithm NAME")
 
 
 def _example(family: TaskFamily, name: str) -> str:

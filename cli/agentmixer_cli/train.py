@@ -23,7 +23,7 @@ def train(
         str | None, typer.Option(help="Several teams side by side, for example 0-4 or 0,3,7; a run directory each.")
     ] = None,
     algorithm: Annotated[
-        str, typer.Option(help="agentmixer_ppo; agentmixer_sac: fewer steps, more arithmetic for each; or mappo.")
+        str, typer.Option(help="One of those that agentmixer tasks --algorithms lists.")
     ] = "agentmixer_ppo",
     preset: Annotated[
         str,
@@ -198,4 +198,5 @@ def train(
         )
         console.print(figures.table(chosen))
     path = f" {shlex.quote(str(chosen[0].path))}" if out or len(chosen) > 1 else ""
-    console.print(f"next: agentmixer export{path} --per-agent onnx", soft_wrap=True, markup=False)
+    if ALGORITHMS[chosen[0].algorithm].execution_sees.alone:
+        console.print(f"next: agentmixer export{path} --per-agent onnx", soft_wrap=True, markup=False)

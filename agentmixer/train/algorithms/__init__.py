@@ -4,9 +4,10 @@ from agentmixer.train.algorithms.agentmixer_ppo import AgentMixerPPO
 from agentmixer.train.algorithms.agentmixer_sac import AgentMixerSAC
 from agentmixer.train.algorithms.base import Algorithm
 from agentmixer.train.algorithms.mappo import MAPPO
+from agentmixer.train.algorithms.mappo_full import MAPPOFull
 
-__all__ = ["ALGORITHMS", "MAPPO", "AgentMixerPPO", "AgentMixerSAC", "Algorithm"]
+__all__ = ["ALGORITHMS", "MAPPO", "AgentMixerPPO", "AgentMixerSAC", "Algorithm", "MAPPOFull"]
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
-    algorithm.name: algorithm for algorithm in (AgentMixerPPO, AgentMixerSAC, MAPPO)
+    algorithm.name: algorithm for algorithm in (AgentMixerPPO, AgentMixerSAC, MAPPO, MAPPOFull)
 }

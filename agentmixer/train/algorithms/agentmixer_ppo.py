@@ -113,9 +113,9 @@ class Counts(NamedTuple):
 
 
 class AgentMixerPPO(Algorithm):
-    """PPO on the joint policy. Shapes as in `Team` and `Rollout`; C critics (N, or 1 for all agents of a team)."""
+    """PPO on the joint policy that actors and Policy Modifier make. Shapes as in `Team` and `Rollout`; C critics (N, or 1 for all agents of a team)."""
 
-    name = "agentmixer_ppo"
+    name, source = "agentmixer_ppo", "Li et al. 2024, arXiv 2401.08728"
     team_settings: ClassVar[type[TeamSettings]] = AgentMixerTeamSettings
     own_settings: ClassVar[type[AlgorithmSettings]] = AgentMixerPPOSettings
     presets = presets.AGENTMIXER_PPO

@@ -109,10 +109,10 @@ class TwinCritic(nn.Module):
 
 
 class AgentMixerSAC(Algorithm):
-    """SAC on the joint policy. Shapes as in `Team`; B transitions drawn, K values a transition (N for discrete actions, 1
+    """SAC on the joint policy that actors and Policy Modifier make. Shapes as in `Team`; B transitions drawn, K values a transition (N for discrete actions, 1
     for real-valued ones). One team at a time: the replay is its own."""
 
-    name = "agentmixer_sac"
+    name, source = "agentmixer_sac", "Li et al. 2024, arXiv 2401.08728 (Figure 13)"
     team_settings = AgentMixerTeamSettings
     own_settings = AgentMixerSACSettings
     defaults = {  # noqa: RUF012

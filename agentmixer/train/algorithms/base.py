@@ -21,11 +21,22 @@ from agentmixer.train.team import Team
 
 
 class Sees(Enum):
-    """What an agent must be given to act when it is deployed."""
+    """What an agent must be given to act when it is deployed (paper, Table 2)."""
 
     OWN_OBSERVATION = "its own observation"
+    STATE = "the global state"
     ALL_OBSERVATIONS = "all agents' observations"
     OTHERS_ACTIONS = "the actions of other agents"
+
+    @property
+    def alone(self) -> bool:
+        """Whether agents can be taken apart and run each on its own."""
+        return self is Sees.OWN_OBSERVATION
+
+    @property
+    def arm(self) -> str:
+        """What figures of agents that act by it are called."""
+        return "decentralised" if self.alone else "as executed"
 
 
 class Algorithm(ABC):
@@ -36,6 +47,8 @@ class Algorithm(ABC):
 
     #: Its name on the command line and in `runs/`.
     name: ClassVar[str]
+    #: Where it is published.
+    source: ClassVar[str]
     #: Classes of the settings that say what acts, and of its own.
     team_settings: ClassVar[type[TeamSettings]] = TeamSettings
     own_settings: ClassVar[type[AlgorithmSettings]]
@@ -66,6 +79,16 @@ class Algorithm(ABC):
         Raises AgentMixerError naming the nearest preset."""
         start = Config(cls.team_settings(), cls.own_settings(), RunSettings()).replace(cls.defaults)
         return start if preset is None else start.replace(resolve(cls.presets, preset, task, backend))
+
+    @classmethod
+    def about(cls) -> str:
+        """What it is: the first sentence of its class's docstring."""
+        return (cls.__doc__ or "").partition(". ")[0].partition("\n")[0].rstrip(".")
+
+    @classmethod
+    def shown(cls, task: Task) -> Task:
+        """What this algorithm's agents are shown of a task: the task itself, but where agents see more than their own."""
+        return task
 
     def share(self, index: int) -> dict[str, Tensor]:
         """Parameters and buffers of one of K teams, as `modules` of an algorithm with that team alone would hold them."""

@@ -25,9 +25,9 @@ from agentmixer.train.team import Team
 
 
 class MAPPO(AgentMixerPPO):
-    """PPO on every actor's own policy."""
+    """PPO on every actor's own policy, with a critic on the state."""
 
-    name = "mappo"
+    name, source = "mappo", "Yu et al. 2022, arXiv 2103.01955"
     team_settings = TeamSettings
     own_settings = PPOSettings
     #: AgentMixer's, for as fair a comparison as there can be, but for what a Policy Modifier adds.
