@@ -209,6 +209,15 @@ def shared(presets: Presets, names: Iterable[str]) -> Presets:
     }
 
 
+def apart(presets: Presets) -> Presets:
+    """Another algorithm's presets, but that every agent has a network of its own."""
+    own = {"share_parameters": False}
+    return {
+        name: (common | own, {task: settings | own for task, settings in by_task.items()})
+        for name, (common, by_task) in presets.items()
+    }
+
+
 def resolve(presets: Presets, preset: str, task: str, backend: str = "") -> dict[str, Any]:
     """The settings that `preset` gives on `task`, where it plays in that backend. Raises AgentMixerError naming the nearest preset."""
     if preset not in presets:

@@ -181,8 +181,9 @@ class Team:
         return DeployedActor(self.actor, self.spec, index).cpu()
 
 
-def make_actor(spec: TaskSpec, settings: TeamSettings, teams: int) -> Actor:
-    """The actors of `teams` teams, their weights drawn from torch's global generator.
+def make_actor(spec: TaskSpec, settings: TeamSettings, teams: int, obs: int = 0, actions: int = 0) -> Actor:
+    """The actors of `teams` teams, their weights drawn from torch's global generator. obs, actions: how wide they are padded;
+    as the team's widest unless given.
 
     Raises AgentMixerError if the agents are to share a network that they cannot share."""
     if settings.share_parameters and (len(set(spec.action_spaces)) > 1 or len(set(spec.obs_sizes)) > 1):
@@ -193,8 +194,8 @@ def make_actor(spec: TaskSpec, settings: TeamSettings, teams: int) -> Actor:
     return Actor(
         spec.num_agents,
         settings.share_parameters,
-        max(spec.obs_sizes),
-        most_actions(spec),
+        obs or max(spec.obs_sizes),
+        actions or most_actions(spec),
         settings.hidden,
         settings.layers,
         settings.recurrent_actor,

@@ -20,9 +20,10 @@ class NoPM(Modifier):
 
     real: Tensor | None
 
-    def __init__(self, spec: TaskSpec, teams: int = 1):
+    def __init__(self, spec: TaskSpec, teams: int = 1, actions: int = 0):
+        """actions: how wide it is padded; as the team's widest unless given."""
         super().__init__()
-        shape = teams * spec.num_agents, 1, most_actions(spec)
+        shape = teams * spec.num_agents, 1, actions or most_actions(spec)
         self.score = nn.Parameter(torch.zeros(shape), requires_grad=not spec.discrete)
         real = torch.tensor([isinstance(space, Box) for space in spec.action_spaces] * teams).view(-1, 1, 1)
         self.register_buffer("real", None if spec.discrete or spec.real_valued else real, persistent=False)
