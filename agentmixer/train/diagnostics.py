@@ -27,7 +27,7 @@ def of_rollout(team: Team, r: Rollout, returns: Tensor, value: Tensor, counted: 
     """What critics and joint policy were like that collected a rollout, [K] each. returns, value, counted: as in
     `explained_variance`."""
     found = {"explained_variance": explained_variance(returns, value, counted)}
-    return found | ({"total_correlation": total_correlation(team, r)} if team.signal else {})
+    return found | ({"total_correlation": total_correlation(team, r)} if team.correlates else {})
 
 
 def explained_variance(returns: Tensor, value: Tensor, counted: Tensor) -> Tensor:

@@ -69,6 +69,11 @@ class Team:
         self._starts = _starts(spec, self.count, self.device)
         self._ranges = None if spec.discrete else team_ranges(spec, self.count, self.device)
 
+    @property
+    def correlates(self) -> bool:
+        """Whether the joint policy correlates agents by the signal."""
+        return self.signal > 0
+
     # ---- what is remembered from step to step ----------------------------------------------------
 
     def memory(self, num_envs: int) -> dict[str, Tensor]:

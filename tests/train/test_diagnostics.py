@@ -78,7 +78,7 @@ class Coin:
     def step(self, obs: Tensor, mask: Tensor, memory: Tensor) -> ActorStep:
         return ActorStep(torch.zeros(mask.shape), torch.empty(0), memory)
 
-    def joint(self, actors: ActorStep, state: Tensor, signal: Tensor, mask: Tensor) -> Any:
+    def joint(self, actors: ActorStep, state: Tensor, signal: Tensor, mask: Tensor, memory: Tensor) -> Any:
         heads = torch.where(signal[:, 0] > 0, self.sure, 1 - self.sure)
         policy = torch.stack([1 - heads, heads], -1).log().expand(2, -1, -1)
         return self.joint_policy.joint(policy, policy, mask)
@@ -90,7 +90,7 @@ def test_total_correlation_of_two_who_follow_a_coin(sure: float) -> None:
     envs = 8192
     rollout: Any = SimpleNamespace(
         mask=torch.ones(2, 1, envs, 2, dtype=torch.bool), actor_memory=torch.zeros(2, 1, envs, 0),
-        state=torch.zeros(1, 1, envs, 1), obs=torch.zeros(2, 1, envs, 1),
+        state=torch.zeros(1, 1, envs, 1), obs=torch.zeros(2, 1, envs, 1), pm_memory=torch.zeros(1, 1, envs, 0),
     )  # fmt: skip
     same = sure**2 + (1 - sure) ** 2
     exact = math.log(2) + (same * math.log(same) + (1 - same) * math.log(1 - same) if same < 1 - 1e-6 else 0.0)
@@ -108,7 +108,7 @@ def test_no_random_number_of_the_team_is_used() -> None:
     rollout: Any = SimpleNamespace(
         mask=torch.ones(agents, 1, 4, algorithm.team.actions, dtype=torch.bool),
         actor_memory=algorithm.team.memory(4)["actor"].unsqueeze(1), state=torch.randn(1, 1, 4, spec.state_size),
-        obs=torch.randn(agents, 1, 4, *shapes["obs"]),
+        obs=torch.randn(agents, 1, 4, *shapes["obs"]), pm_memory=torch.zeros(1, 1, 4, 0),
     )  # fmt: skip
     torch.manual_seed(3)
     drawn = torch.rand(1)

@@ -23,10 +23,15 @@ TASKS = (("matrix", "climbing"), ("mamujoco", "Reacher-2x1"))
 
 def defined(heading: str, algorithm: str) -> set[str]:
     """Keys that the table under a heading of the page says this algorithm writes."""
-    (section,) = re.findall(rf"^#+ {heading}$(.*?)(?=^#|\Z)", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    page = PAGE.read_text()
+    (section,) = re.findall(rf"^#+ {heading}$(.*?)(?=^#|\Z)", page, re.MULTILINE | re.DOTALL)
+    (several,) = re.findall(r"^- \*\*Algorithms on PPO\*\*: (.+?)\.$", page, re.MULTILINE)
     rows = [row.split("|")[1:4] for row in section.splitlines() if row.startswith("| `")]
     assert rows
-    named = [(re.findall("`(.+?)`", keys), algorithms.strip().split(", ")) for keys, _, algorithms in rows]
+    named = [
+        (re.findall("`(.+?)`", keys), algorithms.replace("all on PPO", several).strip().split(", "))
+        for keys, _, algorithms in rows
+    ]
     assert all(set(algorithms) <= {"all", *ALGORITHMS} for _, algorithms in named)
     keys = [key for found, algorithms in named if {"all", algorithm} & set(algorithms) for key in found]
     assert len(keys) == len(set(keys))

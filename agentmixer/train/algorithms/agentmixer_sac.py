@@ -28,7 +28,7 @@ from agentmixer.contract.spec import TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.tasks.base import Task
 from agentmixer.train import presets, transitions
-from agentmixer.train.algorithms.base import Algorithm
+from agentmixer.train.algorithms.base import Algorithm, check_one_kind
 from agentmixer.train.mixed_policy import make_joint
 from agentmixer.train.policy_modifiers import make_pm
 from agentmixer.train.replay import Replay
@@ -132,11 +132,7 @@ class AgentMixerSAC(Algorithm):
         self.config, settings, acting, run = config, config.algorithm, config.team, config.run
         (generator,) = generators
         device = generator.device
-        if not (spec.discrete or spec.real_valued):
-            raise AgentMixerError(
-                f"agentmixer_sac learns teams whose agents all have Discrete or all have Box actions, and {spec.name} "
-                f"{spec.scenario} is another; use agentmixer_ppo or mappo"
-            )
+        check_one_kind(spec, self.name)
         with weights_from(generator):
             actor = make_actor(spec, acting, 1).to(device)
             self.critic = self.make_critic(spec).to(device)

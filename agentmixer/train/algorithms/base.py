@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from agentmixer.contract.spec import TaskSpec
+from agentmixer.errors import AgentMixerError
 from agentmixer.tasks.base import Task
 from agentmixer.train.presets import Presets, resolve
 from agentmixer.train.replay import Replay
@@ -37,6 +38,15 @@ class Sees(Enum):
     def arm(self) -> str:
         """What figures of agents that act by it are called."""
         return "decentralised" if self.alone else "as executed"
+
+
+def check_one_kind(spec: TaskSpec, name: str) -> None:
+    """Raise AgentMixerError if a team's actions are neither all Discrete nor all Box, and algorithm `name` cannot learn others."""
+    if not (spec.discrete or spec.real_valued):
+        raise AgentMixerError(
+            f"{name} learns teams whose agents all have Discrete or all have Box actions, and {spec.name} "
+            f"{spec.scenario} is another; use agentmixer_ppo or mappo"
+        )
 
 
 class Algorithm(ABC):

@@ -19,6 +19,7 @@ from agentmixer.contract.spec import TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.train import blocks
 from agentmixer.train.algorithms.agentmixer_ppo import PPOSettings
+from agentmixer.train.algorithms.base import check_one_kind
 from agentmixer.train.algorithms.mappo import MAPPO
 from agentmixer.train.policy_modifiers import NoPM
 from agentmixer.train.presets import apart
@@ -46,11 +47,7 @@ class HAPPO(MAPPO):
     several_teams = False
 
     def __init__(self, spec: TaskSpec, config: Config, generators: Sequence[torch.Generator]):
-        if not (spec.discrete or spec.real_valued):
-            raise AgentMixerError(
-                f"happo learns teams whose agents all have Discrete or all have Box actions, and {spec.name} "
-                f"{spec.scenario} is another; use agentmixer_ppo or mappo"
-            )
+        check_one_kind(spec, self.name)
         super().__init__(spec, config, generators)
         self.singles = [self._single(spec, agent) for agent in range(spec.num_agents)]
 
