@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,18 @@ def _one_update(self: Any) -> bool:
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_it_trains_goes_on_and_is_exported_or_refused(algorithm: str, tmp_path: Path) -> None:
     goes_on_and_is_exported(algorithm, "matrix", "climbing", 512, tmp_path)
+
+
+def test_the_page_says_of_every_algorithm_what_its_class_says() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "algorithms.md").read_text()
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in page.splitlines() if row.startswith("| ")][1:]
+    told = {name: (needs, exported, seeds) for name, _, needs, exported, _, seeds in rows}
+    yes = {True: "yes", False: "no"}
+    assert told == {
+        name: (algorithm.execution_sees.value, yes[algorithm.execution_sees.alone], yes[algorithm.several_teams])
+        for name, algorithm in ALGORITHMS.items()
+    }
+    assert re.findall(r"^## (\w+)$", page, re.MULTILINE) == list(ALGORITHMS)
 
 
 @pytest.mark.learn
