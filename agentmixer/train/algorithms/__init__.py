@@ -3,11 +3,12 @@
 from agentmixer.train.algorithms.agentmixer_ppo import AgentMixerPPO
 from agentmixer.train.algorithms.agentmixer_sac import AgentMixerSAC
 from agentmixer.train.algorithms.base import Algorithm
+from agentmixer.train.algorithms.magpo import MAGPO
 from agentmixer.train.algorithms.mappo import MAPPO
 from agentmixer.train.algorithms.mappo_full import MAPPOFull
 
-__all__ = ["ALGORITHMS", "MAPPO", "AgentMixerPPO", "AgentMixerSAC", "Algorithm", "MAPPOFull"]
+__all__ = ["ALGORITHMS", "MAGPO", "MAPPO", "AgentMixerPPO", "AgentMixerSAC", "Algorithm", "MAPPOFull"]
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
-    algorithm.name: algorithm for algorithm in (AgentMixerPPO, AgentMixerSAC, MAPPO, MAPPOFull)
+    algorithm.name: algorithm for algorithm in (AgentMixerPPO, AgentMixerSAC, MAGPO, MAPPO, MAPPOFull)
 }
