@@ -10,7 +10,7 @@ import torch
 
 from agentmixer.errors import AgentMixerError
 from agentmixer.tasks import coordsum, make
-from agentmixer.tasks.coordsum import EPISODE_LIMIT, SIZES, Size
+from agentmixer.tasks.coordsum.coordsum_facts import EPISODE_LIMIT, SIZES, Size
 from agentmixer.tasks.coordsum.coordsum_game import State, game, reward
 from agentmixer.validate.task_locality import PROBED_ENVS, environmental
 

@@ -5,32 +5,10 @@ After the task CoordSum of MAGPO (arXiv 2507.18059). N agents, K actions each, M
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from agentmixer.contract.spec import Discrete, TaskSpec
 from agentmixer.missing import Problem, missing_packages
 from agentmixer.tasks.base import NoOptions, ScenarioInfo, Task, check_known
-
-
-class Size(NamedTuple):
-    """How large a scenario is: agents N, actions of each K, targets M."""
-
-    agents: int
-    actions: int
-    targets: int
-
-
-SIZES = {
-    "3x10-30": Size(3, 10, 30),
-    "3x30-50": Size(3, 30, 50),
-    "5x20-80": Size(5, 20, 80),
-    "8x15-100": Size(8, 15, 100),
-}
-EPISODE_LIMIT = 100
-#: What the team earns where its numbers add up to the target, and where the opponent has guessed agent_0's number too.
-REWARD, GUESSED = 2.0, 1.0
-#: The state shows this share of a count.
-COUNT_SCALE = 0.1
+from agentmixer.tasks.coordsum.coordsum_facts import EPISODE_LIMIT, SIZES, state_size
 
 Options = NoOptions
 backends = ("jax",)
@@ -56,11 +34,6 @@ def scenarios() -> list[ScenarioInfo]:
         )
         for name, of in SIZES.items()
     ]
-
-
-def state_size(of: Size) -> int:
-    """The target, the step, and a count for each of agent_0's actions."""
-    return of.targets + 1 + of.actions
 
 
 def backend_problems(backend: str) -> list[Problem]:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from agentmixer.tasks.base import Probe
-from agentmixer.tasks.coordsum import COUNT_SCALE, EPISODE_LIMIT, GUESSED, REWARD, Size
+from agentmixer.tasks.coordsum.coordsum_facts import COUNT_SCALE, EPISODE_LIMIT, GUESSED, REWARD, Size
 from agentmixer.tasks.jax_task import Game, Outcome, View
 
 
