@@ -48,6 +48,7 @@ def started(task: str, scenario: str, path: Path, options: dict[str, Any], **set
         ("matrix", "climbing", {}),
         ("matrix", "payoffs.json", {}),
         ("passage", "two_agents", {}),
+        ("coordsum", "3x10-30", {}),
         ("predator_prey", "7x7", {"penalty": -1}),
         ("mamujoco", "Hopper-3x1", {}),
         ("mamujoco", "Humanoid-9|8", {"agent_obsk": "1"}),

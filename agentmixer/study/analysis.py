@@ -17,6 +17,8 @@ from agentmixer.tasks import Task
 from agentmixer.tasks.base import to_torch
 from agentmixer.tasks.matrix import payoffs
 from agentmixer.train import checkpoint
+from agentmixer.train.guided_team import GuidedTeam
+from agentmixer.train.joint_policy import ILLEGAL
 from agentmixer.train.run import Run
 from agentmixer.train.team import ActorStep, Team
 
@@ -54,6 +56,8 @@ def joint_distribution(team: Team, task: Task, progress: Callable[[str], None] =
     Given the signal it is a product over agents, exactly. Where the run has a signal, these products are averaged
     over SIGNALS quasi-random ones. Calls `progress` with how far it is."""
     state, mask, actors = _seen(team, task)
+    if isinstance(team, GuidedTeam):
+        return _guided_distribution(team, state, actors)
     signals = torch.zeros(1, 0)
     if team.signal:
         even = stats.qmc.Sobol(team.signal, scramble=False).random(SIGNALS) + 0.5 / SIGNALS
@@ -69,6 +73,17 @@ def joint_distribution(team: Team, task: Task, progress: Callable[[str], None] =
         operands = [x for axis, part in enumerate(parts, 1) for x in (part, [0, axis])]
         total += np.einsum(*operands, list(range(1, total.ndim + 1)), optimize=True)
     return total / len(signals)
+
+
+def _guided_distribution(team: GuidedTeam, state: Tensor, actors: ActorStep) -> np.ndarray:
+    """The same of a guider: the product of every agent's policy given the actions before its own."""
+    sizes = [space.n for space in team.spec.action_spaces]
+    action = torch.from_numpy(np.indices(sizes).reshape(len(sizes), -1))
+    many = ActorStep(*(array.expand(-1, action.shape[1], -1) for array in actors))
+    with torch.no_grad():
+        logits = team.given(many, state.expand(action.shape[1], -1), action).double()
+    joint = team.joint_policy.joint(many.policy, logits, many.policy > ILLEGAL / 2)
+    return team.joint_policy.log_prob(joint, action).sum(0).exp().numpy().reshape(sizes)
 
 
 def actor_distributions(team: Team, task: Task) -> tuple[list[np.ndarray], list[np.ndarray]]:

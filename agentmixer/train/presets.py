@@ -218,6 +218,17 @@ def apart(presets: Presets) -> Presets:
     }
 
 
+#: The algorithm's own defaults hold the constants of the authors' code; tasks change what they change for AgentMixer, but for how
+#: it learns.
+MAGPO: Presets = shared(
+    {"default": AGENTMIXER_PPO["default"]},
+    (
+        *("total_steps", "num_envs", "rollout_length", "chunk_length", "minibatches", "pipelined"),
+        *("share_parameters", "recurrent_actor", "input_norm", "eval_episodes", "final_episodes"),
+    ),
+)
+
+
 def resolve(presets: Presets, preset: str, task: str, backend: str = "") -> dict[str, Any]:
     """The settings that `preset` gives on `task`, where it plays in that backend. Raises AgentMixerError naming the nearest preset."""
     if preset not in presets:

@@ -152,7 +152,7 @@ def test_listed_sizes_are_the_specifications() -> None:
 
 
 def test_listing_the_small_tasks_does_not_load_a_simulator() -> None:
-    code = "import sys; from agentmixer.tasks import matrix, passage, predator_prey; assert 'jax' not in sys.modules"
+    code = "import sys; from agentmixer.tasks import coordsum, matrix, passage, predator_prey; assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -5,11 +5,12 @@ from agentmixer.train.algorithms.agentmixer_sac import AgentMixerSAC
 from agentmixer.train.algorithms.ail import AIL
 from agentmixer.train.algorithms.base import Algorithm
 from agentmixer.train.algorithms.happo import HAPPO
+from agentmixer.train.algorithms.magpo import MAGPO
 from agentmixer.train.algorithms.mappo import MAPPO
 from agentmixer.train.algorithms.mappo_full import MAPPOFull
 
-__all__ = ["AIL", "ALGORITHMS", "HAPPO", "MAPPO", "AgentMixerPPO", "AgentMixerSAC", "Algorithm", "MAPPOFull"]
+__all__ = ["AIL", "ALGORITHMS", "HAPPO", "MAGPO", "MAPPO", "AgentMixerPPO", "AgentMixerSAC", "Algorithm", "MAPPOFull"]
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
-    algorithm.name: algorithm for algorithm in (AgentMixerPPO, AgentMixerSAC, MAPPO, MAPPOFull, HAPPO, AIL)
+    algorithm.name: algorithm for algorithm in (AgentMixerPPO, AgentMixerSAC, MAPPO, MAPPOFull, HAPPO, AIL, MAGPO)
 }
