@@ -2,12 +2,17 @@
 
 from agentmixer.train.algorithms.agentmixer_ppo import AgentMixerPPO
 from agentmixer.train.algorithms.agentmixer_sac import AgentMixerSAC
+from agentmixer.train.algorithms.armappo import ARMAPPO
 from agentmixer.train.algorithms.base import Algorithm
 from agentmixer.train.algorithms.mappo import MAPPO
 from agentmixer.train.algorithms.mappo_full import MAPPOFull
+from agentmixer.train.algorithms.mat import MAT
+from agentmixer.train.algorithms.mat_dec import MATDec
 
-__all__ = ["ALGORITHMS", "MAPPO", "AgentMixerPPO", "AgentMixerSAC", "Algorithm", "MAPPOFull"]
+__all__ = [
+    "ALGORITHMS", "ARMAPPO", "MAPPO", "MAT", "AgentMixerPPO", "AgentMixerSAC", "Algorithm", "MAPPOFull", "MATDec",
+]  # fmt: skip
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
-    algorithm.name: algorithm for algorithm in (AgentMixerPPO, AgentMixerSAC, MAPPO, MAPPOFull)
+    algorithm.name: algorithm for algorithm in (AgentMixerPPO, AgentMixerSAC, MAPPO, MAPPOFull, MAT, MATDec, ARMAPPO)
 }
