@@ -1,4 +1,4 @@
-"""The Multi-Agent Transformer's networks (Wen et al. 2022, arXiv 2205.14953, Section 4): agents are tokens.
+"""The Multi-Agent Transformer's networks (Wen et al. 2022, arXiv 2205.14953): agents are tokens.
 
 The encoder attends over all agents' observations and gives each agent's representation and value. The decoder gives agent i's
 policy from the representations of agents 0 .. i and the actions of agents 0 .. i - 1.

@@ -1,4 +1,4 @@
-"""MAT-Dec (Wen et al. 2022, Section 5.3): what is left of MAT where every agent must act on its own observation.
+"""MAT-Dec (Wen et al. 2022, arXiv 2205.14953): what is left of MAT where every agent must act on its own observation.
 
 What differs from `mat`: actors are MLPs, each over its agent's own observation alone, as in `mappo` without memory; the
 transformer's encoder only gives values while the team learns.
@@ -17,7 +17,7 @@ from agentmixer.train.team import Team
 class MATDec(MAT):
     """MAPPO whose values are a transformer's over all agents' observations."""
 
-    name, source = "mat_dec", "Wen et al. 2022, arXiv 2205.14953 (Section 5.3)"
+    name, source = "mat_dec", "Wen et al. 2022, arXiv 2205.14953 (MAT-Dec)"
     execution_sees = Sees.OWN_OBSERVATION
     kind_of_team = Team
     make_team = MAPPO.make_team
