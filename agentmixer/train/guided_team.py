@@ -61,7 +61,9 @@ class GuidedTeam(Team):
     def step(self, obs: Tensor, mask: Tensor, memory: Tensor) -> ActorStep:
         return super().step(obs, mask, memory)._replace(features=obs)
 
-    def unroll(self, obs: Tensor, mask: Tensor, memory: Tensor, episode_start: Tensor) -> ActorStep:
+    def unroll(
+        self, obs: Tensor, mask: Tensor, memory: Tensor, episode_start: Tensor, action: Tensor | None = None
+    ) -> ActorStep:
         return super().unroll(obs, mask, memory, episode_start)._replace(features=obs.flatten(1, 2))
 
     def score(

@@ -7,7 +7,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from agentmixer.train.stack import StackedGRUCell, StackedLayerNorm, StackedLinear, StackedRunningNorm
+from agentmixer.train.stack import NoNorm, StackedGRUCell, StackedLayerNorm, StackedLinear, StackedRunningNorm
 
 
 class Body(nn.Module):
@@ -19,10 +19,11 @@ class Body(nn.Module):
 
     teams: how many teams train side by side. Everything leads with teams then: K * N for N, K * S for S.
 
-    norm: how the input is normalised: `layer` (LayerNorm) or `running` (moments of what was seen).
+    norm: how the input is normalised: `layer` (LayerNorm), `running` (moments of what was seen) or `none`.
     sizes: each agent's own number of inputs, where they differ; the rest is zero padding.
+    told: elements behind the inputs, which are not normalised.
 
-    x [N, B, inputs], h [N, B, M] -> features [N, B, H], new h [N, B, M]; the memory M is H, or 0 without a GRU.
+    x [N, B, inputs + told], h [N, B, M] -> features [N, B, H], new h [N, B, M]; the memory M is H, or 0 without a GRU.
     """
 
     def __init__(
@@ -36,30 +37,38 @@ class Body(nn.Module):
         norm: str = "layer",
         sizes: tuple[int, ...] | None = None,
         teams: int = 1,
+        told: int = 0,
     ):
         super().__init__()
         sizes = None if sizes is None else sizes * teams
         stack = teams if shared else teams * agents
         self.agents, self.stack, self.hidden = teams * agents, stack, hidden
         self.memory = hidden if recurrent else 0
-        self.norm: StackedLayerNorm | StackedRunningNorm = (
-            StackedRunningNorm(stack, inputs) if norm == "running" else StackedLayerNorm(stack, inputs, sizes)
-        )
+        self.norm: StackedLayerNorm | StackedRunningNorm | NoNorm
+        if norm == "none":
+            self.norm = NoNorm()
+        else:
+            self.norm = (
+                StackedRunningNorm(stack, inputs) if norm == "running" else StackedLayerNorm(stack, inputs, sizes)
+            )
         widths = [inputs] + [hidden] * (layers + 1)
         self.linears = nn.ModuleList(StackedLinear(stack, i, o) for i, o in itertools.pairwise(widths))
         self.norms = nn.ModuleList(StackedLayerNorm(stack, hidden) for _ in widths[1:])
         self.agent_bias = nn.Parameter(torch.zeros(self.agents, hidden)) if shared and agents > 1 else None
         self.gru = StackedGRUCell(stack, hidden, hidden) if recurrent else None
         self.gru_norm = StackedLayerNorm(stack, hidden) if recurrent else None
+        self.inputs, self.told = inputs, StackedLinear(stack, told, hidden) if told else None
 
     def fold(self, x: Tensor) -> Tensor:
         """[N, B, F] -> [S, N * B / S, F], a view."""
         return x.reshape(self.stack, -1, x.shape[-1])
 
     def embed(self, x: Tensor) -> Tensor:
-        """The feed-forward part. x [N, B, inputs] -> [N, B, H]."""
+        """The feed-forward part. x [N, B, inputs + told] -> [N, B, H]."""
         first, *others = zip(self.linears, self.norms, strict=True)
-        y = self.norm.then(first[0], self.fold(x))  # type: ignore[arg-type]
+        y = self.norm.then(first[0], self.fold(x[..., : self.inputs]))  # type: ignore[arg-type]
+        if self.told is not None:
+            y = y + self.told(self.fold(x[..., self.inputs :]))
         if self.agent_bias is not None:
             y = (y.view(self.agents, -1, self.hidden) + self.agent_bias.unsqueeze(1)).view_as(y)
         y = first[1](y.relu_())
@@ -85,7 +94,7 @@ class Body(nn.Module):
     def unroll(self, x: Tensor, h: Tensor, episode_start: Tensor) -> Tensor:
         """Features along chunks of L steps.
 
-        x [N, L, B, inputs]; h [N, B, M] at the chunk's first step; episode_start [N, L, B], 1 where a step is the
+        x [N, L, B, inputs + told]; h [N, B, M] at the chunk's first step; episode_start [N, L, B], 1 where a step is the
         first of its episode (its recurrent state starts from zero) -> [N, L, B, H].
         """
         y = self.embed(x.flatten(1, 2)).view(*x.shape[:3], self.hidden)
@@ -96,7 +105,8 @@ class Body(nn.Module):
 
 
 class Actor(nn.Module):
-    """N decentralised actors. Each sees its own observation and its own recurrent state alone."""
+    """N actors. Each sees its own observation and its own recurrent state alone, and beside it what it is told, if anything
+    (`Body`)."""
 
     def __init__(
         self,
@@ -110,17 +120,23 @@ class Actor(nn.Module):
         norm: str = "layer",
         sizes: tuple[int, ...] | None = None,
         teams: int = 1,
+        told: int = 0,
     ):
         super().__init__()
-        self.body = Body(agents, shared, obs, hidden, layers, recurrent, norm, sizes, teams)
+        self.body = Body(agents, shared, obs, hidden, layers, recurrent, norm, sizes, teams, told)
         self.head = StackedLinear(self.body.stack, hidden, actions, gain=0.01)
+
+    @property
+    def networks(self) -> int:
+        """How many networks it holds, each of which has its gradient clipped by itself."""
+        return self.body.stack
 
     def output(self, features: Tensor) -> Tensor:
         """features [N, B, H] -> unmasked logits or means [N, B, A]."""
         return self.head(self.body.fold(features)).view(*features.shape[:2], -1)
 
     def forward(self, obs: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """obs [N, B, D], h [N, B, M] -> unmasked logits or means [N, B, A], features [N, B, H], new h [N, B, M]."""
+        """obs [N, B, D + told], h [N, B, M] -> unmasked logits or means [N, B, A], features [N, B, H], new h [N, B, M]."""
         features, h = self.body(obs, h)
         return self.output(features), features, h
 
@@ -138,8 +154,17 @@ class Critic(nn.Module):
         self.body = Body(critics, False, state, hidden, layers, recurrent, norm, teams=teams)
         self.head = StackedLinear(self.critics, hidden, 1, gain=1.0)
 
+    @property
+    def networks(self) -> int:
+        """How many networks it holds, each of which has its gradient clipped by itself."""
+        return self.critics
+
+    def inputs(self, state: Tensor) -> Tensor:
+        """What every critic reads of states [teams, ..., S] -> [C, ..., inputs]: all."""
+        return self.each(state)
+
     def each(self, state: Tensor) -> Tensor:
-        """What every critic sees: [teams, ...] -> [C, ...], a view for a single team."""
+        """The same for every critic: [teams, ...] -> [C, ...], a view for a single team."""
         own = self.critics // self.teams
         return state.unsqueeze(1).expand(-1, own, *state.shape[1:]).reshape(self.critics, *state.shape[1:])
 
@@ -149,5 +174,5 @@ class Critic(nn.Module):
 
     def forward(self, state: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """state [teams * B, S], h [C, B, M] -> normalised values [C, B], new h [C, B, M]."""
-        features, h = self.body(self.each(state.view(self.teams, -1, state.shape[-1])), h)
+        features, h = self.body(self.inputs(state.view(self.teams, -1, state.shape[-1])), h)
         return self.value(features), h

@@ -138,6 +138,14 @@ class StackedRunningNorm(nn.Module):
         self.count += new
 
 
+class NoNorm(nn.Module):
+    """Leaves x as it is."""
+
+    def then(self, linear: StackedLinear, x: Tensor) -> Tensor:
+        """linear(x)."""
+        return linear(x)
+
+
 class StackedGRUCell(nn.Module):
     """S single-step gated recurrent units, gates in torch.nn.GRUCell's order (reset, update, new).
 

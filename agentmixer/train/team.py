@@ -113,11 +113,13 @@ class Team:
         raw, features, memory = self.actor(obs, memory)
         return ActorStep(self.joint_policy.policy(raw, mask), features, memory)
 
-    def unroll(self, obs: Tensor, mask: Tensor, memory: Tensor, episode_start: Tensor) -> ActorStep:
+    def unroll(
+        self, obs: Tensor, mask: Tensor, memory: Tensor, episode_start: Tensor, action: Tensor | None = None
+    ) -> ActorStep:
         """The actors' policies along chunks of L steps, as rows B = L * E.
 
         obs [N, L, E, D]; mask [N, B, A]; memory [N, E, M] at a chunk's first step; episode_start [K, L, E], 1 where
-        memory starts from zero. The memory that is returned is the one that was given."""
+        memory starts from zero; action [N, L, E] or [N, L, E, W], for actors that are told of others' actions. The memory that is returned is the one that was given."""
         starts = episode_start.repeat_interleave(len(obs) // self.count, 0)
         features = self.actor.body.unroll(obs, memory, starts).flatten(1, 2)
         return ActorStep(self.joint_policy.policy(self.actor.output(features), mask), features, memory)
@@ -186,16 +188,13 @@ class Team:
         return DeployedActor(self.actor, self.spec, index).cpu()
 
 
-def make_actor(spec: TaskSpec, settings: TeamSettings, teams: int, obs: int = 0, actions: int = 0) -> Actor:
-    """The actors of `teams` teams, their weights drawn from torch's global generator. obs, actions: how wide they are padded;
-    as the team's widest unless given.
+def make_actor(
+    spec: TaskSpec, settings: TeamSettings, teams: int, told: int = 0, obs: int = 0, actions: int = 0
+) -> Actor:
+    """The actors of `teams` teams, their weights drawn from torch's global generator. told: as in `Body`. obs, actions: how wide
+    they are padded; as the team's widest unless given.
 
     Raises AgentMixerError if the agents are to share a network that they cannot share."""
-    if settings.share_parameters and (len(set(spec.action_spaces)) > 1 or len(set(spec.obs_sizes)) > 1):
-        raise AgentMixerError(
-            f"the agents of {spec.name} {spec.scenario} differ in observations or actions, so they cannot share "
-            "one network; add --set share_parameters=false"
-        )
     return Actor(
         spec.num_agents,
         settings.share_parameters,
@@ -205,9 +204,22 @@ def make_actor(spec: TaskSpec, settings: TeamSettings, teams: int, obs: int = 0,
         settings.layers,
         settings.recurrent_actor,
         settings.input_norm,
-        None if settings.share_parameters else spec.obs_sizes,
+        own_sizes(spec, settings),
         teams,
+        told,
     )
+
+
+def own_sizes(spec: TaskSpec, settings: TeamSettings) -> tuple[int, ...] | None:
+    """The size of each agent's observation, for networks of their own; None where agents share one.
+
+    Raises AgentMixerError if they are to share one and cannot."""
+    if settings.share_parameters and (len(set(spec.action_spaces)) > 1 or len(set(spec.obs_sizes)) > 1):
+        raise AgentMixerError(
+            f"the agents of {spec.name} {spec.scenario} differ in observations or actions, so they cannot share "
+            "one network; add --set share_parameters=false"
+        )
+    return None if settings.share_parameters else spec.obs_sizes
 
 
 @contextlib.contextmanager

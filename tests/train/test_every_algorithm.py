@@ -107,6 +107,6 @@ def test_it_does_so_on_every_task_or_says_that_it_cannot(
     try:
         goes_on_and_is_exported(algorithm, task, scenario, 2_000, tmp_path)
     except AgentMixerError as error:
-        if f"{algorithm} learns teams" not in str(error):
+        if "use agentmixer_ppo or mappo" not in str(error):
             raise
         print(f"{algorithm} on {task} {scenario}: {error}")

@@ -129,22 +129,27 @@ class AgentMixerPPO(Algorithm):
     # ---- what acts -----------------------------------------------------------------------------------
 
     def __init__(self, spec: TaskSpec, config: Config, generators: Sequence[torch.Generator]):
-        self.config, settings, acting = config, config.algorithm, config.team
-        teams, device = len(generators), generators[0].device
+        self.config, teams, device = config, len(generators), generators[0].device
         with weights_from(generators[0]):
-            actor = make_actor(spec, acting, teams).to(device)
-            self.critic = Critic(
-                1 if settings.team_critic else spec.num_agents, spec.state_size, acting.hidden, acting.layers,
-                settings.recurrent_critic, acting.input_norm, teams,
-            ).to(device)  # fmt: skip
+            actor = self.make_actor(spec, teams).to(device)
+            self.critic = self.make_critic(spec, teams).to(device)
             self.team = self.make_team(spec, actor, generators)
         self.value_norm = ValueNorm(teams).to(device)
         self.modules = {"actor": actor, "critic": self.critic, "pm": self.team.pm, "value_norm": self.value_norm}
-        #: Names of the optimisers that step.
-        self.learning = set(self.step_sizes())
+        self.learning = set(self.step_sizes())  #: Names of the optimisers that step.
         self.schedule(0.0)
         if teams > 1:  # every team starts as it would alone
             self.load([type(self)(spec, config, [generator]).share(0) for generator in generators])
+
+    def make_actor(self, spec: TaskSpec, teams: int) -> Actor:
+        """The actors of `teams` teams, their weights drawn from torch's global generator."""
+        return make_actor(spec, self.config.team, teams)
+
+    def make_critic(self, spec: TaskSpec, teams: int) -> Critic:
+        """The critics of `teams` teams, their weights drawn from torch's global generator."""
+        settings, acting = self.config.algorithm, self.config.team
+        n, state, recurrent = 1 if settings.team_critic else spec.num_agents, spec.state_size, settings.recurrent_critic
+        return Critic(n, state, acting.hidden, acting.layers, recurrent, acting.input_norm, teams)
 
     def make_team(self, spec: TaskSpec, actor: Actor, generators: Sequence[torch.Generator]) -> Team:
         """The actors with a Policy Modifier that has learned nothing, and the joint policy that both make."""
@@ -231,7 +236,7 @@ class AgentMixerPPO(Algorithm):
                 blocks.add(totals, self.gradient_step(batch, part, alike))
         # Only now, so that everything above saw the function that acted.
         self.team.observe(experience.obs.flatten(1, 2), experience.state.flatten(1, 2))
-        self.critic.body.observe(self.critic.each(experience.state).flatten(1, 2))
+        self.critic.body.observe(self.critic.inputs(experience.state).flatten(1, 2))
         steps = settings.epochs * settings.minibatches
         means = {name: (total / steps).tolist() for name, total in totals.items()}
         means |= {name: numbers.tolist() for name, numbers in self.watched.items()}
@@ -249,28 +254,23 @@ class AgentMixerPPO(Algorithm):
         """One gradient step on a part of the batch (see `parts`), taken in blocks. Returns numbers, [K] each.
 
         alike: whether all rows are alike in what the networks see (`Batch.all_alike`)."""
-        counts = self.counts(blocks.pick(batch.active, part))
+        settings, counts = self.config.algorithm, self.counts(blocks.pick(batch.active, part))
         size, rows = batch.state.shape[2] if part is None else part.shape[1], batch.obs.shape[0] * batch.obs.shape[1]
         whole = alike or self.team.device != "cpu"
         cut = blocks.blocks(size, rows, rows * size if whole else blocks.ROWS * self.team.count)
-        networks = {
-            "actor": (self.team.actor, self.team.actor.body.stack),
-            "critic": (self.critic, self.critic.critics),
-            "pm": (self.team.pm, self.team.count),
-        }
-        parameters = [p for network, _ in networks.values() for p in network.parameters() if p.requires_grad]
+        stacks = {"actor": self.team.actor.networks, "critic": self.critic.networks, "pm": self.team.count}
+        parameters = [p for name in stacks for p in self.modules[name].parameters() if p.requires_grad]
 
         def loss(block: slice) -> tuple[Tensor, dict[str, Tensor]]:
             return self.loss(batch.part(part, block), counts, alike)
 
         numbers = blocks.descend(loss, cut, parameters)
-        for name, (network, stack) in networks.items():  # every network is clipped by its own norm
-            norms = clip_stack_grad_norm(list(network.parameters()), stack, self.config.algorithm.max_grad_norm)
+        for name, stack in stacks.items():  # every network is clipped by its own norm
+            norms = clip_stack_grad_norm(list(self.modules[name].parameters()), stack, settings.max_grad_norm)
             numbers[f"{name}_grad_norm"] = norms.view(self.team.count, -1).mean(1)
-        left = 1.0 - self.progress if self.config.algorithm.lr_decay else 1.0
         for name in self.learning:
             for group in self.optimisers[name].param_groups:
-                group["lr"] = self.step_sizes()[name] * left
+                group["lr"] = self.step_sizes()[name] * (1.0 - self.progress if settings.lr_decay else 1.0)
             self.optimisers[name].step()
         return numbers
 
@@ -336,7 +336,7 @@ class AgentMixerPPO(Algorithm):
         settings, teams, critic = self.config.algorithm, self.team.count, self.critic
         seen = batch.first() if alike else batch
         features = critic.body.unroll(
-            critic.each(seen.state), seen.critic_memory[:, 0], critic.each(seen.episode_start)
+            critic.inputs(seen.state), seen.critic_memory[:, 0], critic.each(seen.episode_start)
         )
         old, target = batch.value.flatten(1), batch.returns.flatten(1)
         value = critic.value(features.flatten(1, 2)).expand_as(old)

@@ -61,9 +61,9 @@ class HAPPO(MAPPO):
             action_spaces=spec.action_spaces[agent : agent + 1],
             fallback_actions=spec.fallback_actions[agent : agent + 1],
         )
-        widest = max(spec.obs_sizes), whole.actions
         with weights_from(whole.generators[0]):
-            actor = make_actor(alone, self.config.team, 1, *widest).to(whole.device)
+            actor = make_actor(alone, self.config.team, 1, obs=max(spec.obs_sizes), actions=whole.actions)
+            actor = actor.to(whole.device)
         spread = NoPM(alone, 1, whole.actions).to(whole.device)
         for own, of_all in ((actor, whole.actor), (spread, whole.pm)):
             theirs = dict(of_all.named_parameters()) | dict(of_all.named_buffers())

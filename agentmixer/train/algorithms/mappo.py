@@ -8,6 +8,7 @@ standard deviation of real-valued actions is one learned number an element and b
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ class MAPPO(AgentMixerPPO):
     name, source = "mappo", "Yu et al. 2022, arXiv 2103.01955"
     team_settings = TeamSettings
     own_settings = PPOSettings
+    kind_of_team: ClassVar[type[Team]] = Team
     #: AgentMixer's, for as fair a comparison as there can be, but for what a Policy Modifier adds.
     presets = presets.shared(
         {name: AgentMixerPPO.presets[name] for name in ("default", "paper")},
@@ -41,7 +43,7 @@ class MAPPO(AgentMixerPPO):
         acting = self.config.team
         deviation = NoPM(spec, len(generators)).to(generators[0].device)
         joint = joint_for(spec, ProductJoint(), GaussianJoint(acting.std_low, acting.std_high))
-        return Team(spec, actor, deviation, joint, generators)
+        return self.kind_of_team(spec, actor, deviation, joint, generators)
 
     def step_sizes(self) -> dict[str, float]:
         """The standard deviation learns at the actors' rate."""
@@ -56,7 +58,7 @@ class MAPPO(AgentMixerPPO):
         """The clipped surrogate of every living agent and its entropy bonus, [K], and numbers to log, [K] each."""
         settings, kind, teams = self.config.algorithm, self.team.joint_policy, self.team.count
         mask, rows = batch.mask.flatten(1, 2), batch.active[0].numel()
-        actors = self.team.unroll(batch.obs, mask, batch.actor_memory[:, 0], batch.episode_start)
+        actors = self.team.unroll(batch.obs, mask, batch.actor_memory[:, 0], batch.episode_start, batch.action)
         policy = kind.joint(actors.policy, self.team.score(actors, *batch.central())[0], mask)
         active = batch.active.reshape(teams, -1, rows).to(batch.log_prob.dtype)
         log_ratio = kind.log_prob(policy, batch.action.flatten(1, 2)) - batch.log_prob.flatten(1, 2)
