@@ -76,7 +76,7 @@ def draw(replay: Replay, count: int, team: Team) -> dict[str, Tensor]:
     """B sequences drawn evenly: obs [N, T, B, D], state [T, B, S], memory [N, B, M] and so on."""
     rows = replay.sample(count, team.generators[0])
     batch = {
-        name: _turned(name, torch.from_numpy(np.ascontiguousarray(rows[name]))).contiguous().to(team.device)
+        name: _turned(name, torch.from_numpy(rows[name].copy())).contiguous().to(team.device)
         for name, _, _ in replay.fields
     }
     return batch | {"action": batch["action"].long()}
