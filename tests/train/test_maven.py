@@ -99,7 +99,7 @@ def test_the_mixers_value_never_falls_with_a_utility() -> None:
 
 def test_no_joint_action_is_worth_more_than_every_agents_best() -> None:
     """All 64 joint actions of three agents, in 50 states."""
-    mixer, q, state = MonotonicMixer(3, 5, 8, 8), torch.randn(3, 50, 4), torch.randn(50, 5)
+    mixer, q, state = MonotonicMixer(3, 5, 8, 8).requires_grad_(False), torch.randn(3, 50, 4), torch.randn(50, 5)
     worth = {
         joint: mixer(torch.stack([q[i, :, a] for i, a in enumerate(joint)]), state)
         for joint in itertools.product(range(4), repeat=3)
