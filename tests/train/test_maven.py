@@ -269,8 +269,9 @@ def test_targets_by_hand() -> None:
     batch["next_mask"][0, 2, 0, 2] = False  # agent 0 may not take what is best
     batch["next_active"][1, 3] = False
     batch["next_mask"][1, 4, 0] = torch.tensor([True, False, False])
+    batch["next_mask"][0, 5] = False  # nothing is allowed
     assert batch["latent"].tolist() == [0, 1, 0, 1, 0, 1]
-    want = [1 + 0.9 * 14, 2.0, 3 + 0.9 * 13, 4 + 0.9 * 102, 5 + 0.9 * 12, 6 + 0.9 * 214]
+    want = [1 + 0.9 * 14, 2.0, 3 + 0.9 * 13, 4 + 0.9 * 102, 5 + 0.9 * 12, 6 + 0.9 * 112]
     got = algorithm.targets(batch, torch.zeros(2, 6, 16))
     torch.testing.assert_close(got, torch.tensor(want))
 
@@ -296,13 +297,14 @@ def test_the_loss_by_hand() -> None:
             policies = [utilities[i, row].exp() / utilities[i, row].exp().sum() * acts[i] for i in (0, 1)]
             guess = algorithm.discriminator(torch.cat([state[0], *policies]))
             surprises.append(float(guess.exp().sum().log() - guess[row % 2]))
-    loss, numbers = algorithm.loss(batch)
+    with torch.no_grad():
+        loss, numbers = algorithm.loss(batch)
     assert float(utilities[0, 3, 2]) == ILLEGAL
     assert float(numbers["td_loss"]) == pytest.approx(sum(errors) / 3, rel=1e-4)
     assert float(numbers["latent_loss"]) == pytest.approx(sum(surprises) / 3, rel=1e-4)
     assert float(loss) == pytest.approx(sum(errors) / 3 + 0.25 * sum(surprises) / 3, rel=1e-4)
     wild = batch | {"reward": batch["reward"] + torch.tensor([[0, 0], [1e3, 0]])}
-    assert torch.equal(algorithm.loss(wild)[0], loss)
+    assert torch.equal(algorithm.loss(wild)[0].detach(), loss)
 
 
 def test_a_team_that_is_paid_for_it_plays_so_that_its_latent_can_be_told() -> None:
@@ -343,7 +345,6 @@ def test_it_learns_a_monotonic_matrix_game(tmp_path: Path) -> None:
         algorithm.schedule(0.5)
         algorithm.update(algorithm.collect([task], [stream])[0])  # type: ignore[list-item]
     assert evaluate(algorithm.team, task, 16, 0).returns.mean() == 8.0  # type: ignore[arg-type]
-    assert evaluate(algorithm.team, task, 16, 0, joint=True).returns.mean() == 8.0  # type: ignore[arg-type]
 
 
 def started(task: str, scenario: str, path: Path, **settings: Any) -> Run:

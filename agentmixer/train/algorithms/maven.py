@@ -1,7 +1,6 @@
 """MAVEN: monotonic value factorisation with a latent that a whole episode is played under (Mahajan et al. 2019).
 
-Read top to bottom: the settings, the utilities under a latent, the discriminator, what acts, what is stored, the update,
-the losses.
+Read top to bottom: the settings, what learns, what acts, what is stored, the update, the losses.
 
 The team plays each episode under one latent z, which all agents know while they learn. z decides the last layer of every
 agent's utilities, so it decides the whole episode's behaviour, and exploration is committed to one way of playing instead
@@ -27,14 +26,15 @@ from agentmixer.tasks.base import Task
 from agentmixer.train import presets, sequences
 from agentmixer.train.algorithms.base import Algorithm
 from agentmixer.train.epsilon_greedy import EpsilonGreedyJoint
-from agentmixer.train.joint_policy import mask_logits
+from agentmixer.train.joint_policy import ILLEGAL, mask_logits
+from agentmixer.train.latent_utilities import LatentUtilities
 from agentmixer.train.monotonic_mixer import MonotonicMixer, hypernetwork
 from agentmixer.train.networks import Actor, Body
 from agentmixer.train.replay import Replay
 from agentmixer.train.settings import AlgorithmSettings, Config, RunSettings, TeamSettings
-from agentmixer.train.stack import StackedLinear, StackedRunningNorm
+from agentmixer.train.stack import StackedRunningNorm
 from agentmixer.train.stream import Stream
-from agentmixer.train.team import Modifier, Team, make_actor, most_actions, weights_from
+from agentmixer.train.team import Team, make_actor, most_actions, weights_from
 
 
 class MAVENSettings(AlgorithmSettings, frozen=True):
@@ -88,54 +88,6 @@ class MAVENSettings(AlgorithmSettings, frozen=True):
                 f"replay_size is {self.replay_size}, less than one sequence of rollout_length, {run.rollout_length}; "
                 "raise replay_size"
             )
-
-
-class LatentUtilities(Modifier):
-    """The agents' last layers, one for each value of z, and what episodes under each z earned lately.
-
-    This is what a hypernetwork without hidden layers makes of a one-hot z (Mahajan et al. 2019, Figure 2). It stands in PM's
-    place in the team: it reads the signal of the episode, of which z is the place of the largest number."""
-
-    #: Share of what episodes earned that counts one update later.
-    KEPT = 0.99
-
-    def __init__(self, stack: int, hidden: int, actions: int, latents: int):
-        super().__init__()
-        self.stack, self.latents = stack, latents
-        self.heads = StackedLinear(stack, hidden, latents * actions, gain=0.01)
-        self.earned: Tensor
-        self.episodes: Tensor
-        self.register_buffer("earned", torch.zeros(latents))
-        self.register_buffer("episodes", torch.zeros(latents))
-
-    def of(self, features: Tensor, latent: Tensor) -> Tensor:
-        """Utilities [N, B, A], not masked, of features [N, B, H] under z [B]."""
-        agents, rows, hidden = features.shape
-        each = self.heads(features.reshape(self.stack, -1, hidden)).view(agents, rows, self.latents, -1)
-        return each.gather(2, latent.view(1, rows, 1, 1).expand(agents, -1, -1, each.shape[-1])).squeeze(2)
-
-    def forward(
-        self, state: Tensor, policy: Tensor, features: Tensor, memory: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """state [B, S + Z], the signal last -> utilities [N, B, A], and the memory that was given, of which there is none."""
-        return self.of(features, state[:, -self.latents :].argmax(-1)), memory
-
-    def record(self, latent: Tensor, returned: Tensor) -> None:
-        """Take in the returns [n] of episodes that ended, and their z [n]; older ones count less."""
-        for total, new in ((self.earned, returned), (self.episodes, torch.ones_like(returned))):
-            total.mul_(self.KEPT).index_add_(0, latent, new)
-
-    @property
-    def best(self) -> int:
-        """The z whose episodes earned most lately; the first of several, and 0 before any ended."""
-        mean = torch.where(self.episodes > 0, self.earned / self.episodes, -torch.inf)
-        return int(mean.argmax())
-
-    @torch.no_grad()
-    def fold_into(self, head: StackedLinear) -> None:
-        """Make the last layer of the best z that of the actors."""
-        for own, every in ((head.weight, self.heads.weight), (head.bias, self.heads.bias)):
-            own.copy_(every.unflatten(-1, (self.latents, -1))[..., self.best, :])
 
 
 class Learned(nn.Module):
@@ -303,7 +255,8 @@ class MAVEN(Algorithm):
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Squared error of the team's values plus `mi_coef` times the discriminator's cross-entropy, and numbers to log.
 
-        Means over steps of which it is known what they led to. The utility of an agent that cannot act counts as 0."""
+        Means over steps of which it is known what they led to. The utility of an agent that cannot act, or that may do
+        nothing, counts as 0."""
         known = batch["known"].flatten().to(batch["reward"].dtype)
         utilities, memory = self.learned.utilities(batch)
         value = self.value(
@@ -321,7 +274,8 @@ class MAVEN(Algorithm):
     def value(self, mixer: MonotonicMixer, utilities: Tensor, action: Tensor, active: Tensor, state: Tensor) -> Tensor:
         """Q_tot [R] of actions [N, R] from utilities [N, R, A]; active [N, L, B]."""
         own = utilities.gather(-1, action.unsqueeze(-1)).squeeze(-1)
-        return mixer(own * active.flatten(1, 2), state)
+        counts = active.flatten(1, 2) & (own > ILLEGAL)
+        return mixer(torch.where(counts, own, 0.0), state)
 
     @torch.no_grad()
     def targets(self, batch: dict[str, Tensor], memory: Tensor) -> Tensor:
