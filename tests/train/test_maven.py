@@ -21,6 +21,7 @@ from agentmixer.errors import AgentMixerError
 from agentmixer.export import exporter as exporting
 from agentmixer.runtime.bundle import read_bundle
 from agentmixer.tasks import check
+from agentmixer.tasks.base import TaskStep
 from agentmixer.train import checkpoint, sequences, trainer
 from agentmixer.train import run as runs
 from agentmixer.train.algorithms import MAVEN
@@ -197,6 +198,32 @@ def test_what_a_cut_off_step_led_to_is_known_only_where_nothing_is_masked(tmp_pa
         out, _ = algorithm.collect([task], [begun(algorithm, task)])
         assert out["truncated"].any()
         assert torch.equal(out["known"], ~out["truncated"] | (not masked))
+
+
+class Failing(Countdown):
+    """Environment 2 fails in its third step and is made anew."""
+
+    env_restarts, lost = 1, None
+
+    def failures(self) -> list[str]:
+        return []
+
+    def step(self, actions: Tensor) -> TaskStep:
+        failed = (np.arange(ENVS) == 2) & (self.clock == 2)
+        self.lost = failed if failed.any() else None  # type: ignore[assignment]
+        seen = super().step(actions)
+        return seen._replace(truncated=seen.truncated | failed)
+
+
+def test_a_step_in_which_an_environment_failed_teaches_nothing_and_its_episode_earned_nothing() -> None:
+    spec = msgspec.structs.replace(tiny_spec(), has_action_mask=False)
+    algorithm = make_algorithm(spec, rollout_length=4, num_envs=ENVS)
+    task = Failing(spec)
+    out, _ = algorithm.collect([task], [begun(algorithm, task)])
+    lost = torch.zeros(4, ENVS, dtype=torch.bool)
+    lost[2, 2] = True
+    assert out["truncated"][2, 2] and torch.equal(out["known"], ~lost)
+    assert torch.equal(out["returned"].isnan(), ~(out["terminated"] | out["truncated"]) | lost)
 
 
 def test_agents_are_deployed_with_the_latent_that_earned_most_lately() -> None:
