@@ -69,7 +69,7 @@ def joint_distribution(team: Team, task: Task, progress: Callable[[str], None] =
         with torch.no_grad():
             many = ActorStep(*(array.expand(-1, size, -1) for array in actors))
             joint = team.joint(many, state.expand(size, -1), signal, mask.expand(-1, size, -1))
-        parts = _probabilities(joint.scores, task)
+        parts = _probabilities(joint.log_pi, task)
         operands = [x for axis, part in enumerate(parts, 1) for x in (part, [0, axis])]
         total += np.einsum(*operands, list(range(1, total.ndim + 1)), optimize=True)
     return total / len(signals)

@@ -97,11 +97,15 @@ class Body(nn.Module):
         x [N, L, B, inputs + told]; h [N, B, M] at the chunk's first step; episode_start [N, L, B], 1 where a step is the
         first of its episode (its recurrent state starts from zero) -> [N, L, B, H].
         """
+        return self.unroll_both(x, h, episode_start)[0]
+
+    def unroll_both(self, x: Tensor, h: Tensor, episode_start: Tensor) -> tuple[Tensor, Tensor]:
+        """Features as of `unroll`, and the memory after every step, [N, L, B, M]."""
         y = self.embed(x.flatten(1, 2)).view(*x.shape[:3], self.hidden)
         if self.gru is None or self.gru_norm is None:
-            return y
+            return y, y[..., :0]
         states = self.gru.unroll(y, h, 1.0 - episode_start)
-        return self.gru_norm(self.fold(states)).view_as(states)
+        return self.gru_norm(self.fold(states)).view_as(states), states
 
 
 class Actor(nn.Module):

@@ -195,6 +195,29 @@ AGENTMIXER_SAC: Presets = {
     ),
 }
 
+#: Games of one decision, off-policy by values: half of a short run explores.
+_ONE_DECISION_BY_VALUES: dict[str, Any] = {
+    "total_steps": 20_000,
+    "rollout_length": 1,
+    "batch_size": 128,
+    "updates": 2,
+    "epsilon_steps": 10_000,
+    "share_parameters": False,
+    "recurrent_actor": False,
+}
+#: Of MAVEN the paper names noise_dim and target_update_interval (Table 7), which are the settings' defaults; no `paper`.
+MAVEN: Presets = {
+    "default": (
+        {},
+        {
+            "gymnasium": {"share_parameters": False, "input_norm": "running", "final_episodes": 100},
+            "pettingzoo": {"share_parameters": False, "input_norm": "running", "final_episodes": 100},
+            "matrix": _ONE_DECISION_BY_VALUES,
+            "passage": _ONE_DECISION_BY_VALUES,
+        },
+    ),
+}
+
 
 def shared(presets: Presets, names: Iterable[str]) -> Presets:
     """Another algorithm's presets, with the settings `names` alone."""

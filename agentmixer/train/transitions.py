@@ -15,7 +15,7 @@ from agentmixer.train.team import Team
 
 
 def collect(
-    team: Team, tasks: Sequence[Task], streams: Sequence[Stream], steps: int
+    team: Team, tasks: Sequence[Task], streams: Sequence[Stream], steps: int, recorder: Recorder | None = None
 ) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
     """Play on for T `steps` (see `stream.play_on`); one team.
 
@@ -26,8 +26,10 @@ def collect(
     What follows an episode's last step is what it ended with. Its mask is not known, nor who could still act:
     next_mask is the next episode's, next_active as before the step.
 
+    recorder: one that records more than that.
+
     Raises AgentMixerError naming environment and step if a task returned a number that is not finite or too large."""
-    recorder = _Recorder(team)
+    recorder = recorder or Recorder(team)
     finished = play_on(team, tasks, streams, steps, recorder)
     out = recorder.transitions()
     for obs, state in (("obs", "state"), ("next_obs", "next_state")):
@@ -35,7 +37,7 @@ def collect(
     return out, finished
 
 
-class _Recorder:
+class Recorder:
     """The transitions of one rollout, a row a step; a task's environments beside the others'."""
 
     def __init__(self, team: Team):
@@ -107,4 +109,4 @@ def fields(team: Team) -> list[tuple[str, Any, tuple[int, ...]]]:
 
 def env_axis(name: str) -> int:
     """Where environments (or transitions drawn) stand among a field's dimensions: behind agents, if it has any."""
-    return 1 if name.removeprefix("next_") in ("obs", "mask", "active", "action") else 0
+    return 1 if name.removeprefix("next_") in ("obs", "mask", "active", "action", "memory") else 0

@@ -71,7 +71,7 @@ def _actors(team: Team, moments: list[Moment]) -> list[np.ndarray]:
 
 
 def _joint(team: Team, moments: list[Moment]) -> list[np.ndarray]:
-    """Log-probabilities [N, 1] of the joint policy's modes."""
+    """The joint policy's modes and their log-probabilities, each [N, ...]."""
     found = []
     memory = team.memory(1)
     for moment, fresh in _fresh(moments):
@@ -79,9 +79,9 @@ def _joint(team: Team, moments: list[Moment]) -> list[np.ndarray]:
             memory = team.memory(1)
         seen = moment.step
         obs, state, mask = (to_torch(a, team.device) for a in (seen.obs, seen.state, seen.action_mask))
-        _, log_prob, after = team.act_jointly(obs, state, memory["signal"], mask, memory, True)
+        mode, log_prob, after = team.act_jointly(obs, state, memory["signal"], mask, memory, True)
         memory |= after
-        found.append(_numpy(log_prob))
+        found += [_numpy(mode), _numpy(log_prob)]
     return found
 
 

@@ -11,13 +11,14 @@ from agentmixer.train.algorithms.mappo import MAPPO
 from agentmixer.train.algorithms.mappo_full import MAPPOFull
 from agentmixer.train.algorithms.mat import MAT
 from agentmixer.train.algorithms.mat_dec import MATDec
+from agentmixer.train.algorithms.maven import MAVEN
 
 __all__ = [
-    "AIL", "ALGORITHMS", "ARMAPPO", "HAPPO", "MAGPO", "MAPPO", "MAT", "AgentMixerPPO", "AgentMixerSAC", "Algorithm",
+    "AIL", "ALGORITHMS", "ARMAPPO", "HAPPO", "MAGPO", "MAPPO", "MAT", "MAVEN", "AgentMixerPPO", "AgentMixerSAC", "Algorithm",
     "MAPPOFull", "MATDec",
 ]  # fmt: skip
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
     algorithm.name: algorithm
-    for algorithm in (AgentMixerPPO, AgentMixerSAC, MAPPO, MAPPOFull, HAPPO, MAT, MATDec, ARMAPPO, AIL, MAGPO)
+    for algorithm in (AgentMixerPPO, AgentMixerSAC, MAPPO, MAPPOFull, HAPPO, MAT, MATDec, ARMAPPO, MAVEN, AIL, MAGPO)
 }
