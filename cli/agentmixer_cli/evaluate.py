@@ -60,7 +60,8 @@ def evaluate(
             )
         )
         return
-    how = f"{policy}, {'sampled' if sampled else 'greedy'}, {episodes} episodes"
+    who = policy if policy == "joint" else figures.arm(chosen)
+    how = f"{who}, {'sampled' if sampled else 'greedy'}, {episodes} episodes"
     console.sentence(f"{how}: {intervals.headline(found)}")
     if played.note():
         console.sentence(f"note: {played.note()}")
