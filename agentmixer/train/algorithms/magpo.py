@@ -2,8 +2,9 @@
 
 The guider (`guided_team.Guider`, an auto-regressive MLP) draws the agents' actions one after another, so that the team can be
 random and agree. It is held to what the actors can follow; the actors, each from its own observation, follow it and descend PPO's
-loss too. Constants are those of the authors' code. There, an agent's number is part of its observation; here, every agent has a
-network or a learned bias of its own, which says as much.
+loss too. Constants are those of the authors' code but for `num_envs` and `chunk_length`; docs/method.md says what else is otherwise.
+There, an agent's number is part of its observation; here, every agent has a network or a learned bias of its own, which says as
+much.
 
 What differs from `mappo` is all that these two files say. The guider stands where other algorithms have the Policy Modifier:
 `pm` in checkpoints and in numbers that are logged means the guider.
