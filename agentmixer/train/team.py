@@ -37,6 +37,10 @@ class Modifier(nn.Module):
     def observe(self, state: Tensor) -> None:
         """Take states [K, B, S] into the moments that normalise them, where there are any."""
 
+    def plays_a_part(self, agent: int) -> bool:
+        """Whether it has a say in that agent's part of the joint policy."""
+        return True
+
 
 class Team:
     """The actors of K teams that act side by side and never meet (one team as a rule), with the Policy Modifier (PM) that

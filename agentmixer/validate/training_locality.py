@@ -22,7 +22,8 @@ TRAINING = "training"
 
 def training(algorithm: Algorithm, moments: list[Moment]) -> list[BitCheck]:
     """Every actor's decentralised decisions, their modes and samples and its memory, while Policy Modifier and critics
-    have other weights and the global state is another one. Control: the joint policy, which reads both."""
+    have other weights and the global state is another one. Control: the joint policy, which reads both, of agents whose joint
+    policy is more than the actor's own."""
     reference, joint = _actors(algorithm.team, moments), _joint(algorithm.team, moments)
     agents = algorithm.team.spec.agents
     checks = []
@@ -43,7 +44,8 @@ def training(algorithm: Algorithm, moments: list[Moment]) -> list[BitCheck]:
                     moved[i].compare(ours[i], theirs[i])
     return checks + [
         tally.check(TRAINING, "control: the joint policy, which reads both", name, control=True)
-        for tally, name in zip(moved, agents, strict=True)
+        for i, (tally, name) in enumerate(zip(moved, agents, strict=True))
+        if algorithm.team.pm.plays_a_part(i)
     ]
 
 

@@ -24,9 +24,14 @@ class NoPM(Modifier):
         """actions: how wide it is padded; as the team's widest unless given."""
         super().__init__()
         shape = teams * spec.num_agents, 1, actions or most_actions(spec)
+        self.spread = [isinstance(space, Box) for space in spec.action_spaces]
         self.score = nn.Parameter(torch.zeros(shape), requires_grad=not spec.discrete)
-        real = torch.tensor([isinstance(space, Box) for space in spec.action_spaces] * teams).view(-1, 1, 1)
+        real = torch.tensor(self.spread * teams).view(-1, 1, 1)
         self.register_buffer("real", None if spec.discrete or spec.real_valued else real, persistent=False)
+
+    def plays_a_part(self, agent: int) -> bool:
+        """By the spread of real-valued actions alone."""
+        return self.spread[agent]
 
     def forward(
         self, state: Tensor, policy: Tensor, features: Tensor, memory: Tensor | None = None
