@@ -43,7 +43,7 @@ class MAVENSettings(AlgorithmSettings, frozen=True):
     noise_dim: Annotated[int, Meta(ge=1, le=64), about("how many values the latent of an episode has")] = 2
     mi_coef: Annotated[
         NonNegative, about("weight of telling the latent from what the team does, beside the squared error of values")
-    ] = 1.0
+    ] = 0.01
     replay_size: Annotated[PositiveInt, about("environment steps to draw from, in sequences of rollout_length")] = (
         100_000
     )
