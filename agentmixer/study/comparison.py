@@ -153,6 +153,18 @@ class Question(NamedTuple):
     variants: dict[str, dict[str, Any]]
     made_with: dict[str, str]
 
+    @property
+    def heading(self) -> str:
+        """What the table shows, and which of its algorithms' agents need more than their own observations to act."""
+        named = dict.fromkeys(variant["algorithm"] for variant in self.variants.values())
+        told = [
+            f"{name} sees {ALGORITHMS[name].execution_sees.value}"
+            for name in named
+            if not ALGORITHMS[name].execution_sees.alone
+        ]
+        seen = f" ({'; '.join(told)})" if told else ""
+        return f"{self.measure.replace('_', ' ')}, decentralised and greedy{seen}, {self.task} {self.scenario}"
+
 
 def question(prepared: list[tuple[Variant, Run]], measure: str | None, command: str) -> Question:
     """The question that these runs answer. measure: win_rate or return; unless given, the win rate where the task reports
@@ -349,7 +361,7 @@ def markdown(asked: Question, found: list[Trained], rows: list[Row]) -> str:
     software = ", ".join(f"{name} {version}" for name, version in asked.made_with.items())
     steps = ", ".join(f"{settings['total_steps']:,}" for settings in asked.variants.values())
     above = [
-        f"{asked.measure.replace('_', ' ')}, decentralised and greedy, {asked.task} {asked.scenario}",
+        asked.heading,
         f"`{asked.command}`",
         f"steps: {steps}; {software}",
     ]

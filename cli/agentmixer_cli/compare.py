@@ -79,7 +79,7 @@ def compare(
     def done(trained: comparison.Trained) -> None:
         console.sentence(
             f"{trained.variant}, seed {trained.seed}: {trained.measure.replace('_', ' ')} {trained.decentralised:.3f} "
-            f"decentralised, {trained.joint:.3f} joint ({trained.seconds:.0f} s)",
+            f"as executed, {trained.joint:.3f} joint ({trained.seconds:.0f} s)",
             indent=2,
         )
 
@@ -93,7 +93,7 @@ def compare(
         typer.echo(comparison.to_json(asked, found, rows), nl=False)
         return
     console.print()
-    console.sentence(f"{asked.measure.replace('_', ' ')}, decentralised and greedy, {task} {scenario}")
+    console.sentence(asked.heading)
     for table in _tables(*comparison.cells(found, rows), console.width):
         console.print(table)
     for ending in texts:

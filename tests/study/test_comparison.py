@@ -53,6 +53,17 @@ def test_seeds() -> None:
             parse_seeds(text)
 
 
+def test_the_heading_says_whose_agents_see_more_than_their_own(tmp_path: Path) -> None:
+    chosen = variants(["algorithm=mappo,armappo,mappo_full"], "agentmixer_ppo", "default")
+    prepared = prepare("matrix", "climbing", chosen, [0], {"total_steps": "200"}, {}, tmp_path)
+    assert question(prepared, "return", "").heading == (
+        "return, decentralised and greedy (armappo sees the actions of other agents; mappo_full sees the global state), "
+        "matrix climbing"
+    )
+    alone = [(variant, run) for variant, run in prepared if variant.algorithm == "mappo"]
+    assert question(alone, "return", "").heading == "return, decentralised and greedy, matrix climbing"
+
+
 def trained(variant: str, seed: int, value: float) -> Trained:
     return Trained(f"{variant}{seed}", variant, seed, "return", value, value + 1, 0.5 + seed / 10, None, 1.0)
 
