@@ -181,6 +181,9 @@ AGENTMIXER_PPO: Presets = {
     ),
 }
 
+#: What other algorithms on PPO begin with: not the authors' scripts of AgentMixer.
+ON_PPO: Presets = {name: AGENTMIXER_PPO[name] for name in ("default", "paper")}
+
 #: The paper names no setting of AgentMixer-SAC, so there is no `paper` here.
 AGENTMIXER_SAC: Presets = {
     "default": (

@@ -126,10 +126,7 @@ class AIL(AgentMixerPPO):
     name, source = "ail", "Warrington et al. 2021, arXiv 2012.15566; Li et al. 2024, Appendix E"
     team_settings = TeamSettings
     own_settings = AILSettings
-    presets = presets.shared(
-        {name: AgentMixerPPO.presets[name] for name in ("default", "paper")},
-        TeamSettings.names() + PPOSettings.names() + RunSettings.names(),
-    )
+    presets = presets.shared(presets.ON_PPO, TeamSettings.names() + PPOSettings.names() + RunSettings.names())
     team: TaughtTeam
     #: The teacher's share of episodes now.
     beta = 1.0

@@ -33,10 +33,7 @@ class MAPPO(AgentMixerPPO):
     own_settings = PPOSettings
     kind_of_team: ClassVar[type[Team]] = Team
     #: AgentMixer's, for as fair a comparison as there can be, but for what a Policy Modifier adds.
-    presets = presets.shared(
-        {name: AgentMixerPPO.presets[name] for name in ("default", "paper")},
-        TeamSettings.names() + PPOSettings.names() + RunSettings.names(),
-    )
+    presets = presets.shared(presets.ON_PPO, TeamSettings.names() + PPOSettings.names() + RunSettings.names())
 
     def make_team(self, spec: TaskSpec, actor: Actor, generators: Sequence[torch.Generator]) -> Team:
         """The actors; for real-valued actions with learned standard deviations that depend on nothing."""

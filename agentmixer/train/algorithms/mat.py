@@ -15,7 +15,7 @@ from agentmixer.contract.spec import TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.tasks.base import Task
 from agentmixer.train import presets
-from agentmixer.train.algorithms.agentmixer_ppo import AgentMixerPPO, PPOSettings
+from agentmixer.train.algorithms.agentmixer_ppo import PPOSettings
 from agentmixer.train.algorithms.base import Sees
 from agentmixer.train.algorithms.mappo import MAPPO
 from agentmixer.train.autoregressive import AutoregressiveTeam
@@ -80,8 +80,7 @@ class MAT(MAPPO):
     defaults: ClassVar[dict[str, Any]] = SETTLED
     #: AgentMixer's, but for what the transformer settles.
     presets = presets.shared(
-        {name: AgentMixerPPO.presets[name] for name in ("default", "paper")},
-        {*TeamSettings.names(), *PPOSettings.names(), *RunSettings.names()} - set(SETTLED),
+        presets.ON_PPO, {*TeamSettings.names(), *PPOSettings.names(), *RunSettings.names()} - set(SETTLED)
     )
 
     @classmethod
