@@ -189,7 +189,7 @@ def test_ctrl_c_and_resume(tmp_path: Path) -> None:
         (["train", "matrix", "climbing", "--env-arg", "sze=3"], "unknown option 'sze'; known: none"),
         (
             ["settings", "mapo"],
-            "unknown algorithm 'mapo'; did you mean 'mappo'? known: agentmixer_ppo, agentmixer_sac, mappo",
+            "unknown algorithm 'mapo'; did you mean 'mappo'? known: agentmixer_ppo, agentmixer_sac, ail, armappo, happo, magpo, mappo, mappo_full, mat",
         ),
         (["settings", "--task", "matrx"], "unknown task 'matrx'; did you mean 'matrix'?"),
         (["train", "predator_prey", "5x5", "--env-arg", "predators=1"], "it takes at least 2 to catch a prey"),

@@ -77,9 +77,8 @@ def test_rows_are_means_over_seeds_and_differences_are_paired() -> None:
     interval = stats.ttest_rel(theirs, ours).confidence_interval(0.95)
     assert b.difference is not None
     assert b.difference == pytest.approx((4 / 3, interval.low, interval.high))
-    asked = Question(
-        "0", "agentmixer compare a b", "a", "b", {}, [0, 1, 2], "return", {"a": {"total_steps": 1500}}, {"x": "1"}
-    )
+    settings = {"a": {"algorithm": "mappo", "total_steps": 1500}}
+    asked = Question("0", "agentmixer compare a b", "a", "b", {}, [0, 1, 2], "return", settings, {"x": "1"})
     table = comparison.markdown(asked, found, [a, b])
     assert "`agentmixer compare a b`\n\nsteps: 1,500; x 1\n" in table
     assert "| a | 1 | 5 | 9 | 5 [-4.94, 14.9] | 6 |  | 0.500 | 1 |" in table

@@ -515,3 +515,13 @@ def test_a_run_that_ends_before_it_learns_is_judged_all_the_same(tmp_path: Path)
     assert trainer.train(run, quiet())
     assert run.summary is not None
     assert "mode_agreement" not in json.loads((run.path / "metrics.jsonl").read_text().splitlines()[-1])
+
+
+def test_a_batch_may_be_a_single_transition(tmp_path: Path) -> None:
+    """Of a dimension of one numpy leaves the stride as it is, here a record of 2 bytes beyond a multiple of 4."""
+    algorithm = make_algorithm(tiny_spec(agents=2), tmp_path, batch_size=1, num_envs=ENVS, rollout_length=4)
+    task = Countdown(algorithm.team.spec)
+    collected, _ = algorithm.collect([task], [begun(algorithm, task)])
+    algorithm.remember(collected)
+    batch = algorithm.draw()
+    assert batch["obs"].shape == (2, 1, 7) and batch["state"].shape == (1, 11)

@@ -207,7 +207,7 @@ class AgentMixerSAC(Algorithm):
         rows = self._replay.sample(self.config.algorithm.batch_size, self.team.generators[0])
         batch = {}
         for name, _, _ in self._replay.fields:
-            array = torch.from_numpy(np.ascontiguousarray(np.moveaxis(rows[name], 0, transitions.env_axis(name))))
+            array = torch.from_numpy(np.moveaxis(rows[name], 0, transitions.env_axis(name)).copy())
             batch[name] = array.to(self.team.device)
         if self.team.spec.discrete:
             batch["action"] = batch["action"].long()
