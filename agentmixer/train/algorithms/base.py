@@ -49,6 +49,15 @@ def check_one_kind(spec: TaskSpec, name: str) -> None:
         )
 
 
+def check_discrete(spec: TaskSpec, name: str) -> None:
+    """Raise AgentMixerError if a team's actions are not all Discrete, and algorithm `name` cannot learn others."""
+    if not spec.discrete:
+        raise AgentMixerError(
+            f"{name} learns teams whose agents all have Discrete actions, and {spec.name} {spec.scenario} is another; use "
+            "agentmixer_ppo or mappo"
+        )
+
+
 class Algorithm(ABC):
     """How K teams learn side by side, one team as a rule. Every array leads with the team, as in `Team`.
 

@@ -31,9 +31,9 @@ from torch import Tensor
 
 from agentmixer.config import NonNegative, StepSize, about
 from agentmixer.contract.spec import TaskSpec
-from agentmixer.errors import AgentMixerError
 from agentmixer.train import diagnostics, presets
 from agentmixer.train.algorithms.agentmixer_ppo import Counts, PPOSettings
+from agentmixer.train.algorithms.base import check_discrete
 from agentmixer.train.algorithms.mappo import MAPPO
 from agentmixer.train.guided_team import GuidedJoint, GuidedTeam, Guider
 from agentmixer.train.joint_policy import Categorical
@@ -77,11 +77,7 @@ class MAGPO(MAPPO):
 
     def make_team(self, spec: TaskSpec, actor: Actor, generators: Sequence[torch.Generator]) -> Team:
         """The actors and a guider that has learned nothing. Raises AgentMixerError if actions are not all Discrete."""
-        if not spec.discrete:
-            raise AgentMixerError(
-                f"magpo learns teams whose agents all have Discrete actions, and {spec.name} {spec.scenario} is another; use "
-                "agentmixer_ppo or mappo"
-            )
+        check_discrete(spec, self.name)
         guider = Guider(spec, self.config.team).to(generators[0].device)
         return GuidedTeam(spec, actor, guider, GuidedJoint(), generators)
 

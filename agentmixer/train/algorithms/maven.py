@@ -24,7 +24,7 @@ from agentmixer.contract.spec import TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.tasks.base import Task
 from agentmixer.train import presets, sequences
-from agentmixer.train.algorithms.base import Algorithm
+from agentmixer.train.algorithms.base import Algorithm, check_discrete
 from agentmixer.train.epsilon_greedy import EpsilonGreedyJoint
 from agentmixer.train.joint_policy import ILLEGAL, mask_logits
 from agentmixer.train.latent_utilities import LatentUtilities
@@ -134,11 +134,7 @@ class MAVEN(Algorithm):
         self.config, settings, acting, run = config, config.algorithm, config.team, config.run
         (generator,) = generators
         device, actions = generator.device, most_actions(spec)
-        if not spec.discrete:
-            raise AgentMixerError(
-                f"maven learns teams whose agents all have Discrete actions, and {spec.name} {spec.scenario} is another; "
-                "use agentmixer_ppo or mappo"
-            )
+        check_discrete(spec, self.name)
         with weights_from(generator):
             self.actor: Actor = make_actor(spec, acting, 1).to(device)
             latent = LatentUtilities(self.actor.body.stack, acting.hidden, actions, settings.noise_dim).to(device)
