@@ -16,6 +16,7 @@ import jinja2
 from markupsafe import Markup
 
 from agentmixer import __version__
+from agentmixer.errors import AgentMixerError
 
 #: Most bytes that a page may have.
 MOST_BYTES = 3_000_000
@@ -70,14 +71,15 @@ def rendered(template: str, **values: Any) -> Markup:
 
 
 def compose(page: Page) -> str:
-    """The whole file. Raises ValueError if a script would end its element, or two sections have one name."""
+    """The whole file. Raises ValueError if a script would end its element, or two sections have one name, and AgentMixerError
+    if the file would be larger than MOST_BYTES."""
     names = [section.name for section in page.sections]
     if len(set(names)) < len(names):
         raise ValueError(f"two sections have one name: {', '.join(names)}")
     for section in page.sections:
         if "</script" in section.script.lower() or "<!--" in section.script:
             raise ValueError(f"the script of section {section.name} would end its own element")
-    return rendered(
+    whole = rendered(
         "page.html",
         page=page,
         style=Markup(_source("style.css") + "".join(section.css for section in page.sections)),
@@ -85,6 +87,9 @@ def compose(page: Page) -> str:
         policy=_policy(page),
         version=__version__,
     )
+    if (size := len(whole.encode(errors="replace"))) > MOST_BYTES:
+        raise AgentMixerError(f"the page would have {size:,} bytes, more than {MOST_BYTES:,}; take large reports out of reports/")
+    return str(whole)
 
 
 def data_block(data: Any) -> Markup:
