@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from functools import partial
@@ -29,6 +30,7 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="Where to write the page; a file of that name is replaced.", metavar="FILE.html")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print where the page is and its headline as JSON.")] = False,
 ) -> None:
     """Write one HTML page of what is known: of a bundle, of a run, or of a comparison. It opens without a network.
 
@@ -68,6 +70,9 @@ def report(
     target = ReportFile(chosen, place, name, numbered=False, option="--out FILE.html")
     made = make()
     target.write(compose(made))
+    if as_json:
+        typer.echo(json.dumps({"page": str(target.path), "headline": made.headline}))
+        return
     console = Terminal()
     console.sentence(made.headline)
     console.place("page", target.path)
