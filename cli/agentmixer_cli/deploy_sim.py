@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from agentmixer.train.run import Run
     from agentmixer.validate.deploy_sim import DeploySimReport
     from agentmixer.validate.faults import FaultReport
+    from agentmixer.validate.recording import Recording
     from agentmixer.validate.reports import ReportFile
 
 
@@ -74,6 +75,7 @@ def deploy_sim(
     from agentmixer.host.faulty_link import parse_faults
     from agentmixer.train.run import standing
     from agentmixer.validate import deploy_sim as rehearsal
+    from agentmixer.validate import recording
     from agentmixer.validate.reports import ReportFile
 
     console = Terminal(stderr=as_json)
@@ -88,7 +90,8 @@ def deploy_sim(
         console.place("bundle", path)
         console.sentence(f"the team stands {standing(source, opened.team.source.step)}")
     name = "faults.json" if fault_matrix else "deploy_sim_faults.json" if fault else "deploy_sim.json"
-    target = ReportFile(path, report, name)
+    target = ReportFile(path, report, name, () if fault or fault_matrix else (".npz",))
+    recorders = recording.recorders()
     arguments = (opened, episodes, rehearsal.DEPLOY_SEED if seed is None else seed, source)
     try:
         if fault or fault_matrix:
@@ -102,22 +105,49 @@ def deploy_sim(
                 progress=doing,
                 require_isolation=require_isolation,
                 margin=margin,
+                recorders=recorders,
             )
     except AgentLost as error:
         _keep(console, target, rehearsal.lost_report(opened, error), as_json, lambda: None)
         raise typer.Exit(1) from error
-    _keep(console, target, result, as_json, lambda: _print(console, result))
+    kept = recording.gathered(recorders)
+    _keep(console, target, result, as_json, lambda: _print(console, result), lambda: _record(console, target, kept))
     leave(result)
 
 
-def _keep(console: Terminal, target: ReportFile, report: Report, as_json: bool, show: Callable[[], None]) -> None:
-    """Write a report before anything of it is printed, then print it. show: prints what comes before its verdict."""
+def _record(console: Terminal, target: ReportFile, kept: Recording) -> None:
+    """Keep episodes beside the report, for `agentmixer replay`. Without them the verdict stands."""
+    from agentmixer.errors import AgentMixerError
+    from agentmixer.validate import recording
+
+    number = len(kept.numbers)
+    how_many = f"{number:,} of {kept.played:,} episodes of arms {' and '.join(recording.ARMS)}"
+    try:
+        path = target.write_beside(".npz", recording.dump(kept)) if number else None
+    except AgentMixerError as error:
+        console.sentence(f"note: no episodes are kept for agentmixer replay: {error}")
+        return
+    if path is None:
+        console.sentence("note: no episodes are kept for agentmixer replay: not one step of them fits")
+    else:
+        console.place("recording", path)
+        console.sentence(f"{how_many}; see them: agentmixer replay")
+
+
+def _keep(
+    console: Terminal, target: ReportFile, report: Report, as_json: bool, show: Callable[[], None],
+    more: Callable[[], None] = lambda: None,
+) -> None:  # fmt: skip
+    """Write a report before anything of it is printed, then print it. show: prints what comes before its verdict; more:
+    writes what is kept beside the report."""
     target.write(report.to_json())
     if as_json:
         typer.echo(report.to_json(), nl=False)
+        more()
         return
     show()
     console.place("report", target.path)
+    more()
     console.verdict(report)
 
 
