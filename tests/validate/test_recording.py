@@ -7,9 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-import torch
 
-from agentmixer.errors import AgentMixerError
 from agentmixer.tasks import make
 from agentmixer.tasks.base import TaskStep
 from agentmixer.tasks.jax_task import JaxTask
