@@ -4,7 +4,6 @@ A run that finds this name taken gets `<timestamp>-s<seed>-2`, or the next numbe
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import json
 import os
@@ -17,7 +16,7 @@ from typing import Any
 from agentmixer import provenance
 from agentmixer.contract.manifest import sha256
 from agentmixer.errors import AgentMixerError, nearest
-from agentmixer.files import read_regular, write_whole
+from agentmixer.files import write_whole
 from agentmixer.tasks import Task, make, names_code
 from agentmixer.tasks.base import Restarting
 from agentmixer.train.algorithms import ALGORITHMS
@@ -28,6 +27,7 @@ from agentmixer.train.run_files import (
     checkpoint_files,
     find_all,
     read_config,
+    read_metrics,
     read_summary,
     step_of,
     unreadable,
@@ -36,7 +36,7 @@ from agentmixer.train.settings import Config
 from agentmixer.versions import made_with
 
 RUNS = Path("runs")
-#: Most bytes of a checkpoint or of metrics.jsonl that are read.
+#: Most bytes of a checkpoint that are read.
 MAX_BYTES = 1 << 30
 #: What a creation that was interrupted may leave in a run's directory.
 LEFT_OVERS = {LOCK, "config.toml.partial"}
@@ -266,15 +266,7 @@ def _settings(start: Config, data: dict[str, Any]) -> Config:
 
 def metrics(run: Run) -> dict[int, dict[str, Any]]:
     """The lines of metrics.jsonl by their steps. Lines that are not whole are left out."""
-    file, found = run.path / "metrics.jsonl", {}
-    if os.path.lexists(file):
-        again = "remove it; what it held is lost then, and the run can go on"
-        for line in read_regular(file, MAX_BYTES, links=None, again=again).decode(errors="replace").splitlines():
-            with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):  # half a line, or not ours
-                data = json.loads(line)
-                if type(data["step"]) is int:
-                    found[data["step"]] = data
-    return found
+    return read_metrics(run.path)
 
 
 def newest(
