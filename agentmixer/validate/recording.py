@@ -28,6 +28,8 @@ BUDGET = 24_000_000
 #: Most bytes of a file; float32 noise does not get smaller by compressing it.
 MAX_FILE = BUDGET + (1 << 20)
 MAX_EPISODES = 1 << 16
+#: Real-valued actions that are nearer to each other than this are taken for the same where arms are compared.
+SAME = 1e-4
 AGAIN = "run agentmixer deploy-sim again"
 
 
@@ -72,6 +74,16 @@ class Recording(NamedTuple):
     def numbers(self) -> list[int]:
         """Numbers of the episodes that were kept, each once."""
         return sorted({episode.number for episode in self.episodes})
+
+
+def first_difference(one: Episode, other: Episode) -> int | None:
+    """The first step in which two arms act differently in the same episode, or in which only one still acts; None if there
+    is none."""
+    both = min(len(one.actions), len(other.actions))
+    far = np.abs(one.actions[:both].astype(np.float64) - other.actions[:both]).reshape(both, -1).max(1) > SAME
+    if far.any():
+        return int(far.argmax())
+    return None if len(one.actions) == len(other.actions) else both
 
 
 class Recorder:
