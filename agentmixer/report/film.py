@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 from agentmixer.contract.spec import TaskSpec
 from agentmixer.errors import AgentMixerError
-from agentmixer.report.painter import INK, PAPER, ROLES, fitted, font, paint
+from agentmixer.report.painter import INK, PAPER, ROLES, View, fitted, font, paint, view
 from agentmixer.tasks import registry
 from agentmixer.tasks.scene import Scene
 from agentmixer.validate.recording import Episode, first_difference
@@ -49,13 +50,15 @@ def film(episodes: Sequence[Episode], spec: TaskSpec, size: int = 480, only: int
     scenes = [
         None if one.frames is not None else registry.scene(spec, one.states, one.obs, one.actions) for one in episodes
     ]
+    views = [None if scene is None else view(scene) for scene in scenes]
+    part = _whole([one for one in views if one]) if scenes[0] else None
     moments = max(len(episode.states) for episode in episodes)
     every = -(-moments // MOST)
     parted = first_difference(*episodes) if len(episodes) == 2 else None
 
     def draw(moment: int) -> Image.Image:
         pairs = zip(episodes, scenes, strict=True)
-        return _beside([_panel(*pair, spec, moment, size, only, parted) for pair in pairs])
+        return _beside([_panel(*pair, part, spec, moment, size, only, parted) for pair in pairs])
 
     seconds = min(max(spec.control_period_s * every, SHORTEST_S), LONGEST_S)
     return Film(draw, [*range(0, moments - 1, every), moments - 1], seconds, parted)
@@ -118,8 +121,9 @@ def _pictures(film: Film, progress: Callable[[str], None]) -> Iterator[Image.Ima
 
 
 def _panel(
-    episode: Episode, scene: Scene | None, spec: TaskSpec, moment: int, size: int, only: int | None, parted: int | None
-) -> Image.Image:
+    episode: Episode, scene: Scene | None, part: View | None, spec: TaskSpec, moment: int, size: int, only: int | None,
+    parted: int | None,
+) -> Image.Image:  # fmt: skip
     """An arm's picture with what it shows above and below. An arm that has ended stays at its end."""
     last = len(episode.states) - 1
     own = min(moment, last)
@@ -127,9 +131,10 @@ def _panel(
         high = round(size * episode.frames.shape[1] / episode.frames.shape[2])
         picture = fitted(episode.frames[own], size, min(max(high, size // 8), 2 * size))
     else:
-        assert scene is not None
-        shape = 1.0 if scene.centre is not None else scene.height / scene.width
-        picture = paint(scene, own, size, min(max(round(size * shape), size // 8), 2 * size), only)
+        assert scene is not None and part is not None
+        picture = paint(
+            scene, own, part, size, min(max(round(size * part.height / part.width), size // 8), 2 * size), only
+        )
     line = max(9, round(size * TEXT))
     panel = Image.new("RGB", (size, picture.height + 4 * line + 8), PAPER)
     panel.paste(picture, (0, 2 * line))
@@ -140,13 +145,24 @@ def _panel(
     if own == last:
         told += f": {_end(episode, spec)}"
     draw.text((6, panel.height - 2 * line - 6), told, fill=INK, font=font(line * 0.9))
-    under, ink = scene.captions[own] if scene is not None and scene.captions else "", INK
+    under, ink = scene.captions[own] if scene is not None and scene.captions and only is None else "", INK
+    if scene is not None and only is not None:
+        seen = scene.seen[own, only] & np.array([shape.role not in ("ground", "wall") for shape in scene.shapes])
+        under = "" if seen.any() else "it sees nothing of this"
     if parted is not None and moment > parted:
         under, ink = f"actions first differ in step {parted + 1}. {under}", ROLES["mark"]
         if moment == parted + 1:
             draw.rectangle((0, 0, panel.width - 1, panel.height - 1), outline=ink, width=4)
     draw.text((6, panel.height - line - 4), _cut(under, size, line), fill=ink, font=font(line * 0.9))
     return panel
+
+
+def _whole(views: Sequence[View]) -> View:
+    """What holds all of these parts, so that arms are drawn alike."""
+    halves = [np.array([one.width, one.height]) / 2 for one in views]
+    low = np.min([one.middle[:2] - half for one, half in zip(views, halves, strict=True)], 0)
+    high = np.max([one.middle[:2] + half for one, half in zip(views, halves, strict=True)], 0)
+    return View((low + high) / 2, *map(float, high - low))
 
 
 def _cut(text: str, width: int, line: int) -> str:

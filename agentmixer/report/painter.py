@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -24,12 +26,41 @@ FINER = 2
 TURNED, ABOVE = 20.0, 15.0
 
 
-def paint(scene: Scene, moment: int, width: int, height: int, only: int | None = None) -> Image.Image:
-    """The scene at a moment, fitted into width x height pixels. only: the agent of which only what it sees is drawn."""
+class View(NamedTuple):
+    """The part of a scene that a picture shows, in the scene's units: its middle, width and height."""
+
+    middle: np.ndarray
+    width: float
+    height: float
+
+
+def view(scene: Scene) -> View:
+    """The part of a scene in which anything is ever shown; all of a scene in three dimensions."""
+    if scene.centre is not None:
+        return View(np.zeros(3), 2 * scene.width, 2 * scene.height)
+    kinds = np.array([shape.kind for shape in scene.shapes])[:, None]
+    sizes = np.array([shape.size for shape in scene.shapes])[:, None]
+    ends = np.where(kinds == "line", scene.to, scene.at)
+    half = np.where(kinds == "rectangle", scene.to / 2, np.where(kinds == "line", 0.0, sizes))
+    shown = scene.shown
+    low = np.minimum(scene.at, ends)[shown] - np.broadcast_to(half, scene.at.shape)[shown]
+    high = np.maximum(scene.at, ends)[shown] + np.broadcast_to(half, scene.at.shape)[shown]
+    whole = np.array([scene.width, scene.height])
+    if not len(low):
+        return View(whole / 2, scene.width, scene.height)
+    # Beside them stays some room for bars and names, and nothing is drawn very large.
+    first, last = np.maximum(low.min(0) - 0.03 * whole, 0), np.minimum(high.max(0) + 0.06 * whole, whole)
+    wide, high_ = np.maximum(last - first, whole / 3)
+    return View((first + last) / 2, float(wide), float(high_))
+
+
+def paint(scene: Scene, moment: int, part: View, width: int, height: int, only: int | None = None) -> Image.Image:
+    """A part of a scene at a moment, fitted into width x height pixels. only: the agent of which only what it sees is
+    drawn."""
     size = (width * FINER, height * FINER)
     image = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(image, "RGBA")
-    at, to, depth, scale = _placed(scene, moment, size)
+    at, to, depth, scale = _placed(scene, moment, part, size)
     shown = scene.shown[moment] & (True if only is None else scene.seen[moment, only])
     if only is not None and np.isfinite(scene.sight[only]):
         _sight(draw, scene, moment, at, scale, only)
@@ -61,12 +92,13 @@ def font(height: float) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     return ImageFont.load_default(max(6.0, height))
 
 
-def _placed(scene: Scene, moment: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+def _placed(
+    scene: Scene, moment: int, part: View, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     """Places [K, 2] of shapes and of their ends in pixels, the order to draw them in, and pixels for a unit."""
     at, to = scene.at[moment].astype(np.float64), scene.to[moment].astype(np.float64)
     if scene.centre is None:
-        scale = min(size[0] / scene.width, size[1] / scene.height) * 0.96
-        middle = np.array([scene.width, scene.height]) / 2
+        scale, middle = min(size[0] / part.width, size[1] / part.height) * 0.96, part.middle
         flip = np.array([scale, -scale])
         sizes = np.array([shape.kind == "rectangle" for shape in scene.shapes])
         ends = np.where(sizes[:, None], to * scale, (to - middle) * flip + np.array(size) / 2)
@@ -75,7 +107,7 @@ def _placed(scene: Scene, moment: int, size: tuple[int, int]) -> tuple[np.ndarra
     right = np.array([np.cos(turned), np.sin(turned), 0.0])
     away = np.array([-np.sin(turned) * np.cos(above), np.cos(turned) * np.cos(above), -np.sin(above)])
     seen = np.stack([right, -np.cross(right, away)])  # rows: to the right, downwards
-    scale = min(size) / (2 * max(scene.width, scene.height))
+    scale = min(size) / max(part.width, part.height)
     near = [(points - scene.centre[moment]) @ seen.T * scale + np.array(size) / 2 for points in (at, to)]
     far = (at - scene.centre[moment]) @ -away
     grounds = np.array([shape.role == "ground" for shape in scene.shapes])
@@ -107,6 +139,9 @@ def _shape(draw: ImageDraw.ImageDraw, shape: Shape, at: np.ndarray, to: np.ndarr
         draw.ellipse(_box(at, size, size), fill=ink)
         if shape.agent is not None and size > 6 * FINER:
             draw.text((at[0], at[1]), str(shape.agent), fill=PAPER, anchor="mm", font=font(size))
+        if "," in shape.label and size > 6 * FINER:  # what kind it is
+            kind = shape.label.rpartition(", ")[2]
+            draw.text((at[0], at[1] + size), kind, fill=ROLES["wall"], anchor="mt", font=font(8.0 * FINER))
         if np.isfinite(level):
             _bar(draw, at, size, level)
 
