@@ -4,7 +4,6 @@ A run that finds this name taken gets `<timestamp>-s<seed>-2`, or the next numbe
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import json
 import os
@@ -17,11 +16,12 @@ from typing import Any
 from agentmixer import provenance
 from agentmixer.contract.manifest import sha256
 from agentmixer.errors import AgentMixerError, nearest
-from agentmixer.files import read_regular, write_whole
+from agentmixer.files import write_whole
 from agentmixer.tasks import Task, make, names_code
 from agentmixer.tasks.base import Restarting
 from agentmixer.train.algorithms import ALGORITHMS
 from agentmixer.train.lock import LOCK, locked
+from agentmixer.train.metrics_file import read_metrics
 from agentmixer.train.run_files import (
     FORMAT,
     IDENTITY,
@@ -36,7 +36,7 @@ from agentmixer.train.settings import Config
 from agentmixer.versions import made_with
 
 RUNS = Path("runs")
-#: Most bytes of a checkpoint or of metrics.jsonl that are read.
+#: Most bytes of a checkpoint that are read.
 MAX_BYTES = 1 << 30
 #: What a creation that was interrupted may leave in a run's directory.
 LEFT_OVERS = {LOCK, "config.toml.partial"}
@@ -72,6 +72,15 @@ class Run:
     def on_cpu(self) -> Run:
         """The same run to be looked at, exported or deployed on this machine's processor."""
         return replace(self, device="cpu")
+
+    @property
+    def own_settings(self) -> dict[str, Any]:
+        """Settings that differ from those that the run's preset gives; none where this version has no such preset."""
+        try:
+            preset = ALGORITHMS[self.algorithm].configure(self.preset, self.task, self.backend).as_dict()
+        except AgentMixerError:
+            return {}
+        return {key: value for key, value in self.config.as_dict().items() if value != preset[key]}
 
     @property
     def checkpoints(self) -> Path:
@@ -214,11 +223,14 @@ def make_folder(path: Path) -> None:
 
 
 def write_config(run: Run) -> Run:
-    """config.toml: what was asked for and every setting as resolved. Returns the run with the file's digest, which is
+    """config.toml: what was asked for, every setting as resolved, and again those that are not the preset's, for whoever
+    lists runs. Returns the run with the file's digest, which is
     remembered as made here."""
     head = {name: getattr(run, name) for name in IDENTITY}
     lines = [f"{key} = {_toml(value)}" for key, value in (head | {"format": FORMAT}).items()]
-    for table, values in (("made_with", run.made_with), ("options", run.options)):
+    for table, values in (
+        ("made_with", run.made_with), ("options", run.options), ("own_settings", run.own_settings),
+    ):  # fmt: skip
         lines += ["", f"[{table}]"] + [f"{_toml(key)} = {_toml(value)}" for key, value in values.items()]
     for name, part in run.config.parts.items():
         lines += ["", f"[settings.{name}]"] + [f"{key} = {_toml(value)}" for key, value in part.as_dict().items()]
@@ -262,19 +274,6 @@ def _settings(start: Config, data: dict[str, Any]) -> Config:
         start = start.replace(data[name])
     start.check()
     return start
-
-
-def metrics(run: Run) -> dict[int, dict[str, Any]]:
-    """The lines of metrics.jsonl by their steps. Lines that are not whole are left out."""
-    file, found = run.path / "metrics.jsonl", {}
-    if os.path.lexists(file):
-        again = "remove it; what it held is lost then, and the run can go on"
-        for line in read_regular(file, MAX_BYTES, links=None, again=again).decode(errors="replace").splitlines():
-            with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):  # half a line, or not ours
-                data = json.loads(line)
-                if type(data["step"]) is int:
-                    found[data["step"]] = data
-    return found
 
 
 def newest(
@@ -321,7 +320,7 @@ def check_not_lost(run: Run) -> None:
     if run.checkpoint_files:
         return
     summary = read_summary(run.path, 0)
-    if done := max([*metrics(run), summary["steps"] if summary else 0], default=0):
+    if done := max([*read_metrics(run.path), summary["steps"] if summary else 0], default=0):
         again = ["agentmixer", "train", run.task, run.scenario, "--algorithm", run.algorithm, "--preset", run.preset]
         raise AgentMixerError(
             f"{run.path} has no checkpoint to go on from, although its {'summary.json' if summary else 'metrics.jsonl'} "

@@ -27,13 +27,14 @@ MAX_TEXT = 2**20
 
 
 class Written(NamedTuple):
-    """A config.toml: IDENTITY's values, the task's options, what software made it, every setting by its part, and the
-    SHA-256 of the file."""
+    """A config.toml: IDENTITY's values, the task's options, what software made it, every setting by its part, those that
+    differ from the preset's (none in a run of before these were kept), and the SHA-256 of the file."""
 
     head: dict[str, Any]
     options: dict[str, Any]
     made_with: dict[str, str]
     settings: dict[str, dict[str, Any]]
+    own_settings: dict[str, Any]
     digest: str
 
     @property
@@ -58,7 +59,9 @@ def read_config(path: Path) -> Written:
         if not 0 <= head["seed"] < 2**31:
             raise ValueError(f"seed {head['seed']}")
         options, made_with, settings = data["options"], data["made_with"], data["settings"]
-        for name, table in (("options", options), ("made_with", made_with), ("settings", settings)):
+        own_settings = data.get("own_settings", {})
+        tables = {"options": options, "made_with": made_with, "settings": settings, "own_settings": own_settings}
+        for name, table in tables.items():
             if type(table) is not dict:
                 raise ValueError(f"{name} is not a table")
         if any(type(value) is not str for value in made_with.values()):
@@ -67,7 +70,7 @@ def read_config(path: Path) -> Written:
             raise ValueError("settings are not tables, or total_steps is no whole number")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise unreadable(path, error) from error
-    return Written(head, options, made_with, settings, sha256(text))
+    return Written(head, options, made_with, settings, own_settings, sha256(text))
 
 
 def unreadable(path: Path, error: Exception) -> AgentMixerError:
