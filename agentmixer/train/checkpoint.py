@@ -25,9 +25,9 @@ from agentmixer.tasks import Task
 from agentmixer.tasks.side_by_side import joined
 from agentmixer.train import trained_with
 from agentmixer.train.algorithms import ALGORITHMS, Algorithm
-from agentmixer.train.metrics_file import evaluation, read_metrics
+from agentmixer.train.metrics_file import evaluation
 from agentmixer.train.run import MAX_BYTES, Run, check_not_lost, make_folder, unwritten
-from agentmixer.train.run_files import step_of
+from agentmixer.train.run_files import read_metrics, step_of
 from agentmixer.train.stream import Stream, begin
 
 KEEP = 2

@@ -1,41 +1,16 @@
-"""A run's metrics.jsonl, read without anything that trains: no torch, no task.
+"""Numbers out of lines of metrics.jsonl (`run_files.read_metrics`).
 
-Whoever made the file may be a stranger: a line may hold anything, and a number is asked for by `number`."""
+Whoever made the file may be a stranger, and a line may hold anything: what is no number is not there."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
-from agentmixer.files import read_regular
 from agentmixer.intervals import Estimate, measure
 
-#: Most bytes of metrics.jsonl that are read.
-MAX_BYTES = 1 << 30
 #: What leads the keys of an evaluation.
 EVALUATED = "eval_"
-
-
-def read_metrics(path: Path, evaluations: bool = False) -> dict[int, dict[str, Any]]:
-    """The lines of metrics.jsonl of the run at `path` by their steps. Lines that are not whole are left out.
-
-    evaluations: only lines with an evaluation, which takes a tenth of the time. Raises AgentMixerError if the file is a
-    link, no regular file, or too large."""
-    file, found = path / "metrics.jsonl", {}
-    if os.path.lexists(file):
-        again = "remove it; what it held is lost then, and the run can go on"
-        for line in read_regular(file, MAX_BYTES, links=None, again=again).splitlines():
-            if evaluations and f'"{EVALUATED}return"'.encode() not in line:
-                continue
-            with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):  # half a line, or not ours
-                data = json.loads(line.decode(errors="replace"))
-                if type(data["step"]) is int:
-                    found[data["step"]] = data
-    return found
 
 
 def evaluated(lines: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -13,8 +13,9 @@ from torch.utils.tensorboard import SummaryWriter
 from agentmixer.progress import span
 from agentmixer.train import run as runs
 from agentmixer.train.figures import evaluation_line
-from agentmixer.train.metrics_file import evaluated, read_metrics
+from agentmixer.train.metrics_file import evaluated
 from agentmixer.train.run import Run
+from agentmixer.train.run_files import read_metrics
 
 
 class Records:

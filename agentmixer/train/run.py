@@ -21,13 +21,13 @@ from agentmixer.tasks import Task, make, names_code
 from agentmixer.tasks.base import Restarting
 from agentmixer.train.algorithms import ALGORITHMS
 from agentmixer.train.lock import LOCK, locked
-from agentmixer.train.metrics_file import read_metrics
 from agentmixer.train.run_files import (
     FORMAT,
     IDENTITY,
     checkpoint_files,
     find_all,
     read_config,
+    read_metrics,
     read_summary,
     step_of,
     unreadable,

@@ -24,6 +24,7 @@ from agentmixer.train.run import Run
 from agentmixer.validate import equivalence
 from agentmixer.validate.arms import ActorsArm, DeployedArm, JointArm, Played, play
 from agentmixer.validate.equivalence import Equivalence
+from agentmixer.validate.histogram import Histogram, histogram
 from agentmixer.validate.source_run import check_task, source_run
 
 #: Episodes of their own, apart from training, evaluation and golden traces.
@@ -60,6 +61,7 @@ class AgentFigures:
     resident_mb: float
     peak_mb: float
     deciding_us: dict[str, float | None]
+    deciding_histogram: Histogram
     bytes_to_agent: int
     bytes_from_agent: int
     missed_deadlines: int
@@ -89,6 +91,7 @@ class DeploySimReport(Report):
     longest_episode: int
     unended: dict[str, tuple[int, ...]]
     step_us: dict[str, float | None]
+    step_histogram: Histogram
     start_to_first_action_s: float
     agents: dict[str, AgentFigures]
 
@@ -275,6 +278,7 @@ def _deploy_sim(
         longest_episode=longest,
         unended={name: arm.unended for name, arm in played.items() if arm.unended},
         step_us=quantiles(deployed.step_ns),
+        step_histogram=histogram(deployed.step_ns),
         start_to_first_action_s=first_action,
         agents=figures,
     )
@@ -283,13 +287,15 @@ def _deploy_sim(
 def _figures(host: Host, index: int, decisions: list[list[Decision]]) -> AgentFigures:
     agent, mine = host.agents[index], [step[index] for step in decisions]
     resident, peak = agent.resident_mb()
+    deciding_ns = [decision.deciding_ns for decision in mine if decision.in_time]
     return AgentFigures(
         isolation=agent.isolation.level,
         isolation_lacks=agent.isolation.missing,
         start_s=host.start_seconds[index],
         resident_mb=resident,
         peak_mb=peak,
-        deciding_us=quantiles([decision.deciding_ns for decision in mine if decision.in_time]),
+        deciding_us=quantiles(deciding_ns),
+        deciding_histogram=histogram(deciding_ns),
         bytes_to_agent=agent.sent_bytes,
         bytes_from_agent=agent.received_bytes,
         missed_deadlines=sum(not decision.in_time and decision.invalid is None for decision in mine),

@@ -13,6 +13,7 @@ from agentmixer_cli.terminal import Terminal, leave
 
 if TYPE_CHECKING:
     from agentmixer.validate.isolation import AttackCheck, IsolationReport
+    from agentmixer.validate.reports import ReportFile
 
 
 def isolation(
@@ -22,23 +23,26 @@ def isolation(
 ) -> None:
     """Attack a team from inside: a hostile process in one agent's place tries to reach the others.
 
-    Each attack runs without the sandbox, where it must work, and in it, where it must not. Exits 1 if one gets
-    through or a control fails. Example: agentmixer isolation
+    Each attack runs without the sandbox, where it must work, and in it, where it must not. The report is kept in the
+    bundle's reports/. Exits 1 if one gets through or a control fails. Example: agentmixer isolation
     """
     from agentmixer.validate.isolation import self_test
+    from agentmixer.validate.reports import ReportFile
 
     found = opened(bundle, trusted)
+    target = ReportFile(found.path, None, "isolation.json")
     console = Terminal(stderr=as_json)
     with console.doing() as doing:
         result = self_test(found, doing)
+    target.write(result.to_json())
     if as_json:
         typer.echo(result.to_json(), nl=False)
     else:
-        _print(console, result)
+        _print(console, target, result)
     leave(result)
 
 
-def _print(console: Terminal, result: IsolationReport) -> None:
+def _print(console: Terminal, target: ReportFile, result: IsolationReport) -> None:
     table = Table(title="attacks from the place of one agent", box=box.SIMPLE)
     for column in ("attack", "aim", "without", "in the sandbox"):
         table.add_column(column, overflow="fold")
@@ -59,6 +63,7 @@ def _print(console: Terminal, result: IsolationReport) -> None:
         f"{len(result.attacks) - len(shown)} not shown here"
     )
     console.sentence(f"still answer after the attacks: {sum(answer)} of {len(answer)} others")
+    console.place("report", target.path)
     console.verdict(result)
 
 

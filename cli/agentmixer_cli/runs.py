@@ -49,8 +49,8 @@ def runs(
 
 def _told(path: Path) -> dict[str, Any]:
     """All that is listed of a run, as JSON has it."""
-    from agentmixer.train.metrics_file import evaluation, read_metrics
-    from agentmixer.train.run_files import checkpoint_files, read_config, read_summary, step_of
+    from agentmixer.train.metrics_file import evaluation
+    from agentmixer.train.run_files import checkpoint_files, read_config, read_metrics, read_summary, step_of
 
     written = read_config(path)
     checkpoints = checkpoint_files(path)

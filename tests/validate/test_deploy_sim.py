@@ -33,6 +33,7 @@ from agentmixer.validate.deploy_sim import (
     quantiles,
     timing_checks,
 )
+from agentmixer.validate.histogram import Histogram
 from agentmixer.validate.reports import ReportFile
 from agentmixer.validate.source_run import source_run
 
@@ -333,7 +334,7 @@ def test_late_decisions_are_laid_to_the_machine_where_deciding_takes_far_less(
     missed: int, median_us: float | None, busy: bool
 ) -> None:
     """Deadline 20 ms. The other agent is in time, and slow."""
-    slow = AgentFigures("full", (), 0.1, 60.0, 61.0, {"p50": 9000.0}, 1, 1, 0, 0)
+    slow = AgentFigures("full", (), 0.1, 60.0, 61.0, {"p50": 9000.0}, Histogram(0, ()), 1, 1, 0, 0)
     late = replace(slow, deciding_us={"p50": median_us}, missed_deadlines=missed)
     deadline, decisions = timing_checks({"a": slow, "b": late}, 0.02, 0.02)
     assert (deadline.passed, decisions.passed) == (not missed, True)

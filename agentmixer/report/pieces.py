@@ -1,0 +1,51 @@
+"""What sections are made of beside charts: tables, lists of facts, marks of what passed, commands."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from markupsafe import Markup
+
+from agentmixer.contract.results import Status
+from agentmixer.report.page import rendered
+
+#: What stands for a status, beside its colour.
+WORDS: dict[Status, str] = {
+    "passed": "passed", "failed": "failed", "not run": "not run", "does not apply": "does not apply",
+}  # fmt: skip
+_MARKS: dict[Status, str] = {"passed": "✓", "failed": "✕", "not run": "–", "does not apply": "–"}
+_TONES: dict[Status, str] = {"passed": "good", "failed": "bad", "not run": "open", "does not apply": "none"}
+
+
+def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], numbers: Collection[int] = ()) -> Markup:
+    """A table whose first column names the rows. numbers: columns of figures. Strings are escaped, Markup is not."""
+    return rendered("table.html", caption=caption, head=head, rows=rows, numbers=numbers)
+
+
+def facts(*named: tuple[str, str]) -> Markup:
+    """A list of names and what is said of each."""
+    return rendered("facts.html", facts=named)
+
+
+def badge(status: Status) -> Markup:
+    """A status, in a word and a colour."""
+    return Markup('<span class="badge {}"><span aria-hidden="true">{}</span> {}</span>').format(
+        _TONES[status], _MARKS[status], WORDS[status]
+    )
+
+
+def paragraph(text: str) -> Markup:
+    """A paragraph."""
+    return Markup("<p>{}</p>").format(text)
+
+
+def charts(*drawn: Markup) -> Markup:
+    """Charts beside each other, as many as there is room for."""
+    return Markup('<div class="charts">{}</div>').format(Markup("").join(drawn))
+
+
+def command(*words: str | Path) -> str:
+    """A command as it is typed."""
+    return shlex.join(["agentmixer", *map(str, words)])
