@@ -11,6 +11,8 @@ from agentmixer.intervals import Estimate, measure
 
 #: What leads the keys of an evaluation.
 EVALUATED = "eval_"
+#: What metrics.jsonl says of the Policy Modifier, or of what takes its place, for whoever watches.
+MODIFIER = ("mode_agreement", "entropy", "actor_kl", "total_correlation", "imitation_kl", "alpha", "epsilon", "latent")
 
 
 def evaluated(lines: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -47,10 +47,10 @@ class ReportFile:
         except OSError as error:
             raise self._unwritable(error) from error
 
-    def write(self, text: str) -> None:
-        """Keep `text`, whole."""
+    def write(self, what: str | bytes) -> None:
+        """Keep a text or a picture, whole."""
         try:
-            write_whole(self.path, text.encode())
+            write_whole(self.path, what.encode() if isinstance(what, str) else what)
         except OSError as error:
             raise self._unwritable(error) from error
 

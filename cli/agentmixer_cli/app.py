@@ -26,6 +26,7 @@ from agentmixer_cli import (
     mutations,
     parity,
     pin,
+    plot,
     report,
     runs,
     settings,
@@ -61,6 +62,7 @@ app.command("tasks")(tasks.tasks)
 app.command("settings")(settings.settings)
 app.command("doctor")(doctor.doctor)
 app.command("runs")(runs.runs)
+app.command("plot")(plot.plot)
 app.command("report")(report.report)
 
 

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from agentmixer import intervals
 from agentmixer.progress import span
-from agentmixer.train.metrics_file import EVALUATED, evaluation, number
+from agentmixer.train.metrics_file import EVALUATED, MODIFIER, evaluation, number
 from agentmixer_cli.sparkline import ends, sparkline
 from agentmixer_cli.terminal import Terminal
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 DRAWN_EVERY_S = 0.25
 #: Columns of a sparkline.
 CURVE = 16
-#: What metrics.jsonl says of the Policy Modifier, or of what takes its place; those that an algorithm has are shown.
-MODIFIER = ("mode_agreement", "entropy", "actor_kl", "total_correlation", "imitation_kl", "alpha", "epsilon", "latent")
 
 
 class LiveView:
