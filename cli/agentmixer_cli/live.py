@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from agentmixer.train.watching import Standing
 
 #: The view is drawn anew at most as often, s.
-DRAWN_EVERY_S = 0.25
+DRAWN_EVERY_S = 0.5
 #: Columns of a sparkline.
-CURVE = 16
+CURVE = 12
 
 
 class LiveView:
@@ -55,11 +55,11 @@ def view(seeds: Sequence[int], now: Standing, encoding: str = "utf-8") -> Group:
     """The view of a moment."""
     done = min(now.step, now.total)
     left = "judging" if now.step >= now.total else "-" if now.left is None else f"{span(now.left)} left"
-    together = f" of {len(seeds)} seeds each" if len(seeds) > 1 else ""
+    together = " together" if len(seeds) > 1 else ""
     bar = Table.grid(padding=(0, 2))
     bar.add_row(
-        ProgressBar(total=now.total, completed=done, width=20),
-        f"{now.step:,} of {now.total:,} steps", f"{now.rate:,.0f} steps/s{together}", left,
+        ProgressBar(total=now.total, completed=done, width=12),
+        f"{now.step:,} of {now.total:,}", f"{now.rate * len(seeds):,.0f} steps/s{together}", left,
     )  # fmt: skip
     return Group(bar, figures(seeds, now, encoding))
 
@@ -73,12 +73,12 @@ def figures(seeds: Sequence[int], now: Standing, encoding: str) -> Table:
     shown = [key for key in MODIFIER if any(number(run.newest, key) is not None for run in now.runs)]
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False)
     what = name.replace("_", " ")
-    form = ".3f" if name == "win_rate" else ".2f"
+    form = ".3f" if name == "win_rate" else ".4g"
     table.add_column("seed", justify="right", vertical="bottom")
-    table.add_column(f"{what}, each agent alone", no_wrap=True)
+    table.add_column(f"{what}, each alone", no_wrap=True)
     table.add_column("evaluations", no_wrap=True)
-    for key in ("sampled joint", *(key.replace("_", " ") for key in shown)):
-        table.add_column(key, justify="right")
+    for key in ("sampled joint", *shown):
+        table.add_column("\n".join(key.replace("_", " ").split()), justify="right")
     curves = [[found.value for own, found in points if own == name] for points in judged]
     lowest, highest = ends(name)
     if lowest is None and any(curves):

@@ -12,7 +12,7 @@ import typer
 from agentmixer_cli.terminal import Terminal
 
 #: Columns of a sparkline.
-CURVE = 12
+CURVE = 10
 #: Files whose last change is the run's.
 WRITTEN = ("config.toml", "metrics.jsonl", "summary.json")
 
@@ -83,14 +83,14 @@ def _print(console: Terminal, listed: list[dict[str, Any]]) -> None:
         console.copied(run["run"])
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         if len(line) + 2 <= console.width:
-            console.print(f"  {line}", highlight=False, markup=False)
+            console.print(f"  {line}", style="green" if run["summary"] else "yellow", highlight=False, markup=False)
         else:
             console.sentence(f"  {', '.join(filter(None, row))}", indent=4)
-        console.sentence(f"  {_what(run)}", indent=4, style="dim")
+        console.sentence(f"  {_what(run)}", indent=4)
 
 
 def _cells(run: dict[str, Any], encoding: str) -> list[str]:
-    """Curve, figure, state, steps and age of a run."""
+    """Curve, figure, steps and age of a run."""
     from agentmixer.intervals import Estimate, measure
     from agentmixer_cli.sparkline import ends, sparkline
 
@@ -104,18 +104,18 @@ def _cells(run: dict[str, Any], encoding: str) -> list[str]:
     elif judged:
         name, found = judged[-1]["measure"], [judged[-1][key] for key in ("value", "low", "high")]
     if summary or judged:
-        figure = f"{name.replace('_', ' ')} {Estimate(*found).told('.3f' if name == 'win_rate' else '.2f')}"
-    state = ("finished" if summary else "unfinished") + ("" if run["checkpoints"] else ", no checkpoint")
-    steps = f"{run['step']:,} steps" if summary else f"{run['step']:,} of {run['total_steps']:,}"
-    return [curve, figure, state, steps, f"{_ago(run['seconds_since_written'])} ago"]
+        figure = f"{name.replace('_', ' ')} {Estimate(*found).told('.3f' if name == 'win_rate' else '.4g')}"
+    how_far = f"finished at {run['step']:,}" if summary else f"at {run['step']:,} of {run['total_steps']:,}"
+    return [curve, figure, how_far, f"{_ago(run['seconds_since_written'])} ago"]
 
 
 def _what(run: dict[str, Any]) -> str:
-    """What was trained: the task with its options, the algorithm, and settings that are not the preset's."""
+    """What was trained: the task with its options, the algorithm, and settings that are not the preset's; and what is odd."""
     own = [f"{key}={value}" for key, value in {**run["options"], **run["own_settings"]}.items()]
     begun = [f"begun from {run['begun_from']}"] if run["begun_from"] else []
+    lost = [] if run["checkpoints"] else ["no checkpoint"]
     told = [f"{run['task']} {run['scenario']}", f"{run['algorithm']} {run['preset']}", f"seed {run['seed']}"]
-    return "; ".join([", ".join(told), *([", ".join(own)] if own else []), *begun])
+    return "; ".join([", ".join(told), *([", ".join(own)] if own else []), *begun, *lost])
 
 
 def _ago(seconds: float) -> str:
