@@ -101,6 +101,8 @@ def _typed(arguments: list[str], cwd: Path, files: list[Path], environment: dict
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what was blocked where the first fork was asked for
     for number, file in enumerate(files, 1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
+    if os.isatty(1):
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - what was there was made for a file
     os.chdir(cwd)
     sys.argv = ["agentmixer", *arguments]
     main()

@@ -143,7 +143,7 @@ def test_nothing_is_written_through_a_link_and_training_goes_on_without_a_page(t
     assert isinstance(terminal.file, io.StringIO)
     assert precious.read_text() == "mine" and run.summary is not None
     (note,) = [line for line in terminal.file.getvalue().splitlines() if line.startswith("note: ")]
-    assert note.startswith(f"note: {run.path}/run.html could not be")
+    assert note.startswith(f"note: {run.path}/run.html")
 
 
 def test_train_draws_on_a_terminal_and_hears_ctrl_c(tmp_path: Path) -> None:
