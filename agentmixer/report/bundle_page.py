@@ -8,11 +8,12 @@ from pathlib import Path
 from markupsafe import Markup
 
 from agentmixer import provenance
+from agentmixer.contract.results import Check
 from agentmixer.contract.spec import ActionSpace, Box, Discrete
 from agentmixer.errors import AgentMixerError
 from agentmixer.report import proofs, rehearsal_sections
 from agentmixer.report.graph_picture import graph_picture
-from agentmixer.report.kept_reports import Rehearsal
+from agentmixer.report.kept_reports import FaultMatrix, Judged, Rehearsal
 from agentmixer.report.page import Page, Section, Tone
 from agentmixer.report.pieces import charts, command, facts, paragraph, table
 from agentmixer.report.proofs import Found
@@ -24,13 +25,16 @@ from agentmixer.runtime.guard import check_model
 from agentmixer.runtime.verify import verify
 from agentmixer.train.run_files import read_config
 
-#: Headlines for what deploy-sim found wrong, by the name of the check that failed.
+#: Headlines where one check of a proof failed, by the proof's name and the check's.
 WRONG = {
-    "parity": "The deployed team does not do what the trained team does.",
-    "deadline": "The deployed team does not always decide in time.",
-    "decisions": "Not every decision of the deployed team is a valid action.",
-    "equivalence": "It is not shown that the deployed team plays as well as the trained actors.",
-    "running": "The deployed team broke off: an agent was lost.",
+    "deploy-sim": {
+        "parity": "The deployed team does not do what the trained team does.",
+        "deadline": "The deployed team does not always decide in time.",
+        "decisions": "Not every decision of the deployed team is a valid action.",
+        "equivalence": "It is not shown that the deployed team plays as well as the trained actors.",
+        "running": "The deployed team broke off: an agent was lost.",
+    },
+    "faults": {"step": "Under faults some steps take longer than is declared."},
 }
 
 
@@ -77,8 +81,11 @@ def _headline(known: tuple[Found, ...]) -> tuple[Tone, str]:
     """The verdict in words. What failed comes before what was not run."""
     for one in known:
         if one.status == "failed" and one.kept and one.kept.report:
-            wrong = [check.name for check in one.kept.report.checks if check.status == "failed"]
-            told = WRONG.get(wrong[0]) if wrong and one.proof.name == "deploy-sim" else None
+            checks: list[Check | Judged] = [*one.kept.report.checks]
+            if matrix := one.kept.figures(FaultMatrix):
+                checks = [check for run in matrix.reports for check in run.checks]
+            wrong = [check.name for check in checks if check.status == "failed"]
+            told = WRONG.get(one.proof.name, {}).get(wrong[0]) if len(set(wrong)) == 1 else None
             return "bad", told or one.proof.broken
     if known[0].status == "passed":
         return "good", "The deployed team does what the trained team does."
@@ -98,12 +105,10 @@ def _lead(known: tuple[Found, ...], rehearsal: Rehearsal | None) -> list[str]:
             f"later than {rehearsal.deadline_s * 1e3:g} ms."
         )
         name = rehearsal.measures[0]
-        deployed, joint = (rehearsal.arms[arm][name] for arm in ("deployed", "joint"))
-        what = "won {} of its episodes" if name == "win_rate" else "earned a mean return of {}"
-        form = ".1%" if name == "win_rate" else ".3g"
+        deployed, joint = (_result(name, rehearsal.arms[arm][name].value) for arm in ("deployed", "joint"))
         told.append(
-            f"The deployed team {what.format(f'{deployed.value:{form}}')}; with the global state and the Policy Modifier, as in "
-            f"training, it would have {what.format(f'{joint.value:{form}}')}."
+            f"The deployed team {deployed}. The joint policy, which has the global state and the Policy Modifier and exists in "
+            f"training only, {joint}."
         )
     counts = {status: [one for one in known if one.status == status] for status in ("passed", "failed", "not run")}
     summary = f"{len(counts['passed'])} of {len(known)} proofs passed"
@@ -112,6 +117,11 @@ def _lead(known: tuple[Found, ...], rehearsal: Rehearsal | None) -> list[str]:
     if counts["not run"]:
         summary += f"; not run: {', '.join(one.proof.name for one in counts['not run'])}"
     return [*told, summary + "."]
+
+
+def _result(measure: str, value: float) -> str:
+    """'won 53.1 % of its episodes'."""
+    return f"won {100 * value:.3g} % of its episodes" if measure == "win_rate" else f"had a mean return of {value:.3g}"
 
 
 def _training(bundle: Bundle, run: Path | None) -> Section | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,6 +30,7 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="Where to write the page; a file of that name is replaced.", metavar="FILE.html")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print where the page is and its headline as JSON.")] = False,
 ) -> None:
     """Write one HTML page of what is known: of a bundle, of a run, or of a comparison. It opens without a network.
 
@@ -49,20 +52,27 @@ def report(
     if out is not None and out.suffix != ".html":
         raise AgentMixerError(f"--out {out} must end in .html, so that nothing but a page is replaced")
     chosen = path or newest()
+    place, name = out, "report.html"
+    make: Callable[[], Page]
     if os.path.lexists(chosen / TEAM_FILE):
-        made = bundle_page.page(opened(chosen, trusted), trusted)
-        target = ReportFile(chosen, out, "report.html", numbered=False, option="--out FILE.html")
+        bundle = opened(chosen, trusted)
+        make = partial(bundle_page.page, bundle, trusted)
     elif os.path.lexists(chosen / "config.toml"):
-        made = run_page.page(chosen)
-        target = ReportFile(chosen, out or chosen / "report.html", "", numbered=False, option="--out FILE.html")
+        place = out or chosen / name
+        make = partial(run_page.page, chosen)
     elif chosen.is_dir() and (file := comparison_page.newest(chosen)):
-        made = comparison_page.page(file)
-        target = ReportFile(chosen, out or file.with_suffix(".html"), "", numbered=False, option="--out FILE.html")
+        place = out or file.with_suffix(".html")
+        make = partial(comparison_page.page, file)
     else:
         raise AgentMixerError(
             f"{chosen} is nothing to report on: no bundle ({TEAM_FILE}), no run (config.toml), and no comparison in it"
         )
+    target = ReportFile(chosen, place, name, numbered=False, option="--out FILE.html")
+    made = make()
     target.write(compose(made))
+    if as_json:
+        typer.echo(json.dumps({"page": str(target.path), "headline": made.headline}))
+        return
     console = Terminal()
     console.sentence(made.headline)
     console.place("page", target.path)
