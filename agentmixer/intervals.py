@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +24,12 @@ class Estimate(NamedTuple):
         if self.low is None or self.high is None:
             return f"{self.value:{form}} (no interval)"
         return f"{self.value:{form}} [{self.low:{form}}, {self.high:{form}}]"
+
+
+def measure(numbers: Collection[str]) -> str:
+    """The figure that runs are judged by: win_rate if that is among `numbers`, as where the task reports wins, else
+    return."""
+    return "win_rate" if "win_rate" in numbers else "return"
 
 
 def headline(numbers: Mapping[str, Any], prefix: str = "") -> str:

@@ -22,3 +22,9 @@ class Doing:
         if self._clock() - self._said >= LINE_EVERY_S:
             self._said = self._clock()
             self._say(what)
+
+
+def span(seconds: float) -> str:
+    """So many seconds as hours, minutes and seconds: "1:02:03"."""
+    minutes, rest = divmod(max(0, int(seconds)), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

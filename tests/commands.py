@@ -64,12 +64,15 @@ def agentmixer(*arguments: object, cwd: Path, columns: int = 200) -> Done:
 
 
 class Process:
-    """`agentmixer ARGUMENTS` in a process of its own, in the folder `cwd`. It has no terminal, and what it prints goes to
-    files."""
+    """`agentmixer ARGUMENTS` in a process of its own, in the folder `cwd`. What it prints goes to files; where `terminal` is
+    given, the descriptor of one, standard output goes there."""
 
-    def __init__(self, *arguments: object, cwd: Path):
+    def __init__(self, *arguments: object, cwd: Path, terminal: int | None = None):
         self._files = [cwd.with_name(f"{cwd.name}.{name}") for name in ("stdout", "stderr")]
-        self._process = FORKS.Process(target=_typed, args=([*map(str, arguments)], cwd, self._files))
+        environment = {}
+        if terminal is not None:
+            self._files[0], environment = Path(os.ttyname(terminal)), {"TERM": "xterm", "COLUMNS": "80"}
+        self._process = FORKS.Process(target=_typed, args=([*map(str, arguments)], cwd, self._files, environment))
         self._process.start()
 
     def send_signal(self, number: signal.Signals) -> None:
@@ -89,14 +92,17 @@ class Process:
         """Wait for its end."""
         self._process.join(timeout)
         assert self._process.exitcode is not None, "it has not ended"
-        return Done(self._process.exitcode, *(file.read_text() for file in self._files))
+        return Done(self._process.exitcode, *(file.read_text() if file.is_file() else "" for file in self._files))
 
 
-def _typed(arguments: list[str], cwd: Path, files: list[Path]) -> None:
+def _typed(arguments: list[str], cwd: Path, files: list[Path], environment: dict[str, str]) -> None:
+    os.environ |= environment
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where the tests run under nohup, and inherited
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what was blocked where the first fork was asked for
     for number, file in enumerate(files, 1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
+    if os.isatty(1):
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - what was there was made for a file
     os.chdir(cwd)
     sys.argv = ["agentmixer", *arguments]
     main()

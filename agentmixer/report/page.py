@@ -63,6 +63,8 @@ class Page(NamedTuple):
     #: What the Content-Security-Policy allows beside the page's own styles and scripts: sources by directive, as
     #: {"worker-src": "blob:", "script-src": "'wasm-unsafe-eval'"}.
     allowed: Mapping[str, str] = {}
+    #: After how many seconds a browser loads the file anew; never, if 0.
+    reload_s: int = 0
 
 
 def rendered(template: str, **values: Any) -> Markup:

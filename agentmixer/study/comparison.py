@@ -26,8 +26,8 @@ from agentmixer.contract.manifest import sha256
 from agentmixer.errors import AgentMixerError, nearest
 from agentmixer.intervals import Estimate
 from agentmixer.study import analysis, worker
-from agentmixer.train import figures, trainer
 from agentmixer.train import run as runs
+from agentmixer.train import trainer
 from agentmixer.train.algorithms import ALGORITHMS
 from agentmixer.train.run import Run
 from agentmixer.versions import made_with
@@ -178,7 +178,7 @@ def question(prepared: list[tuple[Variant, Run]], measure: str | None, command: 
             known += ["win_rate"] if task.spec.reports_wins else []
     if measure is not None and measure not in known:
         raise AgentMixerError(f"{run.task} reports no {measure}; known: {', '.join(known)}")
-    measure = measure or figures.measure(known)
+    measure = measure or intervals.measure(known)
     asked = {
         variant.name: {"algorithm": own.algorithm, "preset": own.preset, **own.config.as_dict()}
         for variant, own in prepared

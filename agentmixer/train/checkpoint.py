@@ -25,9 +25,9 @@ from agentmixer.tasks import Task
 from agentmixer.tasks.side_by_side import joined
 from agentmixer.train import trained_with
 from agentmixer.train.algorithms import ALGORITHMS, Algorithm
-from agentmixer.train.figures import measure
-from agentmixer.train.run import MAX_BYTES, Run, check_not_lost, make_folder, metrics, unwritten
-from agentmixer.train.run_files import step_of
+from agentmixer.train.metrics_file import evaluation
+from agentmixer.train.run import MAX_BYTES, Run, check_not_lost, make_folder, unwritten
+from agentmixer.train.run_files import read_metrics, step_of
 from agentmixer.train.stream import Stream, begin
 
 KEEP = 2
@@ -173,11 +173,10 @@ def best(run: Run) -> Path | None:
     None if no team that has a checkpoint was judged."""
     files = {step_of(file): file for file in run.checkpoint_files}
     found: tuple[float, int] | None = None
-    for step, line in metrics(run).items():
-        judged = {key.removeprefix("eval_"): value for key, value in line.items() if key.startswith("eval_")}
-        value = judged.get(measure(judged))
-        if step in files and isinstance(value, float) and (found is None or (value, step) > found):
-            found = value, step
+    for step, line in read_metrics(run.path, evaluations=True).items():
+        judged = evaluation(line)
+        if step in files and judged and (found is None or (judged[1].value, step) > found):
+            found = judged[1].value, step
     return files[found[1]] if found else None
 
 

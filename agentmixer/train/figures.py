@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from rich.markup import escape
@@ -10,9 +11,10 @@ from rich.table import Table
 
 from agentmixer import intervals
 from agentmixer.contract.spec import TaskSpec
-from agentmixer.intervals import headline
+from agentmixer.intervals import headline, measure
 from agentmixer.train.algorithms import ALGORITHMS
 from agentmixer.train.evaluate import Episodes
+from agentmixer.train.metrics_file import EVALUATED
 from agentmixer.train.run import Run
 
 
@@ -29,10 +31,15 @@ def report(episodes: Episodes, spec: TaskSpec) -> dict[str, float | None]:
     }  # fmt: skip
 
 
-def measure(numbers: Collection[str]) -> str:
-    """The figure that runs are judged by: win_rate if that is among `numbers`, as where the task reports wins, else
-    return."""
-    return "win_rate" if "win_rate" in numbers else "return"
+def evaluation_line(run: Run, line: Mapping[str, Any], score: str = "") -> str:
+    """One line on an evaluation along the way. line: of metrics.jsonl; score: what is told of it in place of its figures.
+
+    Raises KeyError, TypeError or ValueError if the line is not what training writes."""
+    agree = f"; modes agree in {line['mode_agreement']:.3f} of decisions" if "mode_agreement" in line else ""
+    return (
+        f"step {line['step']:>10,}  {line['steps_per_second']:>6,.0f} steps/s  {arm(run)} greedy: "
+        f"{score or headline(line, EVALUATED)}{agree}"
+    )
 
 
 def summary_line(run: Run) -> str:

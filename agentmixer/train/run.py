@@ -74,6 +74,15 @@ class Run:
         return replace(self, device="cpu")
 
     @property
+    def own_settings(self) -> dict[str, Any]:
+        """Settings that differ from those that the run's preset gives; none where this version has no such preset."""
+        try:
+            preset = ALGORITHMS[self.algorithm].configure(self.preset, self.task, self.backend).as_dict()
+        except AgentMixerError:
+            return {}
+        return {key: value for key, value in self.config.as_dict().items() if value != preset[key]}
+
+    @property
     def checkpoints(self) -> Path:
         """Folder of checkpoints."""
         return self.path / "checkpoints"
@@ -214,11 +223,14 @@ def make_folder(path: Path) -> None:
 
 
 def write_config(run: Run) -> Run:
-    """config.toml: what was asked for and every setting as resolved. Returns the run with the file's digest, which is
+    """config.toml: what was asked for, every setting as resolved, and again those that are not the preset's, for whoever
+    lists runs. Returns the run with the file's digest, which is
     remembered as made here."""
     head = {name: getattr(run, name) for name in IDENTITY}
     lines = [f"{key} = {_toml(value)}" for key, value in (head | {"format": FORMAT}).items()]
-    for table, values in (("made_with", run.made_with), ("options", run.options)):
+    for table, values in (
+        ("made_with", run.made_with), ("options", run.options), ("own_settings", run.own_settings),
+    ):  # fmt: skip
         lines += ["", f"[{table}]"] + [f"{_toml(key)} = {_toml(value)}" for key, value in values.items()]
     for name, part in run.config.parts.items():
         lines += ["", f"[settings.{name}]"] + [f"{key} = {_toml(value)}" for key, value in part.as_dict().items()]
@@ -262,11 +274,6 @@ def _settings(start: Config, data: dict[str, Any]) -> Config:
         start = start.replace(data[name])
     start.check()
     return start
-
-
-def metrics(run: Run) -> dict[int, dict[str, Any]]:
-    """The lines of metrics.jsonl by their steps. Lines that are not whole are left out."""
-    return read_metrics(run.path)
 
 
 def newest(
@@ -313,7 +320,7 @@ def check_not_lost(run: Run) -> None:
     if run.checkpoint_files:
         return
     summary = read_summary(run.path, 0)
-    if done := max([*metrics(run), summary["steps"] if summary else 0], default=0):
+    if done := max([*read_metrics(run.path), summary["steps"] if summary else 0], default=0):
         again = ["agentmixer", "train", run.task, run.scenario, "--algorithm", run.algorithm, "--preset", run.preset]
         raise AgentMixerError(
             f"{run.path} has no checkpoint to go on from, although its {'summary.json' if summary else 'metrics.jsonl'} "

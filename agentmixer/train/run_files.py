@@ -29,13 +29,14 @@ MAX_METRICS = 2**30
 
 
 class Written(NamedTuple):
-    """A config.toml: IDENTITY's values, the task's options, what software made it, every setting by its part, and the
-    SHA-256 of the file."""
+    """A config.toml: IDENTITY's values, the task's options, what software made it, every setting by its part, those that
+    differ from the preset's (none in a run of before these were kept), and the SHA-256 of the file."""
 
     head: dict[str, Any]
     options: dict[str, Any]
     made_with: dict[str, str]
     settings: dict[str, dict[str, Any]]
+    own_settings: dict[str, Any]
     digest: str
 
     @property
@@ -60,7 +61,9 @@ def read_config(path: Path) -> Written:
         if not 0 <= head["seed"] < 2**31:
             raise ValueError(f"seed {head['seed']}")
         options, made_with, settings = data["options"], data["made_with"], data["settings"]
-        for name, table in (("options", options), ("made_with", made_with), ("settings", settings)):
+        own_settings = data.get("own_settings", {})
+        tables = {"options": options, "made_with": made_with, "settings": settings, "own_settings": own_settings}
+        for name, table in tables.items():
             if type(table) is not dict:
                 raise ValueError(f"{name} is not a table")
         if any(type(value) is not str for value in made_with.values()):
@@ -69,7 +72,7 @@ def read_config(path: Path) -> Written:
             raise ValueError("settings are not tables, or total_steps is no whole number")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise unreadable(path, error) from error
-    return Written(head, options, made_with, settings, sha256(text))
+    return Written(head, options, made_with, settings, own_settings, sha256(text))
 
 
 def unreadable(path: Path, error: Exception) -> AgentMixerError:
@@ -93,16 +96,19 @@ def step_of(file: Path) -> int:
     return int(file.stem.removeprefix("step_"))
 
 
-def read_metrics(path: Path, limit: int = MAX_METRICS) -> dict[int, dict[str, Any]]:
+def read_metrics(path: Path, limit: int = MAX_METRICS, evaluations: bool = False) -> dict[int, dict[str, Any]]:
     """The lines of metrics.jsonl of the run at `path` by their steps. Lines that are not whole are left out.
 
-    limit: most bytes that are read. Raises AgentMixerError if the file has more, or is a link."""
+    limit: most bytes that are read; evaluations: only lines with an evaluation, which are found in a tenth of the time.
+    Raises AgentMixerError if the file has more, or is a link."""
     file, found = path / "metrics.jsonl", {}
     if os.path.lexists(file):
         again = "remove it; what it held is lost then, and the run can go on"
-        for line in read_regular(file, limit, links=None, again=again).decode(errors="replace").splitlines():
+        for line in read_regular(file, limit, links=None, again=again).splitlines():
+            if evaluations and b'"eval_return"' not in line:
+                continue
             with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):  # half a line, or not ours
-                data = json.loads(line)
+                data = json.loads(line.decode(errors="replace"))
                 if type(data["step"]) is int:
                     found[data["step"]] = data
     return found

@@ -6,14 +6,13 @@ import contextlib
 import json
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from agentmixer import intervals
 from agentmixer.errors import AgentMixerError, TeamError
@@ -26,11 +25,12 @@ from agentmixer.train import run as runs
 from agentmixer.train.algorithms import ALGORITHMS
 from agentmixer.train.checkpoint import Clock, Update
 from agentmixer.train.evaluate import Interrupted, evaluate, longest_episode
-from agentmixer.train.figures import arm, report
+from agentmixer.train.figures import evaluation_line, report
 from agentmixer.train.lock import locked
 from agentmixer.train.records import Records
 from agentmixer.train.run import Run
 from agentmixer.train.run_files import read_config
+from agentmixer.train.watching import Seen, Standing, Watch
 
 #: Evaluation episodes come from this stream; the command line keeps training seeds below a million.
 EVALUATION_SEED = 1_000_003
@@ -45,9 +45,10 @@ def train(run: Run, console: Console, resume: bool = False) -> bool:
     return train_together([run], console, resume)
 
 
-def train_together(chosen: Sequence[Run], console: Console, resume: bool = False) -> bool:
+def train_together(chosen: Sequence[Run], console: Console, resume: bool = False, watch: Watch | None = None) -> bool:
     """`train` for runs that differ in their seeds alone: one batched computation, and a run directory each with all
-    that training it alone would leave there. Where one fails, all stop."""
+    that training it alone would leave there. Where one fails, all stop. watch: is told where they stand, at the start
+    and after each update."""
     check_together(chosen[0].algorithm, len(chosen))
     with contextlib.ExitStack() as stack:
         # Before the task is made, which takes seconds: whoever stops a run is to find a checkpoint.
@@ -63,7 +64,8 @@ def train_together(chosen: Sequence[Run], console: Console, resume: bool = False
         lanes = [side_by_side(same, chosen[0].device) for same in zip(*tasks, strict=True)]
         for lane in lanes:
             stack.callback(lane.close)
-        training = _Training(chosen, tasks, lanes, make(chosen[0], settings.num_envs), console, resume, interrupt)
+        judge = make(chosen[0], settings.num_envs)
+        training = _Training(chosen, tasks, lanes, judge, console, resume, interrupt, watch)
         return training.run()
 
 
@@ -96,8 +98,9 @@ class _Training:
         console: Console,
         resume: bool,
         interrupt: _Interrupt,
+        watch: Watch | None,
     ):
-        self.interrupt = interrupt
+        self.interrupt, self.watch = interrupt, watch
         self.chosen, self.tasks, self.lanes, self.judge, self.console = chosen, tasks, lanes, judge, console
         self.first, self.settings, self.spec = chosen[0], chosen[0].config.run, judge.spec
         self.several = len(chosen) > 1
@@ -113,6 +116,9 @@ class _Training:
         updates = self._begin(resume)
         self.clock = updates[0].clock if updates and updates[0] is not None else Clock()
         self.started = time.monotonic() - self.clock.seconds
+        #: Where this process began, and step and time after its first update, from which its pace is taken.
+        self._begun_at = self.step
+        self._paced: tuple[int, float] | None = None
         #: Each run's figure of the episodes that ended last, nan before any did.
         self.latest = [float("nan")] * len(chosen)
         self._unwritten = updates
@@ -161,13 +167,12 @@ class _Training:
     def _train(self) -> bool:
         """Train to the end. Returns False if interrupted before."""
         total, interrupted = self.settings.total_steps, self.interrupt.asked
-        progress = _progress(self.console, self._figure)
-        with progress, contextlib.ExitStack() as files:
+        with contextlib.ExitStack() as files:
             records = [files.enter_context(contextlib.closing(Records(run, self.step))) for run in self.chosen]
             for team, update in enumerate(self._unwritten):
                 if update is not None and not records[team].complete:  # killed between its checkpoint and this line
                     records[team].add(self.step, self._line(team, update))
-            bar = progress.add_task("", total=total, completed=self.step, rate=0.0, latest="-")
+            self._tell(records)
             while self.step < total and not interrupted:
                 before = self.step
                 updates = self._learn()
@@ -180,9 +185,10 @@ class _Training:
                 lines = [self._line(team, update) for team, update in enumerate(updates)]
                 for record, line in zip(records, lines, strict=True):
                     record.add(self.step, line)
-                self._show(progress, bar)
+                self._tell(records, judged)
+                self._show()
                 if judged:
-                    self._say(lines)
+                    self._say([record.newest for record in records])
         return self.step >= total
 
     def _learn(self) -> list[Update]:
@@ -279,29 +285,37 @@ class _Training:
             runs.write(run.path / "summary.json", json.dumps(summary, indent=2) + "\n", run)
         return True
 
-    def _show(self, progress: Progress, bar: TaskID) -> None:
+    def _tell(self, records: Sequence[Records], judged: bool = False) -> None:
+        """Tell whoever watches where the runs stand."""
+        if self.watch is None:
+            return
+        left, total, now = None, self.settings.total_steps, time.monotonic()
+        if self._paced is not None:
+            left = (total - self.step) * (now - self._paced[1]) / (self.step - self._paced[0])
+        elif self.step > self._begun_at:  # the first update takes longer, JAX compiles in it
+            self._paced = self.step, now
+        seen = [Seen(record.newest, record.evaluations) for record in records]
+        rate = self.clock.steps_per_second(self.step)
+        self.watch(Standing(self.step, total, rate, left, seen, judged))
+
+    def _show(self) -> None:
+        """Say how far it is, now and then, where nobody can watch."""
+        if self.console.is_interactive:
+            return
         known = [value for value in self.latest if _finite(value)]
         latest = f"{sum(known) / len(known):.2f}" if known else "-"
         rate = self.clock.steps_per_second(self.step)
-        progress.update(bar, completed=min(self.step, self.settings.total_steps), rate=rate, latest=latest)
-        if not self.console.is_terminal:
-            self._doing(f"step {self.step:>10,}  {rate:>6,.0f} steps/s  {self._figure} {latest}")
+        self._doing(f"step {self.step:>10,}  {rate:>6,.0f} steps/s  {self._figure} {latest}")
 
-    def _say(self, lines: list[dict[str, Any]]) -> None:
+    def _say(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """One line of what teams that were just judged came to."""
-        agreement = ""
-        if agreements := [line["mode_agreement"] for line in lines if "mode_agreement" in line]:
-            agreement = f"; modes agree in {min(agreements):.3f} of decisions"
-        score = intervals.headline(lines[0], "eval_")
+        line, score = lines[0], ""
         if self.several:
-            mean = intervals.mean_of(self.measure, np.array([line[f"eval_{self.measure}"] for line in lines]))
+            mean = intervals.mean_of(self.measure, np.array([own[f"eval_{self.measure}"] for own in lines]))
             score = f"{self.measure.replace('_', ' ')} {mean.told()} over {len(lines)} seeds"
-        self.console.print(
-            f"step {self.step:>10,}  {self.clock.steps_per_second(self.step):>6,.0f} steps/s  {arm(self.first)} greedy: "
-            f"{score}{agreement}",
-            soft_wrap=True,
-            markup=False,
-        )
+            agreements = [own["mode_agreement"] for own in lines if "mode_agreement" in own]
+            line = {**line, **({"mode_agreement": min(agreements)} if agreements else {})}
+        self.console.print(evaluation_line(self.first, line, score), soft_wrap=True, markup=False)
 
     def _elapsed(self) -> float:
         return time.monotonic() - self.started
@@ -329,14 +343,6 @@ class _Interrupt:
 
     def __exit__(self, *_: object) -> None:
         signal.signal(signal.SIGINT, self._old)
-
-
-def _progress(console: Console, figure: str) -> Progress:
-    return Progress(
-        BarColumn(10), MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:,.0f} steps/s"), TimeRemainingColumn(),
-        TextColumn(figure + " {task.fields[latest]}"), console=console, disable=not console.is_terminal,
-    )  # fmt: skip
 
 
 def _crossed(before: int, after: int, interval: int) -> bool:

@@ -26,6 +26,7 @@ from agentmixer_cli import (
     mutations,
     parity,
     pin,
+    plot,
     replay,
     report,
     runs,
@@ -63,6 +64,7 @@ app.command("settings")(settings.settings)
 app.command("doctor")(doctor.doctor)
 app.command("replay")(replay.replay)
 app.command("runs")(runs.runs)
+app.command("plot")(plot.plot)
 app.command("report")(report.report)
 
 

@@ -29,6 +29,7 @@ FEATURES = {
     "train": (("torch", "safetensors", "tensorboard", "scipy"), "pip install 'agentmixer[train]'"),
     "export": (("torch", "onnx"), "pip install 'agentmixer[train]'"),
     "tensorboard": (("tensorboard",), "pip install 'agentmixer[train]'"),
+    "pages and plots": (("jinja2", "matplotlib", "scipy"), "pip install 'agentmixer[report]'"),
     "sign, and check signatures": (("cryptography",), "pip install 'agentmixer[sign]'"),
 }
 

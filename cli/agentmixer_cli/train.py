@@ -92,6 +92,7 @@ def train(
     from agentmixer.train import run as runs
     from agentmixer.train.algorithms import ALGORITHMS
     from agentmixer.train.settings import read_steps
+    from agentmixer_cli.watched import watched
 
     console = Terminal(stderr=as_json, quiet=as_json)
     steps = None if steps is None else read_steps(steps)
@@ -181,7 +182,9 @@ def train(
     leaves(f"continue with: {shlex.join(['agentmixer', 'train', task, scenario, '--resume', *which])}")
     for run in chosen:
         console.print(f"run {run.path}", soft_wrap=True, markup=False)
-    if not trainer.train_together(chosen, console, resume):
+    with watched(chosen, console) as watch:
+        trained = trainer.train_together(chosen, console, resume, watch)
+    if not trained:
         raise KeyboardInterrupt
     leaves("")
     if as_json:

@@ -44,6 +44,8 @@ def test_three_commands_in_a_row(tmp_path: Path) -> None:
         "lock",
         "metrics.jsonl",
         "summary.json",
+        "train.log",
+        "run.html",
         "checkpoints",
         "tensorboard",
     }
@@ -75,7 +77,10 @@ def test_three_commands_in_a_row(tmp_path: Path) -> None:
 
     listed = agentmixer("runs", cwd=tmp_path)
     assert listed.returncode == 0
-    assert f"{run.relative_to(tmp_path)}\n  finished, 256 of 256 steps, preset default; win rate " in listed.stdout
+    where, figures, what = listed.stdout.splitlines()[:3]
+    assert where == str(run.relative_to(tmp_path))
+    assert "win rate " in figures and "finished at 256" in figures
+    assert what.startswith("  smacv2 protoss_5v5, agentmixer_ppo default, seed 0; num_envs=8,") or "num_envs=8" in what
     (told,) = json.loads(agentmixer("runs", "--json", cwd=tmp_path).stdout)
     assert (told["run"], told["step"], told["seed"]) == (str(run.relative_to(tmp_path)), 256, 0)
 
