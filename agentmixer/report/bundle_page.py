@@ -66,7 +66,7 @@ def sections(
     found: list[Section | None] = []
     if rehearsal:
         found.append(rehearsal_sections.playing(rehearsal))
-    found.append(proofs.section(known, bundle.path))
+    found.append(proofs.section(known, bundle))
     if rehearsal:
         found.append(rehearsal_sections.timing(rehearsal))
     if (faults := known[-1].kept) and faults.report:
