@@ -12,7 +12,7 @@ import numpy as np
 from agentmixer import intervals
 from agentmixer.errors import AgentMixerError, nearest, printable
 from agentmixer.train.metrics_file import estimate, number
-from agentmixer.train.run_files import find_all, read_config, read_metrics
+from agentmixer.train.run_files import LOOKED_AT, find_all, read_config, read_metrics
 
 #: Files that a plot can be.
 FORMATS = (".png", ".svg", ".pdf")
@@ -63,7 +63,7 @@ def _read(path: Path) -> Trained:
     written = read_config(path)
     asked = {name: written.head[name] for name in NAMES} | written.options
     asked |= {key: value for part in written.settings.values() for key, value in part.items()}
-    return Trained(path, written.head["seed"], asked, read_metrics(path))
+    return Trained(path, written.head["seed"], asked, read_metrics(path, LOOKED_AT))
 
 
 def by_default(runs: Sequence[Trained]) -> str:

@@ -24,8 +24,8 @@ IDENTITY = (
 FORMAT = 3
 #: Largest config.toml or summary.json that is read, bytes.
 MAX_TEXT = 2**20
-#: Largest metrics.jsonl that is read, bytes.
-MAX_METRICS = 2**30
+#: Largest metrics.jsonl that a run goes on with, and largest that is read to be looked at, bytes.
+MAX_METRICS, LOOKED_AT = 2**30, 2**28
 
 
 class Written(NamedTuple):

@@ -42,6 +42,8 @@ class LiveView:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if not self._drawn:
+            self._live.update("")
         self._live.stop()
 
     def __call__(self, now: Standing) -> None:

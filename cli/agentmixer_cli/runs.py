@@ -50,13 +50,13 @@ def runs(
 def _told(path: Path) -> dict[str, Any]:
     """All that is listed of a run, as JSON has it."""
     from agentmixer.train.metrics_file import evaluation
-    from agentmixer.train.run_files import checkpoint_files, read_config, read_metrics, read_summary, step_of
+    from agentmixer.train.run_files import LOOKED_AT, checkpoint_files, read_config, read_metrics, read_summary, step_of
 
     written = read_config(path)
     checkpoints = checkpoint_files(path)
     summary = read_summary(path, written.total_steps)
     reached = step_of(checkpoints[-1]) if checkpoints else 0
-    judged = {step: evaluation(line) for step, line in sorted(read_metrics(path, evaluations=True).items())}
+    judged = {step: evaluation(line) for step, line in sorted(read_metrics(path, LOOKED_AT, evaluations=True).items())}
     changed = [(path / name).lstat().st_mtime for name in WRITTEN if (path / name).exists()]
     return {
         "run": str(path),
