@@ -82,7 +82,7 @@ def compose(page: Page) -> str:
     whole = rendered(
         "page.html",
         page=page,
-        style=Markup(_source("style.css") + "".join(section.css for section in page.sections)),
+        style=Markup(source("style.css") + "".join(section.css for section in page.sections)),
         data={section.name: data_block(section.data) for section in page.sections if section.data is not None},
         policy=_policy(page),
         version=__version__,
@@ -115,7 +115,7 @@ def _policy(page: Page) -> str:
     return "; ".join(f"{directive} {sources or chr(39) + 'none' + chr(39)}" for directive, sources in directives.items())
 
 
-def _source(name: str) -> str:
+def source(name: str) -> str:
     """The text of a file among the templates."""
     assert _TEMPLATES.loader is not None
     return _TEMPLATES.loader.get_source(_TEMPLATES, name)[0]
