@@ -142,7 +142,11 @@ def _graph(bundle: Bundle) -> Section:
             "the dotted line is no input of the graph, so that no decision can depend on it. That was derived from the model's "
             "file when this page was written."
         ),
-        table("What each output is computed from", ("Output", "Inputs"), [(output, ", ".join(inputs) or "nothing") for output, inputs in depends_on.items()]),
+        table(
+            "What each output is computed from",
+            ("Output", "Inputs"),
+            [(output, ", ".join(inputs) or "nothing") for output, inputs in depends_on.items()],
+        ),
     ]
     drawn = Markup('<div class="drawn"><figure><figcaption>The graph of {}</figcaption>{}</figure><div>{}</div></div>')
     return Section("graph", "What one agent sees", drawn.format(name, picture, Markup("").join(body)))
@@ -175,7 +179,12 @@ def _sheet(bundle: Bundle, trusted: Path | None) -> Section:
         for agent in sheet.agents
     ]
     head = ("Agent", "observation", "memory", "actions", "parameters", "multiply-adds", "KiB")
-    agents = table("What a device needs for each agent: numbers in, float32 kept between steps, cost of a decision", head, rows, {1, 2, 4, 5, 6})
+    agents = table(
+        "What a device needs for each agent: numbers in, float32 kept between steps, cost of a decision",
+        head,
+        rows,
+        {1, 2, 4, 5, 6},
+    )
     return Section("device", "What goes onto a device", Markup("").join([named, agents]))
 
 
@@ -183,4 +192,3 @@ def _actions(space: ActionSpace) -> str:
     if isinstance(space, Discrete):
         return f"one of {space.n:,}"
     return f"{space.size:,} {'real values' if isinstance(space, Box) and not space.whole else 'whole numbers'}"
-

@@ -162,9 +162,9 @@ def histogram_chart(
             a, height = _at(x, y, left, math.log10(count))
             b, ground = _at(x, y, right, y.low)
             parts.append(
-                Markup('<rect class="bar s0" x="{}" y="{}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>').format(
-                    a, height, max(b - a - 1, 0.5), max(ground - height, 0.5), f"{count:,}"
-                )
+                Markup(
+                    '<rect class="bar s0" x="{}" y="{}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>'
+                ).format(a, height, max(b - a - 1, 0.5), max(ground - height, 0.5), f"{count:,}")
             )
     for number, (place, text) in enumerate(marks):
         left, _ = _at(x, y, place, y.low)
@@ -221,9 +221,9 @@ def _frame(x: Axis, y: Axis) -> Markup:
         )
     )
     parts.append(
-        Markup('<text class="label" transform="rotate(-90 12 {0})" x="12" y="{0}" text-anchor="middle">{1}</text>').format(
-            middle, y.label
-        )
+        Markup(
+            '<text class="label" transform="rotate(-90 12 {0})" x="12" y="{0}" text-anchor="middle">{1}</text>'
+        ).format(middle, y.label)
     )
     return Markup("").join(parts)
 
@@ -237,7 +237,7 @@ def _figure(name: str, title: str, told: str, height: float, parts: Sequence[Mar
         for number, text in enumerate(legend)
     ]
     below = Markup('<ul class="legend">{}</ul>').format(Markup("").join(keys)) if keys else ""
-    return Markup('<figure><figcaption>{}</figcaption>{}{}</figure>').format(title, drawing, below)
+    return Markup("<figure><figcaption>{}</figcaption>{}{}</figure>").format(title, drawing, below)
 
 
 def svg(name: str, title: str, told: str, width: float, height: float, parts: Sequence[Markup]) -> Markup:

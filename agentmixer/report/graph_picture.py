@@ -33,7 +33,9 @@ class Block(NamedTuple):
     makes: tuple[str, ...]
 
 
-def graph_picture(name: str, agent: str, graph: Graph, task: TaskSpec, depends_on: dict[str, tuple[str, ...]]) -> Markup:
+def graph_picture(
+    name: str, agent: str, graph: Graph, task: TaskSpec, depends_on: dict[str, tuple[str, ...]]
+) -> Markup:
     """The picture. name: its id on the page; depends_on: as `runtime.certificate.certificate` derives it."""
     blocks = _blocks(graph)
     layers = _layers(blocks)
@@ -44,7 +46,9 @@ def graph_picture(name: str, agent: str, graph: Graph, task: TaskSpec, depends_o
     height = max(height, 250)
     parts = [*_edges(blocks, boxes), *(_box(blocks[number], *box) for number, box in boxes.items())]
     parts += _unseen(task, height)
-    outputs = "; ".join(f"{output} is computed from {', '.join(inputs) or 'nothing'}" for output, inputs in depends_on.items())
+    outputs = "; ".join(
+        f"{output} is computed from {', '.join(inputs) or 'nothing'}" for output, inputs in depends_on.items()
+    )
     told = f"{outputs}. The global state, the other agents' observations, the Policy Modifier and the critics lead nowhere into it."
     return svg(name, f"The graph of {agent}", told, WIDTH, height, parts)
 
@@ -65,11 +69,11 @@ def _blocks(graph: Graph) -> list[Block]:
         if len(node.outputs) == 1 and uses[node.outputs[0]] == 1 and node.outputs[0] not in outputs:
             ends[node.outputs[0]] = chain
     nodes = []
-    for chain in chains:
-        inside = {name for node in chain for name in node.outputs}
-        needs = [name for node in chain for name in node.inputs if name not in graph.constants and name not in inside]
+    for joined in chains:
+        inside = {name for node in joined for name in node.outputs}
+        needs = [name for node in joined for name in node.inputs if name not in graph.constants and name not in inside]
         nodes.append(
-            Block("node", tuple(_told(node, graph) for node in chain), tuple(dict.fromkeys(needs)), tuple(inside))
+            Block("node", tuple(_told(node, graph) for node in joined), tuple(dict.fromkeys(needs)), tuple(inside))
         )
     return [*_ends(graph, "in"), *nodes, *_ends(graph, "out")]
 
@@ -113,6 +117,7 @@ def _layers(blocks: Sequence[Block]) -> list[list[int]]:
     layers = [[number for number, at in enumerate(depth) if at == layer] for layer in range(last + 1)]
     place: dict[int, float] = {}
     for layer in layers:
+
         def wanted(number: int) -> float:
             above = [place[maker[name]] for name in blocks[number].needs]
             return sum(above) / len(above) if above else float(number)
@@ -122,7 +127,9 @@ def _layers(blocks: Sequence[Block]) -> list[list[int]]:
     return layers
 
 
-def _placed(blocks: Sequence[Block], layers: Sequence[Sequence[int]]) -> tuple[dict[int, tuple[float, float, float, float]], float]:
+def _placed(
+    blocks: Sequence[Block], layers: Sequence[Sequence[int]]
+) -> tuple[dict[int, tuple[float, float, float, float]], float]:
     """Left, top, width and height of each block, and the height of all."""
     boxes: dict[int, tuple[float, float, float, float]] = {}
     top = 30.0
@@ -156,7 +163,9 @@ def _edges(blocks: Sequence[Block], boxes: dict[int, tuple[float, float, float, 
 
 def _box(block: Block, left: float, top: float, width: float, height: float) -> Markup:
     text = Markup("").join(
-        Markup('<tspan x="{:.1f}" y="{:.1f}">{}</tspan>').format(left + width / 2, top + 16 + LINE * i, _fitted(line, width))
+        Markup('<tspan x="{:.1f}" y="{:.1f}">{}</tspan>').format(
+            left + width / 2, top + 16 + LINE * i, _fitted(line, width)
+        )
         for i, line in enumerate(block.lines)
     )
     return Markup(
@@ -174,13 +183,17 @@ def _unseen(task: TaskSpec, height: float) -> list[Markup]:
     others = task.num_agents - 1
     boxes = [
         ("global state", f"{task.state_size:,} numbers"),
-        ("observations of", f"{others:,} other{'s' if others != 1 else ''}") if others else ("no other agent", "in this team"),
+        ("observations of", f"{others:,} other{'s' if others != 1 else ''}")
+        if others
+        else ("no other agent", "in this team"),
         ("Policy Modifier", "training only"),
         ("critics", "training only"),
     ]
     parts = [
         Markup('<text class="label" x="{}" y="16" text-anchor="middle">what it is given</text>').format(WALL / 2),
-        Markup('<text class="label" x="{}" y="16" text-anchor="middle">what it cannot see</text>').format((UNSEEN + WIDTH - 4) / 2),
+        Markup('<text class="label" x="{}" y="16" text-anchor="middle">what it cannot see</text>').format(
+            (UNSEEN + WIDTH - 4) / 2
+        ),
         Markup('<line class="wall" x1="{0}" x2="{0}" y1="4" y2="{1:g}"/>').format(WALL + 4, height - 4),
     ]
     for number, lines in enumerate(boxes):

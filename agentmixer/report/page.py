@@ -88,7 +88,9 @@ def compose(page: Page) -> str:
         version=__version__,
     )
     if (size := len(whole.encode(errors="replace"))) > MOST_BYTES:
-        raise AgentMixerError(f"the page would have {size:,} bytes, more than {MOST_BYTES:,}; take large reports out of reports/")
+        raise AgentMixerError(
+            f"the page would have {size:,} bytes, more than {MOST_BYTES:,}; take large reports out of reports/"
+        )
     return str(whole)
 
 
@@ -112,7 +114,9 @@ def _policy(page: Page) -> str:
     }
     for directive, sources in page.allowed.items():
         directives[directive] = f"{directives.get(directive, '')} {sources}".strip()
-    return "; ".join(f"{directive} {sources or chr(39) + 'none' + chr(39)}" for directive, sources in directives.items())
+    return "; ".join(
+        f"{directive} {sources or chr(39) + 'none' + chr(39)}" for directive, sources in directives.items()
+    )
 
 
 def source(name: str) -> str:

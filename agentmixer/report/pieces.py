@@ -11,10 +11,9 @@ from markupsafe import Markup
 from agentmixer.contract.results import Status
 from agentmixer.report.page import rendered
 
-#: What stands for a status, beside its colour.
-WORDS: dict[Status, str] = {
-    "passed": "passed", "failed": "failed", "not run": "not run", "does not apply": "does not apply",
-}  # fmt: skip
+#: Longest text of a report that is shown whole, characters.
+LONGEST = 2_000
+#: What stands for a status, beside its word and its colour.
 _MARKS: dict[Status, str] = {"passed": "✓", "failed": "✕", "not run": "–", "does not apply": "–"}
 _TONES: dict[Status, str] = {"passed": "good", "failed": "bad", "not run": "open", "does not apply": "none"}
 
@@ -32,8 +31,13 @@ def facts(*named: tuple[str, str]) -> Markup:
 def badge(status: Status) -> Markup:
     """A status, in a word and a colour."""
     return Markup('<span class="badge {}"><span aria-hidden="true">{}</span> {}</span>').format(
-        _TONES[status], _MARKS[status], WORDS[status]
+        _TONES[status], _MARKS[status], status
     )
+
+
+def cut(text: str) -> str:
+    """A text that is not endless."""
+    return text if len(text) <= LONGEST else text[:LONGEST] + "…"
 
 
 def paragraph(text: str) -> Markup:

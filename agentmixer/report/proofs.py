@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from markupsafe import Markup
 
-from agentmixer.contract.results import TEAM, Check, Report
+from agentmixer.contract.results import TEAM, Report, Status
 from agentmixer.report import kept_reports
 from agentmixer.report.kept_reports import FaultFigures, FaultMatrix, Kept, LocalityFigures, Rehearsal
 from agentmixer.report.page import Section, rendered
-from agentmixer.report.pieces import badge, command, table
+from agentmixer.report.pieces import badge, command, cut, table
 from agentmixer.runtime.bundle import Bundle
 
-#: Most rows of one proof's checks; what failed comes first.
+#: The order of checks in a table.
+ORDER: tuple[Status, ...] = ("failed", "not run", "passed", "does not apply")
+#: Most rows of one proof's checks.
 MOST_ROWS = 400
 
 
@@ -82,7 +84,7 @@ class Found(NamedTuple):
     kept: Kept | None
 
     @property
-    def status(self) -> str:
+    def status(self) -> Status:
         """passed, failed or not run. A report that cannot be read counts as none."""
         if self.kept is None or self.kept.report is None:
             return "not run"
@@ -109,7 +111,13 @@ def again(one: Found, path: Path) -> str:
     if kept is None or kept.report is None:
         return command(words[0], path, *words[1:])
     if run := kept.figures(Rehearsal):
-        words += ["--episodes", str(run.parity.episodes), "--seed", str(run.seed), *_deadline(run.deadline_s, run.control_period_s)]
+        words += [
+            "--episodes",
+            str(run.parity.episodes),
+            "--seed",
+            str(run.seed),
+            *_deadline(run.deadline_s, run.control_period_s),
+        ]
         if any(check.name == "equivalence" and check.status != "does not apply" for check in kept.report.checks):
             base = 1.0 if "win_rate" in run.measures else abs(run.arms["actors"]["return"].value)
             words += ["--margin", f"{run.equivalence.margin / base:.6g}"] if base else []
@@ -136,7 +144,9 @@ def _typed(run: FaultFigures) -> list[str]:
     for kind, rate in run.faults.rates.items():
         typed.append(f"delay={run.faults.delay_s * 1e3:g}ms:p={rate:g}" if kind == "delay" else f"{kind}={rate:g}")
     for one in run.faults.incidents:
-        typed.append(f"{one.kind}={one.agent}@{one.step}" + (f":for={one.for_s * 1e3:g}ms" if one.kind == "stop" else ""))
+        typed.append(
+            f"{one.kind}={one.agent}@{one.step}" + (f":for={one.for_s * 1e3:g}ms" if one.kind == "stop" else "")
+        )
     return [word for fault in typed for word in ("--fault", fault)]
 
 
@@ -145,36 +155,40 @@ def section(all_found: tuple[Found, ...], path: Path) -> Section:
     rows = [
         (
             Markup('<a href="#proof-{}">{}</a>').format(one.proof.name, one.proof.title),
-            badge(one.status),  # type: ignore[arg-type]
+            badge(one.status),
             Markup("<code>{}</code>").format(command(*one.proof.words)),
         )
         for one in all_found
     ]
     overview = table("Proofs", ("What is promised", "Result", "Command"), rows)
-    return Section("proofs", "Proofs", rendered("proofs.html", overview=overview, proofs=[_told(one, path) for one in all_found]))
+    return Section(
+        "proofs", "Proofs", rendered("proofs.html", overview=overview, proofs=[_told(one, path) for one in all_found])
+    )
 
 
 def _told(one: Found, path: Path) -> dict[str, object]:
     """One proof as the template takes it."""
-    report = one.kept.report if one.kept else None
+    kept, report = one.kept, one.kept.report if one.kept else None
     said: list[str] = []
-    if one.kept and one.kept.problem:
-        said.append(f"Its report cannot be shown: {one.kept.problem}")
+    if kept and kept.problem:
+        said.append(f"Its report cannot be shown: {kept.problem}")
     elif report and not report.passed:
         said.append(report.verdict.removeprefix("FAIL: "))
-    if one.kept and (known := one.kept.figures(LocalityFigures)) and known.observation:
+    if kept and (known := kept.figures(LocalityFigures)) and known.observation:
         said.append(f"What observations hide: {known.observation}.")
-    made = f"Report: {one.kept.file.name}, judged by agentmixer {report.agentmixer}. " if report and one.proof.files else ""
+    made = (
+        f"Report: {kept.file.name}, judged by agentmixer {report.agentmixer}. " if kept and report and kept.data else ""
+    )
     return {
         "name": one.proof.name,
         "title": one.proof.title,
         "asks": one.proof.asks,
-        "badge": badge(one.status),  # type: ignore[arg-type]
-        "said": said,
+        "badge": badge(one.status),
+        "said": [cut(sentence) for sentence in said],
         "checks": _checks(one.proof.title, report) if report else "",
         "count": _count(report) if report else "",
         "open": bool(report and len(report.checks) <= 8),
-        "again": f"{made}Run it again:" if report else "Not run yet. Run it:",
+        "again": f"{made}Run it again:" if kept else "Not run yet. Run it:",
         "command": again(one, path),
     }
 
@@ -185,18 +199,19 @@ def _count(report: Report) -> str:
     controls = sum(check.control for check in applied)
     left = len(report.checks) - len(applied)
     told = f"{sum(check.passed for check in applied):,} of {len(applied):,} checks passed"
-    return told + (f", {controls:,} of them controls" if controls else "") + (f"; {left:,} do not apply" if left else "")
+    return (
+        told + (f", {controls:,} of them controls" if controls else "") + (f"; {left:,} do not apply" if left else "")
+    )
 
 
 def _checks(title: str, report: Report) -> Markup:
     """A row for checks that say the same of several agents; what failed comes first."""
-    same: dict[tuple[str, ...], list[str]] = {}
-    order: Callable[[Check], int] = lambda check: ("failed", "not run", "passed", "does not apply").index(check.status)  # noqa: E731
-    for check in sorted(report.checks, key=order):
+    same: dict[tuple[str, Status, str], list[str]] = {}
+    for check in sorted(report.checks, key=lambda check: ORDER.index(check.status)):
         name = f"{check.name} (control)" if check.control else check.name
         same.setdefault((name, check.status, check.sentence), []).append(check.subject)
-    rows = [
-        (name, "" if subjects == [TEAM] else ", ".join(subjects), badge(status), sentence)  # type: ignore[arg-type]
+    rows: list[tuple[str, str, str, str]] = [
+        (cut(name), "" if subjects == [TEAM] else cut(", ".join(subjects)), badge(status), cut(sentence))
         for (name, status, sentence), subjects in same.items()
     ]
     if len(rows) > MOST_ROWS:

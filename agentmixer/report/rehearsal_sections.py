@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
 
@@ -36,12 +36,16 @@ def playing(run: Rehearsal) -> Section:
         rows = [Row(ARMS[arm], f.value, f.low, f.high, f.told(form)) for arm, f in figures.items()]
         told = "; ".join(f"{row.name} {row.told}" for row in rows)
         drawn.append(
-            interval_chart(f"arms-{name}", f"{what.capitalize()}, with 95 % interval", told, _axis(name, figures.values(), what), rows)
+            interval_chart(
+                f"arms-{name}",
+                f"{what.capitalize()}, with 95 % interval",
+                told,
+                _axis(name, figures.values(), what),
+                rows,
+            )
         )
     head = ("Team", *(f"{MEASURES[name][0]} [95 %]" for name in run.measures))
-    rows_told = [
-        (ARMS[arm], *(run.arms[arm][name].told(MEASURES[name][1]) for name in run.measures)) for arm in ARMS
-    ]
+    rows_told = [(ARMS[arm], *(run.arms[arm][name].told(MEASURES[name][1]) for name in run.measures)) for arm in ARMS]
     gap = ("joint policy minus deployed", *(run.asymmetric_gap[name].told("+.3f") for name in run.measures))
     numbers = range(1, len(head))
     body = [
@@ -63,7 +67,9 @@ def playing(run: Rehearsal) -> Section:
             for arm, share in run.mode_agreement.items()
         ]
         body.append(
-            paragraph("Mode agreement is the share of decisions in which the joint policy's likeliest action is the actor's own.")
+            paragraph(
+                "Mode agreement is the share of decisions in which the joint policy's likeliest action is the actor's own."
+            )
         )
         body.append(table("Mode agreement", ("Episodes", "share [95 %]"), shares, {1}))
     return Section("playing", "How well it plays", Markup("").join(body))
@@ -77,7 +83,12 @@ def timing(run: Rehearsal) -> Section:
         marks.append((math.log10(deadline * 1e6), f"deadline {deadline * 1e3:g} ms"))
     drawn = []
     for name, title, found, label in (
-        ("deciding", "One agent decides", _sum([agent.deciding_histogram for agent in run.agents.values()]), "decisions"),
+        (
+            "deciding",
+            "One agent decides",
+            _sum([agent.deciding_histogram for agent in run.agents.values()]),
+            "decisions",
+        ),
         ("round-trip", "The whole team takes a step", run.step_histogram, "steps"),
     ):
         if found.counts:
@@ -137,8 +148,8 @@ def _time(us: float) -> str:
     return f"{us / 1e6:.3g} s" if us >= 999_999 else f"{us / 1e3:.3g} ms" if us >= 999.9 else f"{us:.3g} µs"
 
 
-def _axis(name: str, figures: Sequence[Figure] | object, label: str) -> Axis:
-    values = [end for figure in figures for end in (figure.value, figure.low, figure.high)]  # type: ignore[attr-defined]
+def _axis(name: str, figures: Iterable[Figure], label: str) -> Axis:
+    values = [end for figure in figures for end in (figure.value, figure.low, figure.high)]
     return linear(values, label, (0.0, 1.0) if name == "win_rate" else None)
 
 
@@ -158,7 +169,15 @@ def faults(kept: Kept) -> Section | None:
     if matrix and (drawn := _curves(matrix)):
         body.append(charts(*drawn))
     measures = [name for name in MEASURES if name in some.figures]
-    head = ("Faults", *(f"{MEASURES[name][0]} [95 %]" for name in measures), "fallbacks", "lost", "late", "refused", "longest step ms")
+    head = (
+        "Faults",
+        *(f"{MEASURES[name][0]} [95 %]" for name in measures),
+        "fallbacks",
+        "lost",
+        "late",
+        "refused",
+        "longest step ms",
+    )
     rows = [
         (
             _faults_told(run),
@@ -189,11 +208,19 @@ def _curves(matrix: FaultMatrix) -> list[Markup]:
     if len(rates) < 2:
         return []
     # Rates are drawn equally far apart: 1 and 5 % would lie on each other beside 20 %.
-    x = Axis(0, len(rates) - 1, tuple((i, f"{rate:.3g}".rstrip(".") if rate < 0.01 and rate else f"{rate:.0%}") for i, rate in enumerate(rates)), "rate of the fault")
+    x = Axis(
+        0,
+        len(rates) - 1,
+        tuple(
+            (i, f"{rate:.3g}".rstrip(".") if rate < 0.01 and rate else f"{rate:.0%}") for i, rate in enumerate(rates)
+        ),
+        "rate of the fault",
+    )
     measure = "win_rate" if all("win_rate" in run.figures for run in matrix.reports) else "return"
     what = MEASURES[measure][0]
     y = _axis(measure, [run.figures[measure] for run in matrix.reports], what)
-    drawn, fallbacks = [], []
+    drawn: list[Markup] = []
+    fallbacks: list[Series] = []
     for kind, points in kinds.items():
         places = [rates.index(rate) for rate, _ in points]
         figures = [run.figures[measure] for _, run in points]

@@ -26,7 +26,11 @@ def metrics(run: Path) -> dict[int, dict[str, Any]]:
 
 def curve(numbers: Metrics, key: str, name: str) -> Series | None:
     """A metric over environment steps, with its interval if there is one; None if it is there less than twice."""
-    points = [(step, line[key], line.get(f"{key}_low"), line.get(f"{key}_high")) for step, line in sorted(numbers.items()) if _is_number(line.get(key))]
+    points = [
+        (step, line[key], line.get(f"{key}_low"), line.get(f"{key}_high"))
+        for step, line in sorted(numbers.items())
+        if _is_number(line.get(key))
+    ]
     if len(points) < 2:
         return None
     every = -(-len(points) // MOST_POINTS)
@@ -50,9 +54,19 @@ def learning_curves(numbers: Metrics) -> list[Markup]:
     drawn = []
     for name in ("win_rate", "return"):
         what = name.replace("_", " ")
-        lines = [curve(numbers, f"eval_{name}", "each agent alone, greedy"), curve(numbers, f"train_{name}", "while training, sampled")]
+        lines = [
+            curve(numbers, f"eval_{name}", "each agent alone, greedy"),
+            curve(numbers, f"train_{name}", "while training, sampled"),
+        ]
         drawn.append(chart(f"learning-{name}", f"{what.capitalize()} over training", name, lines))
-    drawn.append(chart("agreement", "Mode agreement over training", "mode_agreement", [curve(numbers, "mode_agreement", "joint policy and actor")]))
+    drawn.append(
+        chart(
+            "agreement",
+            "Mode agreement over training",
+            "mode_agreement",
+            [curve(numbers, "mode_agreement", "joint policy and actor")],
+        )
+    )
     return [one for one in drawn if one]
 
 
@@ -64,5 +78,7 @@ def chart(name: str, title: str, key: str, lines: Sequence[Series | None]) -> Ma
     values = [value for line in known for part in (line.y, line.low, line.high) for value in part]
     x = linear([step for line in known for step in line.x], "environment steps")
     y = linear(values, key.replace("_", " "), (0.0, 1.0) if key in _SHARES else None)
-    told = "; ".join(f"{line.name}: {line.y[0]:.3g} at step {line.x[0]:,}, {line.y[-1]:.3g} at step {line.x[-1]:,}" for line in known)
+    told = "; ".join(
+        f"{line.name}: {line.y[0]:.3g} at step {line.x[0]:,}, {line.y[-1]:.3g} at step {line.x[-1]:,}" for line in known
+    )
     return line_chart(name, title, told, x, y, known)

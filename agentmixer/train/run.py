@@ -4,7 +4,6 @@ A run that finds this name taken gets `<timestamp>-s<seed>-2`, or the next numbe
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import json
 import os
@@ -17,7 +16,7 @@ from typing import Any
 from agentmixer import provenance
 from agentmixer.contract.manifest import sha256
 from agentmixer.errors import AgentMixerError, nearest
-from agentmixer.files import read_regular, write_whole
+from agentmixer.files import write_whole
 from agentmixer.tasks import Task, make, names_code
 from agentmixer.tasks.base import Restarting
 from agentmixer.train.algorithms import ALGORITHMS

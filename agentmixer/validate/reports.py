@@ -17,21 +17,28 @@ class ReportFile:
     """A file that a verdict will be written to, made sure of before anything is played.
 
     bundle: whose reports/ folder it goes to, unless `asked` says where; name: of the file there. Where there is a file
-    already, it stays, and the report is called -2, -3 and so on. The folder of a bundle is somebody else's: nothing is
+    already, it stays, and the report is called -2, -3 and so on; unless `numbered`, it is replaced. option: what chooses
+    another place, for errors. The folder of a bundle is somebody else's: nothing is
     written through a link that lies in it. Raises AgentMixerError if nothing can be written there, or if a bundle would no
     longer be one with it."""
 
-    def __init__(self, bundle: Path, asked: Path | None, name: str):
+    def __init__(
+        self, bundle: Path, asked: Path | None, name: str, numbered: bool = True, option: str = "--report FILE"
+    ):
+        #: What the report is called, without its number and ending.
+        self.name, self._option = Path(name).stem, option
         first = self.path = asked or bundle / REPORTS_FOLDER / name
         if asked is None:
             self._own_folder(bundle / REPORTS_FOLDER)
         elif (around := bundle_around(asked)) and around / REPORTS_FOLDER not in Path(os.path.abspath(asked)).parents:
             raise AgentMixerError(
                 f"{asked} lies in the bundle {around}, which no file may be added to but in {REPORTS_FOLDER}/; choose another "
-                "--report FILE"
+                f"{option}"
             )
         for number in itertools.count(2):
-            if self.path.is_symlink() or not self.path.is_file():  # whatever else is there is refused below
+            if (
+                not numbered or self.path.is_symlink() or not self.path.is_file()
+            ):  # whatever else is there is refused below
                 break
             self.path = first.with_stem(f"{first.stem}-{number}")
         try:
@@ -50,10 +57,10 @@ class ReportFile:
     def _own_folder(self, folder: Path) -> None:
         if os.path.lexists(folder) and not stat.S_ISDIR(os.lstat(folder).st_mode):
             raise AgentMixerError(
-                f"{folder} is not a folder, and reports are not written through a link; remove it, or choose --report FILE"
+                f"{folder} is not a folder, and reports are not written through a link; remove it, or choose {self._option}"
             )
 
     def _unwritable(self, error: OSError) -> AgentMixerError:
         return AgentMixerError(
-            f"no report can be written to {self.path} ({error.strerror}); choose another --report FILE"
+            f"no report can be written to {self.path} ({error.strerror}); choose another {self._option}"
         )

@@ -26,6 +26,7 @@ from agentmixer_cli import (
     mutations,
     parity,
     pin,
+    report,
     runs,
     settings,
     show,
@@ -60,6 +61,7 @@ app.command("tasks")(tasks.tasks)
 app.command("settings")(settings.settings)
 app.command("doctor")(doctor.doctor)
 app.command("runs")(runs.runs)
+app.command("report")(report.report)
 
 
 def _version(asked: bool) -> None:

@@ -47,7 +47,7 @@ def compare(
         Path | None, typer.Option(help="Where runs and table go; comparisons/<task>/<scenario> unless given.")
     ] = None,
 ) -> None:
-    """Train several variants on the same seeds and print one table: decentralised greedy, with intervals.
+    """Train several variants on the same seeds and print one table: decentralised greedy, with intervals. A page goes with it.
 
     Stopped and typed again it goes on, and runs that are finished are not run again.
 
@@ -56,6 +56,8 @@ def compare(
     from agentmixer import tasks
     from agentmixer.config import parse_assignments, parse_seeds
     from agentmixer.errors import AgentMixerError, nearest
+    from agentmixer.report import comparison_page
+    from agentmixer.report.page import compose
     from agentmixer.study import comparison
     from agentmixer.train import run as runs
     from agentmixer.train.settings import read_steps
@@ -89,6 +91,7 @@ def compare(
     texts = {"md": comparison.markdown(asked, found, rows), "json": comparison.to_json(asked, found, rows)}
     for ending, text in texts.items():
         runs.write(target / f"{asked.digest}.{ending}", text)
+    runs.write(target / f"{asked.digest}.html", compose(comparison_page.page(target / f"{asked.digest}.json")))
     if as_json:
         typer.echo(comparison.to_json(asked, found, rows), nl=False)
         return
@@ -96,7 +99,7 @@ def compare(
     console.sentence(asked.heading)
     for table in _tables(*comparison.cells(found, rows), console.width):
         console.print(table)
-    for ending in texts:
+    for ending in (*texts, "html"):
         console.place("written", target / f"{asked.digest}.{ending}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 from rich import box
@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from agentmixer_cli.opening import BundleArgument, RunOption, TaskCodeOption, TrustedOption, opened_with_run
+from agentmixer_cli.report import write_page
 from agentmixer_cli.terminal import Terminal, leave
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ def deploy_sim(
     ] = None,
     trusted: TrustedOption = None,
     report: Annotated[
-        Path | None, typer.Option(help="Where to write the JSON; the bundle's reports/ unless given.")
+        Path | None,
+        typer.Option(help="Where to write the JSON, with the page beside it; the bundle's reports/ unless given."),
     ] = None,
     require_isolation: Annotated[
         bool, typer.Option("--require-isolation", help="Refuse to start unless every agent is fully sandboxed.")
@@ -66,10 +68,11 @@ def deploy_sim(
 ) -> None:
     """Rehearse the deployment: every agent in its own process, against the same episodes in process; a verdict.
 
-    Exits 1 if an action differs or a deadline is missed; with faults, if the team does not do as declared.
+    The report and the bundle's page, report.html, are kept in the bundle's reports/. Exits 1 if an action differs or a deadline is missed; with faults, if the team does not do as declared.
     Example: agentmixer deploy-sim --episodes 100
     """
     from agentmixer.errors import AgentMixerError
+    from agentmixer.files import beside
     from agentmixer.host.agent_process import AgentLost
     from agentmixer.host.faulty_link import parse_faults
     from agentmixer.train.run import standing
@@ -89,11 +92,13 @@ def deploy_sim(
         console.sentence(f"the team stands {standing(source, opened.team.source.step)}")
     name = "faults.json" if fault_matrix else "deploy_sim_faults.json" if fault else "deploy_sim.json"
     target = ReportFile(path, report, name)
+    page = ReportFile(path, beside(target.path, ".html") if report else None, "report.html", numbered=bool(report))
+    keep = Keeper(console, as_json, target, page, opened, trusted, source)
     arguments = (opened, episodes, rehearsal.DEPLOY_SEED if seed is None else seed, source)
     try:
         if fault or fault_matrix:
             chosen = None if fault_matrix else faults
-            _with_faults(console, as_json, target, chosen, deadline_ms, require_isolation, *arguments)
+            _with_faults(keep, chosen, deadline_ms, require_isolation, *arguments)
             return
         with console.doing() as doing:
             result = rehearsal.deploy_sim(
@@ -104,21 +109,40 @@ def deploy_sim(
                 margin=margin,
             )
     except AgentLost as error:
-        _keep(console, target, rehearsal.lost_report(opened, error), as_json, lambda: None)
+        keep(rehearsal.lost_report(opened, error), lambda: None)
         raise typer.Exit(1) from error
-    _keep(console, target, result, as_json, lambda: _print(console, result))
+    keep(result, lambda: _print(console, result))
     leave(result)
 
 
-def _keep(console: Terminal, target: ReportFile, report: Report, as_json: bool, show: Callable[[], None]) -> None:
-    """Write a report before anything of it is printed, then print it. show: prints what comes before its verdict."""
-    target.write(report.to_json())
-    if as_json:
-        typer.echo(report.to_json(), nl=False)
-        return
-    show()
-    console.place("report", target.path)
-    console.verdict(report)
+class Keeper(NamedTuple):
+    """Where a report goes, and the page that is made anew with it."""
+
+    console: Terminal
+    as_json: bool
+    target: ReportFile
+    page: ReportFile
+    bundle: Bundle
+    trusted: Path | None
+    run: Run
+
+    def __call__(self, report: Report, show: Callable[[], None]) -> None:
+        """Write a report and the page before anything of them is printed. show: prints what comes before the verdict."""
+        from agentmixer.report import bundle_page
+
+        self.target.write(report.to_json())
+        newest = {self.target.name: self.target.path}
+        written = write_page(
+            self.console, self.page, lambda: bundle_page.page(self.bundle, self.trusted, self.run.path, newest)
+        )
+        if self.as_json:
+            typer.echo(report.to_json(), nl=False)
+            return
+        show()
+        self.console.place("report", self.target.path)
+        if written:
+            self.console.place("page", self.page.path)
+        self.console.verdict(report)
 
 
 def _print(console: Terminal, result: DeploySimReport) -> None:
@@ -131,13 +155,13 @@ def _print(console: Terminal, result: DeploySimReport) -> None:
 
 
 def _with_faults(
-    console: Terminal, as_json: bool, target: ReportFile, faults: Faults | None, deadline_ms: float | None, require_isolation: bool,
+    keep: Keeper, faults: Faults | None, deadline_ms: float | None, require_isolation: bool,
     bundle: Bundle, episodes: int, seed: int, run: Run,
 ) -> None:  # fmt: skip
     """Rehearse under these faults, or under the matrix of them."""
     from agentmixer.validate import faults as rehearsal
 
-    deadline_s = None if deadline_ms is None else deadline_ms / 1e3
+    console, deadline_s = keep.console, None if deadline_ms is None else deadline_ms / 1e3
     with console.doing() as doing:
         if faults is None:
             matrix = rehearsal.matrix(
@@ -160,7 +184,7 @@ def _with_faults(
             promises = ", ".join(check.name for check in reports[0].checks)
             console.sentence(f"ok   {len(reports)} rehearsals behaved as declared: {promises}", indent=5)
 
-    _keep(console, target, result, as_json, show)
+    keep(result, show)
     leave(result)
 
 
