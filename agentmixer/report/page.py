@@ -18,7 +18,7 @@ from markupsafe import Markup
 from agentmixer import __version__
 from agentmixer.errors import AgentMixerError
 
-#: Most bytes that a page may have.
+#: Most bytes that a page may have, unless it says otherwise.
 MOST_BYTES = 3_000_000
 #: How the headline looks: what was promised holds, does not hold, or is not known.
 Tone = Literal["good", "bad", "open"]
@@ -63,6 +63,8 @@ class Page(NamedTuple):
     #: What the Content-Security-Policy allows beside the page's own styles and scripts: sources by directive, as
     #: {"worker-src": "blob:", "script-src": "'wasm-unsafe-eval'"}.
     allowed: Mapping[str, str] = {}
+    #: Most bytes that it may have.
+    most_bytes: int = MOST_BYTES
 
 
 def rendered(template: str, **values: Any) -> Markup:
@@ -72,7 +74,7 @@ def rendered(template: str, **values: Any) -> Markup:
 
 def compose(page: Page) -> str:
     """The whole file. Raises ValueError if a script would end its element, or two sections have one name, and AgentMixerError
-    if the file would be larger than MOST_BYTES."""
+    if the file would be larger than `page.most_bytes`."""
     names = [section.name for section in page.sections]
     if len(set(names)) < len(names):
         raise ValueError(f"two sections have one name: {', '.join(names)}")
@@ -87,9 +89,9 @@ def compose(page: Page) -> str:
         policy=_policy(page),
         version=__version__,
     )
-    if (size := len(whole.encode(errors="replace"))) > MOST_BYTES:
+    if (size := len(whole.encode(errors="replace"))) > page.most_bytes:
         raise AgentMixerError(
-            f"the page would have {size:,} bytes, more than {MOST_BYTES:,}; take large reports out of reports/"
+            f"the page would have {size:,} bytes, more than {page.most_bytes:,}; take large reports out of reports/"
         )
     return str(whole)
 

@@ -88,10 +88,12 @@ def parted(arms: list[Episode]) -> int | None:
 
 def _told(whole: int, cut: int, played: int) -> str:
     """How much of what was played is here."""
-    if not whole and not cut:
-        return f"None of {played:,} episodes fits into this page."
-    rest = f"the first {cut:,} steps of {'another' if whole else 'one'}" if cut else ""
-    return f"{' and '.join(filter(None, [f'{whole:,}' if whole else '', rest]))} of {played:,} episodes played."
+    many = "1 episode" if played == 1 else f"{played:,} episodes"
+    if whole == played:
+        return f"Here {'is' if played == 1 else 'are all'} {many}."
+    kept = f"{whole:,} of {many}" if whole else ""
+    rest = f"the first {cut:,} steps of {'another' if whole else many if played == 1 else f'one of {many}'}" if cut else ""
+    return f"As much as fits into this page: {' and '.join(filter(None, [kept, rest]))}."
 
 
 def _episode(

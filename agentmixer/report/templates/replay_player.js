@@ -9,7 +9,7 @@ class ReplayPlayer {
     this.data = data;
     this.part = Object.fromEntries(
       ["player", "episode", "arms", "agent", "stages", "play", "back", "forward", "scrubber", "mark", "time", "speed", "parted",
-        "jump", "mind", "who", "action", "sees", "head", "values"].map((name) => [name, document.getElementById(`replay-${name}`)]));
+        "jump", "mind", "brief", "who", "action", "sees", "head", "values"].map((name) => [name, document.getElementById(`replay-${name}`)]));
     this.still = matchMedia("(prefers-reduced-motion: reduce)");
     this.narrow = matchMedia("(max-width: 40rem)");
     this.colours = pageColours();
@@ -52,6 +52,7 @@ class ReplayPlayer {
     part.back.addEventListener("click", () => this.go(this.step - 1));
     part.forward.addEventListener("click", () => this.go(this.step + 1));
     part.scrubber.addEventListener("input", () => this.go(Number(part.scrubber.value)));
+    part.brief.addEventListener("change", () => this.hideZeros());
     part.jump.addEventListener("click", () => this.go(this.episode.parted));
     part.player.addEventListener("keydown", (event) => this.key(event));
     new ResizeObserver(() => this.show()).observe(part.stages);
@@ -225,8 +226,11 @@ class ReplayPlayer {
       return { row, cells };
     });
     part.values.replaceChildren(...this.rows.map(({ row }) => row));
+    this.hideZeros();
     this.shown = "";
   }
+
+  hideZeros() { this.part.values.className = this.part.brief.checked ? "brief" : ""; }
 
   showMind() {
     const { chosen, data, part, stages, step } = this;

@@ -7,7 +7,7 @@ function pageColours() {
   const of = (name) => style.getPropertyValue(name).trim();
   return {
     agent: of("--a"), other: of("--b"), goal: of("--c"), mark: of("--d"), wall: of("--soft"), ground: of("--line"),
-    paper: of("--card"), ink: of("--ink"), soft: of("--soft"),
+    paper: of("--card"), ink: of("--ink"), soft: of("--soft"), each: ["--a", "--d", "--c", "--e"].map(of),
   };
 }
 
@@ -143,7 +143,9 @@ class SceneCanvas {
   drawShape(one, chosen) {
     const { pen, colours } = this;
     const seen = this.sees(chosen, one.index), own = chosen !== null && one.agent === chosen;
-    const colour = seen ? colours[one.role] : colours.soft;
+    const { each } = colours; // a robot's parts, by the agent that moves them
+    const whose = !this.flat && one.agent !== null ? each[one.agent % each.length] : colours[one.role];
+    const colour = seen ? whose : colours.soft;
     pen.globalAlpha = seen ? 1 : 0.16;
     pen.fillStyle = pen.strokeStyle = colour;
     if (one.kind === "circle") this.drawCircle(one, own, seen);
