@@ -98,12 +98,10 @@ def _lead(known: tuple[Found, ...], rehearsal: Rehearsal | None) -> list[str]:
             f"later than {rehearsal.deadline_s * 1e3:g} ms."
         )
         name = rehearsal.measures[0]
-        deployed, joint = (rehearsal.arms[arm][name] for arm in ("deployed", "joint"))
-        what = "won {} of its episodes" if name == "win_rate" else "earned a mean return of {}"
-        form = ".1%" if name == "win_rate" else ".3g"
+        deployed, joint = (_result(name, rehearsal.arms[arm][name].value) for arm in ("deployed", "joint"))
         told.append(
-            f"The deployed team {what.format(f'{deployed.value:{form}}')}; with the global state and the Policy Modifier, as in "
-            f"training, it would have {what.format(f'{joint.value:{form}}')}."
+            f"The deployed team {deployed}. The joint policy, which has the global state and the Policy Modifier and exists in "
+            f"training only, {joint}."
         )
     counts = {status: [one for one in known if one.status == status] for status in ("passed", "failed", "not run")}
     summary = f"{len(counts['passed'])} of {len(known)} proofs passed"
@@ -112,6 +110,11 @@ def _lead(known: tuple[Found, ...], rehearsal: Rehearsal | None) -> list[str]:
     if counts["not run"]:
         summary += f"; not run: {', '.join(one.proof.name for one in counts['not run'])}"
     return [*told, summary + "."]
+
+
+def _result(measure: str, value: float) -> str:
+    """'won 53.1 % of its episodes'."""
+    return f"won {100 * value:.3g} % of its episodes" if measure == "win_rate" else f"had a mean return of {value:.3g}"
 
 
 def _training(bundle: Bundle, run: Path | None) -> Section | None:

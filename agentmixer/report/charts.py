@@ -14,10 +14,12 @@ from markupsafe import Markup, escape
 WIDTH, HEIGHT = 400, 240
 #: What is left free around the area of the data.
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 44
+#: What is left free on both sides of a chart without a y axis.
+MARGIN = 18
 #: How many series the style sheet tells apart.
 STYLES = 5
 #: Longest label of a row.
-LONGEST = 52
+LONGEST = 30
 
 
 class Axis(NamedTuple):
@@ -74,8 +76,8 @@ def linear(values: Sequence[float | None], label: str, bounds: tuple[float, floa
     return Axis(marks[0], marks[-1], tuple((mark, short(mark)) for mark in marks), label)
 
 
-def decades(low: float, high: float, label: str, units: Sequence[str] = ()) -> Axis:
-    """An axis of logarithms to base 10, from and to whole numbers. units: the text of each decade; powers unless given."""
+def decades(low: float, high: float, label: str) -> Axis:
+    """An axis of logarithms to base 10, from and to whole numbers."""
     first, last = math.floor(low), max(math.ceil(high), math.floor(low) + 1)
     return Axis(first, last, tuple((power, short(10.0**power)) for power in range(first, last + 1)), label)
 
@@ -104,16 +106,22 @@ def line_chart(name: str, title: str, told: str, x: Axis, y: Axis, series: Seque
             for a, b in points:
                 left, top = _at(x, y, a, b)
                 parts.append(Markup('<circle class="dot {}" cx="{}" cy="{}" r="3.5"/>').format(style, left, top))
-    return _figure(name, title, told, HEIGHT, parts, [one.name for one in series] if len(series) > 1 else [])
+    return _figure(
+        name,
+        title,
+        told,
+        HEIGHT,
+        parts,
+        [] if [one.name for one in series] == [y.label] else [one.name for one in series],
+    )
 
 
 def interval_chart(name: str, title: str, told: str, x: Axis, rows: Sequence[Row]) -> Markup:
     """A row for each figure: its name and its number, and below them a dot on its interval."""
     height = 42 * len(rows) + BOTTOM
-    inner = x._replace(label=x.label)
     parts = []
-    for place, text in inner.ticks:
-        left = _left(inner, place, 12)
+    for place, text in x.ticks:
+        left = _left(x, place)
         parts.append(Markup('<line class="grid" x1="{0}" x2="{0}" y1="4" y2="{1}"/>').format(left, height - BOTTOM + 4))
         parts.append(
             Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>').format(
@@ -123,26 +131,24 @@ def interval_chart(name: str, title: str, told: str, x: Axis, rows: Sequence[Row
     for number, row in enumerate(rows):
         top, style = 42 * number, f"s{number % STYLES}"
         label = row.name if len(row.name) <= LONGEST else row.name[: LONGEST - 1] + "…"
-        parts.append(Markup('<text class="name" x="12" y="{}">{}</text>').format(top + 16, label))
+        parts.append(Markup('<text class="name" x="{}" y="{}">{}</text>').format(MARGIN, top + 16, label))
         parts.append(
             Markup('<text class="value" x="{}" y="{}" text-anchor="end">{}</text>').format(
-                WIDTH - 12, top + 16, row.told
+                WIDTH - MARGIN, top + 16, row.told
             )
         )
         if row.low is not None and row.high is not None:
             parts.append(
                 Markup('<line class="whisker {}" x1="{}" x2="{}" y1="{y}" y2="{y}"/>').format(
-                    style, _left(inner, row.low, 12), _left(inner, row.high, 12), y=top + 29
+                    style, _left(x, row.low), _left(x, row.high), y=top + 29
                 )
             )
         parts.append(
-            Markup('<circle class="dot {}" cx="{}" cy="{}" r="5"/>').format(
-                style, _left(inner, row.value, 12), top + 29
-            )
+            Markup('<circle class="dot {}" cx="{}" cy="{}" r="5"/>').format(style, _left(x, row.value), top + 29)
         )
     parts.append(
         Markup('<text class="label" x="{}" y="{}" text-anchor="middle">{}</text>').format(
-            WIDTH / 2, height - 8, inner.label
+            WIDTH / 2, height - 8, x.label
         )
     )
     return _figure(name, title, told, height, parts, [])
@@ -179,9 +185,9 @@ def histogram_chart(
     return _figure(name, title, told, HEIGHT, parts, [])
 
 
-def _left(x: Axis, value: float, margin: float) -> float:
+def _left(x: Axis, value: float) -> float:
     """A place in a chart without a y axis."""
-    return round(margin + x.share(value) * (WIDTH - 2 * margin), 1)
+    return round(MARGIN + x.share(value) * (WIDTH - 2 * MARGIN), 1)
 
 
 def _at(x: Axis, y: Axis, a: float, b: float) -> tuple[float, float]:

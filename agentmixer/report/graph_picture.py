@@ -17,6 +17,8 @@ from agentmixer.runtime.onnx_graph import Graph, Node, Value
 
 #: Where the graph is drawn, and where what the agent cannot see; the wall stands between.
 WIDTH, WALL, UNSEEN = 400, 262, 276
+#: Width that a line takes which passes a layer.
+NARROW = 12
 #: Height of a line of text, and what is free between two layers.
 LINE, BETWEEN = 15, 26
 #: A graph of more blocks, or of more beside each other, is drawn as one block.
@@ -24,7 +26,7 @@ MOST_BLOCKS, MOST_BESIDE = 40, 4
 
 
 class Block(NamedTuple):
-    """A box of the picture. kind: "in", "node" or "out"; lines: its text; needs: names of the values that it takes; makes:
+    """A box of the picture. kind: "in", "node", "out" or "pass"; lines: its text; needs: names of the values that it takes; makes:
     of those that it gives."""
 
     kind: str
@@ -33,19 +35,21 @@ class Block(NamedTuple):
     makes: tuple[str, ...]
 
 
+#: A block with its left, top, width and height.
+Placed = tuple[Block, float, float, float, float]
+
+
 def graph_picture(
     name: str, agent: str, graph: Graph, task: TaskSpec, depends_on: dict[str, tuple[str, ...]]
 ) -> Markup:
     """The picture. name: its id on the page; depends_on: as `runtime.certificate.certificate` derives it."""
-    blocks = _blocks(graph)
-    layers = _layers(blocks)
-    if len(blocks) > MOST_BLOCKS or max(map(len, layers)) > MOST_BESIDE:
-        blocks = _one_block(graph)
-        layers = _layers(blocks)
-    boxes, height = _placed(blocks, layers)
+    layers = _layers(_blocks(graph))
+    drawn = [[block for block in layer if block.kind != "pass"] for layer in layers]
+    if sum(map(len, drawn)) > MOST_BLOCKS or max(map(len, drawn)) > MOST_BESIDE:
+        layers = _layers(_one_block(graph))
+    placed, height = _placed(layers)
     height = max(height, 250)
-    parts = [*_edges(blocks, boxes), *(_box(blocks[number], *box) for number, box in boxes.items())]
-    parts += _unseen(task, height)
+    parts = [*_edges(placed), *(_box(*one) for one in placed if one[0].kind != "pass"), *_unseen(task, height)]
     outputs = "; ".join(
         f"{output} is computed from {', '.join(inputs) or 'nothing'}" for output, inputs in depends_on.items()
     )
@@ -104,60 +108,81 @@ def _told(node: Node, graph: Graph) -> str:
     return f"{op} {matrices[0][0]:,}×{matrices[0][1]:,}" if matrices and node.op in ("Gemm", "MatMul") else op
 
 
-def _layers(blocks: Sequence[Block]) -> list[list[int]]:
-    """Blocks by how many stand above them at least; outputs lowest. In a layer, each stands under what it needs."""
+def _layers(blocks: Sequence[Block]) -> list[list[Block]]:
+    """Blocks by how many stand above them at least; outputs lowest. Where a value passes a layer, there is a block of kind
+    "pass" in it, so that a line never runs behind another block. In a layer, blocks stand below what they need."""
     maker = {name: number for number, block in enumerate(blocks) for name in block.makes}
     depth: list[int] = []
     for block in blocks:
         depth.append(max((depth[maker[name]] + 1 for name in block.needs), default=0))
     last = max(depth)
+    depth = [last if block.kind == "out" else at for block, at in zip(blocks, depth, strict=True)]
+    layers: list[list[Block]] = [[] for _ in range(last + 1)]
+    passing: set[str] = set()
+    used = dict.fromkeys(range(len(blocks)), last)
     for number, block in enumerate(blocks):
-        if block.kind == "out":
-            depth[number] = last
-    layers = [[number for number, at in enumerate(depth) if at == layer] for layer in range(last + 1)]
-    place: dict[int, float] = {}
+        needs = []
+        for name in block.needs:
+            source = maker[name]
+            used[source] = min(used[source], depth[number])
+            for at in range(depth[source] + 1, depth[number]):
+                made = f"\0{source} {at}"  # no name in a graph has such a character
+                if made not in passing:
+                    passing.add(made)
+                    layers[at].append(Block("pass", (), (name,), (made,)))
+                name = made
+            needs.append(name)
+        layers[depth[number]].append(block._replace(needs=tuple(needs)))
+    first = {blocks[number].makes: at for number, at in used.items() if blocks[number].kind == "in"}
+    layers[0].sort(key=lambda block: first.get(block.makes, 0))
+    place: dict[str, float] = {}
     for layer in layers:
-
-        def wanted(number: int) -> float:
-            above = [place[maker[name]] for name in blocks[number].needs]
-            return sum(above) / len(above) if above else float(number)
-
-        layer.sort(key=wanted)
-        place.update({number: (i + 0.5) / len(layer) for i, number in enumerate(layer)})
+        if place:
+            layer.sort(key=lambda block: sum(place[name] for name in block.needs) / max(len(block.needs), 1))
+        place |= {name: (i + 0.5) / len(layer) for i, block in enumerate(layer) for name in block.makes}
     return layers
 
 
-def _placed(
-    blocks: Sequence[Block], layers: Sequence[Sequence[int]]
-) -> tuple[dict[int, tuple[float, float, float, float]], float]:
+def _placed(layers: Sequence[Sequence[Block]]) -> tuple[list[Placed], float]:
     """Left, top, width and height of each block, and the height of all."""
-    boxes: dict[int, tuple[float, float, float, float]] = {}
+    placed: list[Placed] = []
     top = 30.0
     for layer in layers:
-        room = (WALL - 8) / len(layer)
-        width = min(room - 8, 120.0)
-        heights = [len(blocks[number].lines) * LINE + 10 for number in layer]
-        for i, (number, height) in enumerate(zip(layer, heights, strict=True)):
-            boxes[number] = (4 + (i + 0.5) * room - width / 2, top, width, height)
-        top += max(heights) + BETWEEN
-    return boxes, top - BETWEEN + 8
+        narrow = sum(block.kind == "pass" for block in layer)
+        room = (WALL - 8 - NARROW * narrow) / max(len(layer) - narrow, 1)
+        deepest = max(len(block.lines) * LINE + 10 for block in layer)
+        left = 4.0
+        for block in layer:
+            if block.kind == "pass":
+                placed.append((block, left, top, NARROW, deepest))
+                left += NARROW
+            else:
+                width = min(room - 8, 120.0)
+                placed.append((block, left + (room - width) / 2, top, width, len(block.lines) * LINE + 10))
+                left += room
+        top += deepest + BETWEEN
+    return placed, top - BETWEEN + 8
 
 
-def _edges(blocks: Sequence[Block], boxes: dict[int, tuple[float, float, float, float]]) -> list[Markup]:
-    """From the lower edge of what makes a value to the upper edge of what needs it, behind all boxes."""
-    maker = {name: number for number, block in enumerate(blocks) for name in block.makes}
+def _edges(placed: Sequence[Placed]) -> list[Markup]:
+    """From the lower edge of what makes a value to the upper edge of what needs it. What comes from an input alone is lit."""
+    maker: dict[str, Placed] = {}
+    lit: set[str] = set()
     found = []
-    for number, block in enumerate(blocks):
-        sources = list(dict.fromkeys(maker[name] for name in block.needs))
-        for i, source in enumerate(sources):
-            left, top, width, height = boxes[source]
-            a, b = left + width / 2, top + height
-            left, top, width, _ = boxes[number]
-            c, d = left + width * (i + 1) / (len(sources) + 1), top
-            bend = min((d - b) / 2, 40)
-            path = f"M{a:.1f} {b:.1f} C{a:.1f} {b + bend:.1f} {c:.1f} {d - bend:.1f} {c:.1f} {d:.1f}"
-            lit = " lit" if blocks[source].kind == "in" else ""
-            found.append(Markup('<path class="edge{}" d="{}"/>').format(lit, path))
+    for one in placed:
+        block, left, top, width, height = one
+        sources = {id(maker[name][0]): (name, maker[name]) for name in block.needs}
+        for i, (name, (source, x, y, wide, high)) in enumerate(sources.values()):
+            a, b, c = x + wide / 2, y + high, left + width * (i + 1) / (len(sources) + 1)
+            bend = (top - b) / 2
+            path = f"M{a:.1f} {b:.1f}C{a:.1f} {b + bend:.1f} {c:.1f} {top - bend:.1f} {c:.1f} {top:.1f}"
+            if block.kind == "pass":
+                path += f"V{top + height:.1f}"
+            bright = source.kind == "in" or name in lit
+            if bright and block.kind == "pass":
+                lit.update(block.makes)
+            found.append(Markup('<path class="edge{}" d="{}"/>').format(" lit" if bright else "", path))
+        maker |= dict.fromkeys(block.makes, one)
     return found
 
 
@@ -174,7 +199,7 @@ def _box(block: Block, left: float, top: float, width: float, height: float) -> 
 
 
 def _fitted(text: str, width: float) -> str:
-    room = int(width / 5.6)
+    room = int(width / 5.4)
     return text if len(text) <= room else text[: room - 1] + "…"
 
 

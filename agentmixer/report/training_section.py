@@ -76,7 +76,7 @@ def chart(name: str, title: str, key: str, lines: Sequence[Series | None]) -> Ma
     if not known:
         return None
     values = [value for line in known for part in (line.y, line.low, line.high) for value in part]
-    x = linear([step for line in known for step in line.x], "environment steps")
+    x = linear([], "environment steps", (0, max(step for line in known for step in line.x)))
     y = linear(values, key.replace("_", " "), (0.0, 1.0) if key in _SHARES else None)
     told = "; ".join(
         f"{line.name}: {line.y[0]:.3g} at step {line.x[0]:,}, {line.y[-1]:.3g} at step {line.x[-1]:,}" for line in known
