@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import codecs
 import io
-import struct
-import zipfile
 from collections.abc import Callable
 from math import prod
 from typing import NamedTuple
@@ -15,9 +12,8 @@ import numpy as np
 from agentmixer.contract.manifest import AgentManifest, Tolerances
 from agentmixer.contract.spec import ActionSpace, Box
 from agentmixer.errors import AgentMixerError
+from agentmixer.runtime import arrays
 from agentmixer.runtime.actions import allowance, allowed, is_near_tie
-
-codecs.lookup("cp437")  # zipfile needs it, and in the sandbox nothing can be loaded any more
 
 #: A shorter trace shows too little of a recurrent policy to count as evidence.
 MIN_STEPS = 200
@@ -27,10 +23,6 @@ MAX_FILE = 1 << 24
 #: Most bytes that all arrays may have together, and most work of repeating them (in `guard.Cost.work`): a second or so.
 MAX_BYTES = 1 << 25
 MAX_WORK = 1 << 31
-#: Bytes that describe an array before its data: more than export writes, which is 128.
-_LONGEST_HEADER = 1024
-#: Bytes taken out of an archive at a time: zipfile joins what it reads piece by piece.
-_CHUNK = 1 << 18
 
 
 class Golden(NamedTuple):
@@ -96,63 +88,17 @@ def _read(data: bytes, manifest: AgentManifest) -> Golden:
     action = manifest.tensor("action")
     rows = Golden(*(("float32", obs), ("bool", policy), ("bool", ()), (action.dtype, action.shape)),  # type: ignore[arg-type]
                   ("float32", policy), ("float32", memory))  # type: ignore[arg-type]  # fmt: skip
-    with _opened(data) as archive:
-        steps = _header(archive, "reset")[1][0]
+    with arrays.opened(data, Golden._fields) as archive:
+        steps = arrays.header(archive, "reset")[1][0]
         if not 0 < steps <= MAX_STEPS:
             raise ValueError(f"it holds {steps:,} steps, where 1 to {MAX_STEPS:,} are possible")
-        sizes = [np.dtype(dtype).itemsize * steps * prod(shape) for dtype, shape in rows]
-        if sum(sizes) > MAX_BYTES:
-            raise ValueError(f"its arrays have {sum(sizes):,} bytes, where {MAX_BYTES:,} are possible")
-        arrays = []
-        for name, (dtype, shape), size in zip(Golden._fields, rows, sizes, strict=True):
-            found = _header(archive, name)
-            if found[:2] != (dtype, (steps, *shape)):
-                raise ValueError(
-                    f"{name} is {found[0]} {list(found[1])}, where agent.json calls for {dtype} {[steps, *shape]}"
-                )
-            entry, at = archive.getinfo(f"{name}.npy"), found[2]
-            if entry.file_size != at + size:
-                raise ValueError(f"{name} has {entry.file_size:,} bytes, where {at + size:,} are called for")
-            room = np.empty(at + size, np.uint8)
-            with archive.open(entry) as file:
-                for begin in range(0, room.size, _CHUNK):
-                    chunk = file.read(min(_CHUNK, room.size - begin))
-                    if len(chunk) < min(_CHUNK, room.size - begin):
-                        raise ValueError(f"{name} ends before its {room.size:,} bytes")
-                    room[begin : begin + len(chunk)] = np.frombuffer(chunk, np.uint8)
-            arrays.append(np.frombuffer(room.data, dtype, offset=at).reshape(steps, *shape))
-    return Golden(*arrays)
-
-
-def _opened(data: bytes) -> zipfile.ZipFile:
-    """The archive, of which only its end has been read. Raises ValueError if it is not made as `dump` makes it: six
-    members in order, compressed with deflate, their directory at the end and nothing after it."""
-    end = struct.Struct("<4s4H2LH")
-    names = [f"{name}.npy" for name in Golden._fields]
-    signature, *disks, here, members, size, at, comment = end.unpack(data[-end.size :])
-    if signature != b"PK\5\6" or any(disks) or comment or not here == members == len(names):
-        raise ValueError(f"it is not an archive of {len(names)} arrays")
-    if size > 4096 or at + size + end.size != len(data) or data[-end.size - 20 : -end.size].startswith(b"PK\6\7"):
-        raise ValueError("its directory is not where it should be")
-    archive = zipfile.ZipFile(io.BytesIO(data))
-    if archive.namelist() != names:
-        raise ValueError(f"it holds {', '.join(archive.namelist())}, where {', '.join(names)} belong")
-    for entry in archive.infolist():
-        if entry.compress_type != zipfile.ZIP_DEFLATED or entry.flag_bits:
-            raise ValueError(f"{entry.filename} is compressed in another way than deflate")
-    return archive
-
-
-def _header(archive: zipfile.ZipFile, name: str) -> tuple[str, tuple[int, ...], int]:
-    """An array's type and shape, and where its data begins."""
-    with archive.open(f"{name}.npy") as opened:
-        file = io.BytesIO(opened.read(_LONGEST_HEADER))
-        if np.lib.format.read_magic(file) != (1, 0):
-            raise ValueError(f"{name} is not an array of format 1.0")
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    if fortran and len(shape) > 1:
-        raise ValueError(f"{name} is not stored row by row")
-    return dtype.name if dtype.isnative else str(dtype), shape, file.tell()
+        size = sum(np.dtype(dtype).itemsize * steps * prod(shape) for dtype, shape in rows)
+        if size > MAX_BYTES:
+            raise ValueError(f"its arrays have {size:,} bytes, where {MAX_BYTES:,} are possible")
+        return Golden(*(
+            arrays.read(archive, name, dtype, (steps, *shape))
+            for name, (dtype, shape) in zip(Golden._fields, rows, strict=True)
+        ))  # fmt: skip
 
 
 def _sensible(golden: Golden, manifest: AgentManifest) -> None:

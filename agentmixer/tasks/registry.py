@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.metadata import entry_points
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from agentmixer.errors import AgentMixerError, nearest
 from agentmixer.missing import Problem
 from agentmixer.tasks.base import Task, TaskFamily, check_actions
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from agentmixer.contract.spec import TaskSpec
+    from agentmixer.tasks.scene import Scene
 
 GROUP = "agentmixer.tasks"
 
@@ -54,6 +60,21 @@ def backend_problems(task: str, backend: str) -> list[Problem]:
     A family says so in a function `backend_problems(backend)`; of every other family nothing is known to be missing."""
     own = getattr(family(task), "backend_problems", None)
     return own(backend) if own else []
+
+
+def scene(spec: TaskSpec, states: np.ndarray, obs: np.ndarray, actions: np.ndarray) -> Scene:
+    """A recorded episode as shapes: states [T + 1, S], obs [T + 1, N, D], actions [T, N] or [T, N, W].
+
+    A family says how in a function `scene` of the same arguments. Where there is none, or it returns None, the numbers of
+    observations and actions are drawn as bars (`numbers_scene`)."""
+    from agentmixer.tasks import numbers_scene
+
+    point = next((point for point in entry_points(group=GROUP) if point.name == spec.name), None)
+    try:
+        own = getattr(point.load(), "scene", None) if point else None
+    except ImportError:  # of a family that is not complete here
+        own = None
+    return (own(spec, states, obs, actions) if own else None) or numbers_scene.scene(spec, states, obs, actions)
 
 
 def check(

@@ -17,6 +17,7 @@ from agentmixer.tasks.base import Restarting, TaskStep, to_torch
 from agentmixer.tasks.side_by_side import lost_in
 from agentmixer.train.settings import JUDGE_LIMIT
 from agentmixer.train.team import Team
+from agentmixer.validate.recording import Recorder
 
 
 class Arm(Protocol):
@@ -139,27 +140,28 @@ class Played(NamedTuple):
 
 def play(
     arm: Arm, task: Task, episodes: int, seed: int, shadow: Arm | None = None, longest: int = JUDGE_LIMIT,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Callable[[str], None] = lambda _: None, recorder: Recorder | None = None,
 ) -> Played:  # fmt: skip
     """Play episodes 0 .. episodes-1 of `seed` one after the other. Two arms that act alike see, bit for
     bit, the same episodes. task: one environment.
 
     shadow: another arm that sees every step and decides too, with its own memory, but moves nothing. Where
     physics is chaotic, two arms that differ in the last bit soon live in different worlds; a shadow stays in one.
-    longest: steps after which an episode is cut off (`evaluate.longest_episode`). progress: called with how far it is. Raises AgentMixerError if an environment
+    longest: steps after which an episode is cut off (`evaluate.longest_episode`). progress: called with how far it is. recorder: is shown every step. Raises AgentMixerError if an environment
     fails, whether it was made anew or not: the arms would no longer play the same episode."""
     # One environment's networks gain nothing from threads, and lose much where other work holds the cores.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return _play(arm, task, episodes, seed, shadow, longest, progress)
+        return _play(arm, task, episodes, seed, shadow, longest, progress, recorder)
     finally:
         torch.set_num_threads(threads)
 
 
 def _play(
-    arm: Arm, task: Task, episodes: int, seed: int, shadow: Arm | None, longest: int, progress: Callable[[str], None]
-) -> Played:
+    arm: Arm, task: Task, episodes: int, seed: int, shadow: Arm | None, longest: int, progress: Callable[[str], None],
+    recorder: Recorder | None,
+) -> Played:  # fmt: skip
     returns, won, actions, shadows, unended = [], [], [], [], []
     for episode in range(episodes):
         progress(f"episode {episode + 1} of {episodes}")
@@ -167,6 +169,8 @@ def _play(
         arm.reset(episode)
         if shadow:
             shadow.reset(episode)
+        if recorder:
+            recorder.begin(step)
         taken: list[np.ndarray] = []
         total, beside, ended = 0.0, [], False
         while not ended and len(taken) < longest:
@@ -178,10 +182,14 @@ def _play(
             step = task.step(torch.from_numpy(action[:, None].copy()))
             if lost_in(task) is not None and isinstance(task, Restarting):
                 raise AgentMixerError(f"{task.failures()[-1]}; choose other episodes with --seed")
+            if recorder:
+                recorder.add(action, step)
             total += float(np.asarray(step.reward)[0])
             ended = bool(np.asarray(step.terminated)[0] or np.asarray(step.truncated)[0])
         returns.append(total)
         won.append(ended and bool(np.asarray(step.won)[0]))
+        if recorder:
+            recorder.end(won[-1], ended)
         if not ended:
             unended.append(episode)
         actions.append(np.stack(taken))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,13 +22,16 @@ from agentmixer.train import checkpoint
 from agentmixer.train.evaluate import longest_episode
 from agentmixer.train.run import Run
 from agentmixer.validate import equivalence
-from agentmixer.validate.arms import ActorsArm, DeployedArm, JointArm, Played, play
+from agentmixer.validate.arms import ActorsArm, Arm, DeployedArm, JointArm, Played, play
 from agentmixer.validate.equivalence import Equivalence
 from agentmixer.validate.histogram import Histogram, histogram
+from agentmixer.validate.recording import Recorder
 from agentmixer.validate.source_run import check_task, source_run
 
 #: Episodes of their own, apart from training, evaluation and golden traces.
 DEPLOY_SEED = 3_000_017
+#: What arms are called while they play.
+_PLAYING = {"joint": "joint policy", "actors": "actors", "deployed": "deployed agents"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,35 +211,41 @@ def quantiles(values_ns: list[int]) -> dict[str, float | None]:
 def deploy_sim(
     bundle: Bundle, episodes: int, seed: int = DEPLOY_SEED, run: Run | None = None, deadline_s: float | None = None,
     progress: Callable[[str], None] = lambda _: None, require_isolation: bool = False, margin: float | None = None,
+    recorders: Mapping[str, Recorder] | None = None,
 ) -> DeploySimReport:  # fmt: skip
     """Play `episodes` paired episodes with each arm and judge the deployed one.
 
     margin: what deployed and actors may differ by (`equivalence.equivalence` says in what unit); if given it decides.
     deadline_s: how long a step waits for decisions; the control period unless given. Calls `progress` with
-    what is played, and how far. run: as `source_run.source_run` gives it. Raises AgentMixerError if the run is gone, an agent cannot be started,
+    what is played, and how far. recorders: of arms, by name. run: as `source_run.source_run` gives it. Raises AgentMixerError if the run is gone, an agent cannot be started,
     or its isolation is required and not full."""
     run = run or source_run(bundle)
     with contextlib.closing(run.make_task(1)) as task:
-        return _deploy_sim(bundle, run, task, episodes, seed, deadline_s, progress, require_isolation, margin)
+        return _deploy_sim(
+            bundle, run, task, episodes, seed, deadline_s, progress, require_isolation, margin, recorders or {}
+        )
 
 
 def _deploy_sim(
     bundle: Bundle, run: Run, task: Task, episodes: int, seed: int, deadline_s: float | None,
     progress: Callable[[str], None], require_isolation: bool, margin: float | None,
+    recorders: Mapping[str, Recorder],
 ) -> DeploySimReport:  # fmt: skip
     check_task(task, bundle, run)
     algorithm, _ = checkpoint.load_weights(run, task, run.checkpoints / bundle.team.source.checkpoint)
     longest = longest_episode(task.spec, run.config.run.judge_limit)
 
-    def playing(arm: str) -> Callable[[str], None]:
-        return lambda done: progress(f"playing, {arm}: {done}")
+    def playing(name: str, arm: Arm, shadow: Arm | None = None) -> Played:
+        def told(done: str) -> None:
+            progress(f"playing, {_PLAYING[name]}: {done}")
+
+        return play(arm, task, episodes, seed, shadow, longest, told, recorders.get(name))
 
     joint = JointArm(algorithm.team)
-    played = {"joint": play(joint, task, episodes, seed, None, longest, playing("joint policy"))}
-    played["actors"] = play(ActorsArm(algorithm.team), task, episodes, seed, None, longest, playing("actors"))
+    played = {"joint": playing("joint", joint), "actors": playing("actors", ActorsArm(algorithm.team))}
     with Host(bundle, deadline_s, require_isolation=require_isolation) as host:
         deployed, shadow = DeployedArm(host, task.spec), ActorsArm(algorithm.team)
-        played["deployed"] = play(deployed, task, episodes, seed, shadow, longest, playing("deployed agents"))
+        played["deployed"] = playing("deployed", deployed, shadow)
         figures = {agent.name: _figures(host, i, deployed.decisions) for i, agent in enumerate(host.agents)}
         first_action = max(host.start_seconds) + deployed.step_ns[0] / 1e9
     equivalent = equivalence.equivalence(

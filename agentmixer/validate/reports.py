@@ -18,13 +18,15 @@ class ReportFile:
 
     bundle: whose reports/ folder it goes to, unless `asked` says where; name: of the file there. Where there is a file
     already, it stays, and the report is called -2, -3 and so on; unless `numbered`, it is replaced. option: what chooses
-    another place, for errors. The folder of a bundle is somebody else's: nothing is
+    another place, for errors. also: endings of files that will lie beside it under the same name, such as ".npz". The folder
+    of a bundle is somebody else's: nothing is
     written through a link that lies in it. Raises AgentMixerError if nothing can be written there, or if a bundle would no
     longer be one with it."""
 
     def __init__(
-        self, bundle: Path, asked: Path | None, name: str, numbered: bool = True, option: str = "--report FILE"
-    ):
+        self, bundle: Path, asked: Path | None, name: str, numbered: bool = True, option: str = "--report FILE",
+        also: tuple[str, ...] = (),
+    ):  # fmt: skip
         #: What the report is called, without its number and ending.
         self.name, self._option = Path(name).stem, option
         first = self.path = asked or bundle / REPORTS_FOLDER / name
@@ -35,22 +37,36 @@ class ReportFile:
                 f"{asked} lies in the bundle {around}, which no file may be added to but in {REPORTS_FOLDER}/; choose another "
                 f"{option}"
             )
+        if self.path.suffix in also:
+            raise AgentMixerError(f"{self.path} is where more than the report is kept; choose another {option}")
         for number in itertools.count(2):
-            if (
-                not numbered or self.path.is_symlink() or not self.path.is_file()
-            ):  # whatever else is there is refused below
-                break
+            files = [self.path, *map(self._beside, also)]
+            if not numbered or not any(file.is_file() and not file.is_symlink() for file in files):
+                break  # whatever else is there is refused below
             self.path = first.with_stem(f"{first.stem}-{number}")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            check_writable(self.path)
+            for file in files:
+                check_writable(file)
         except OSError as error:
             raise self._unwritable(error) from error
 
-    def write(self, text: str) -> None:
-        """Keep `text`, whole."""
+    def write(self, content: str | bytes) -> None:
+        """Keep `content`, whole."""
+        self._write(self.path, content.encode() if isinstance(content, str) else content)
+
+    def write_beside(self, ending: str, data: bytes) -> Path:
+        """Keep `data`, whole, in the file of that ending. Returns its path."""
+        path = self._beside(ending)
+        self._write(path, data)
+        return path
+
+    def _beside(self, ending: str) -> Path:
+        return self.path.parent / f"{self.path.stem}{ending}"
+
+    def _write(self, path: Path, data: bytes) -> None:
         try:
-            write_whole(self.path, text.encode())
+            write_whole(path, data)
         except OSError as error:
             raise self._unwritable(error) from error
 

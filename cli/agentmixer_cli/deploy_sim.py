@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from agentmixer.train.run import Run
     from agentmixer.validate.deploy_sim import DeploySimReport
     from agentmixer.validate.faults import FaultReport
+    from agentmixer.validate.recording import Recorder
     from agentmixer.validate.reports import ReportFile
 
 
@@ -77,6 +78,7 @@ def deploy_sim(
     from agentmixer.host.faulty_link import parse_faults
     from agentmixer.train.run import standing
     from agentmixer.validate import deploy_sim as rehearsal
+    from agentmixer.validate import recording
     from agentmixer.validate.reports import ReportFile
 
     console = Terminal(stderr=as_json)
@@ -91,9 +93,11 @@ def deploy_sim(
         console.place("bundle", path)
         console.sentence(f"the team stands {standing(source, opened.team.source.step)}")
     name = "faults.json" if fault_matrix else "deploy_sim_faults.json" if fault else "deploy_sim.json"
-    target = ReportFile(path, report, name)
+    plain = not fault and not fault_matrix
+    target = ReportFile(path, report, name, also=(".npz",) if plain else ())
     page = ReportFile(path, beside(target.path, ".html") if report else None, "report.html", numbered=bool(report))
-    keep = Keeper(console, as_json, target, page, opened, trusted, source)
+    recorders = recording.recorders() if plain else {}
+    keep = Keeper(console, as_json, target, page, opened, trusted, source, recorders)
     arguments = (opened, episodes, rehearsal.DEPLOY_SEED if seed is None else seed, source)
     try:
         if fault or fault_matrix:
@@ -107,6 +111,7 @@ def deploy_sim(
                 progress=doing,
                 require_isolation=require_isolation,
                 margin=margin,
+                recorders=recorders,
             )
     except AgentLost as error:
         keep(rehearsal.lost_report(opened, error), lambda: None)
@@ -116,7 +121,9 @@ def deploy_sim(
 
 
 class Keeper(NamedTuple):
-    """Where a report goes, and the page that is made anew with it."""
+    """Where a report goes, and what is kept with it: episodes to replay, and the page that is made anew.
+
+    recorders: what recorded the episodes, by arm; none if none are kept."""
 
     console: Terminal
     as_json: bool
@@ -125,12 +132,15 @@ class Keeper(NamedTuple):
     bundle: Bundle
     trusted: Path | None
     run: Run
+    recorders: Mapping[str, Recorder]
 
     def __call__(self, report: Report, show: Callable[[], None]) -> None:
-        """Write a report and the page before anything of them is printed. show: prints what comes before the verdict."""
+        """Write a report, episodes and the page before anything of them is printed. show: prints what comes before the
+        verdict."""
         from agentmixer.report import bundle_page
 
         self.target.write(report.to_json())
+        recorded = self._recorded()
         newest = {self.target.name: self.target.path}
         written = write_page(
             self.console, self.page, lambda: bundle_page.page(self.bundle, self.trusted, self.run.path, newest)
@@ -140,9 +150,27 @@ class Keeper(NamedTuple):
             return
         show()
         self.console.place("report", self.target.path)
+        if recorded:
+            self.console.sentence(f"recording {recorded}", indent=2)
         if written:
             self.console.place("page", self.page.path)
         self.console.verdict(report)
+
+    def _recorded(self) -> str:
+        """Keep episodes beside the report. Returns what is to be said of it; the verdict stands without them."""
+        from agentmixer.errors import AgentMixerError
+        from agentmixer.validate import recording
+
+        if not self.recorders or not all(recorder.played for recorder in self.recorders.values()):
+            return ""
+        kept = recording.gathered(self.recorders)
+        if not kept.episodes:
+            return "of nothing: not one step of an episode fits"
+        try:
+            path = self.target.write_beside(".npz", recording.dump(kept))
+        except AgentMixerError as error:
+            return f"of nothing: {error}"
+        return f"{path} ({len(kept.numbers):,} of {kept.played:,} episodes; see them: agentmixer replay)"
 
 
 def _print(console: Terminal, result: DeploySimReport) -> None:

@@ -5,10 +5,17 @@ After the task CoordSum of MAGPO (arXiv 2507.18059). N agents, K actions each, M
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from agentmixer.contract.spec import Discrete, TaskSpec
 from agentmixer.missing import Problem, missing_packages
 from agentmixer.tasks.base import NoOptions, ScenarioInfo, Task, check_known
 from agentmixer.tasks.coordsum.coordsum_facts import EPISODE_LIMIT, SIZES, state_size
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from agentmixer.tasks.scene import Scene
 
 Options = NoOptions
 backends = ("jax",)
@@ -44,6 +51,13 @@ def backend_problems(backend: str) -> list[Problem]:
 def check(scenario: str, backend: str, options: NoOptions) -> None:
     """Raise AgentMixerError for an unknown scenario."""
     check_known("coordsum", scenario, SIZES)
+
+
+def scene(spec: TaskSpec, states: np.ndarray, obs: np.ndarray, actions: np.ndarray) -> Scene:
+    """An episode as shapes: see `tasks.scene`."""
+    from agentmixer.tasks.coordsum import sum_scene
+
+    return sum_scene.scene(spec, states, obs, actions)
 
 
 def make(scenario: str, num_envs: int, backend: str, options: NoOptions, device: str = "cpu") -> Task:

@@ -7,15 +7,21 @@ factorisations that it leaves out.
 from __future__ import annotations
 
 import functools
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
 from agentmixer.config import Settings
+from agentmixer.contract.spec import TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.missing import Problem, missing_packages
 from agentmixer.tasks.base import ScenarioInfo, Task, check_known
 from agentmixer.tasks.mamujoco.mamujoco_facts import REGROUPED, TEAMS
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from agentmixer.tasks.scene import Scene
 
 
 class Options(Settings, frozen=True):
@@ -73,6 +79,13 @@ def check(scenario: str, backend: str, options: Options) -> None:
     check_known("mamujoco", scenario, TEAMS)
     for problem in backend_problems(backend):
         raise AgentMixerError(f"task 'mamujoco': {problem}")
+
+
+def scene(spec: TaskSpec, states: np.ndarray, obs: np.ndarray, actions: np.ndarray) -> Scene:
+    """An episode as shapes: see `tasks.scene`."""
+    from agentmixer.tasks.mamujoco import figure_scene
+
+    return figure_scene.scene(spec, states)
 
 
 def make(

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agentmixer.contract.spec import Discrete, TaskSpec
 from agentmixer.missing import Problem, missing_packages
 from agentmixer.tasks.base import NoOptions, ScenarioInfo, Task
 from agentmixer.tasks.matrix.payoffs import PAYOFFS, payoff
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from agentmixer.tasks.scene import Scene
 
 Options = NoOptions
 backends = ("jax",)
@@ -43,6 +49,13 @@ def backend_problems(backend: str) -> list[Problem]:
 def check(scenario: str, backend: str, options: NoOptions) -> None:
     """Raise AgentMixerError if `payoff` would."""
     payoff(scenario)
+
+
+def scene(spec: TaskSpec, states: np.ndarray, obs: np.ndarray, actions: np.ndarray) -> Scene | None:
+    """An episode as shapes: see `tasks.scene`."""
+    from agentmixer.tasks.matrix import payoff_scene
+
+    return payoff_scene.scene(spec, states, obs, actions)
 
 
 def make(scenario: str, num_envs: int, backend: str, options: NoOptions, device: str = "cpu") -> Task:

@@ -6,10 +6,17 @@ short passage or the long one, once. A passage has room for two small agents or 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from agentmixer.contract.spec import Discrete, TaskSpec
 from agentmixer.missing import Problem, missing_packages
 from agentmixer.tasks.base import NoOptions, ScenarioInfo, Task, check_known
 from agentmixer.tasks.passage.passage_payoffs import LONG, SHORT
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from agentmixer.tasks.scene import Scene
 
 SCENARIO = "two_agents"
 
@@ -35,6 +42,13 @@ def backend_problems(backend: str) -> list[Problem]:
 def check(scenario: str, backend: str, options: NoOptions) -> None:
     """Raise AgentMixerError for an unknown scenario."""
     check_known("passage", scenario, [SCENARIO])
+
+
+def scene(spec: TaskSpec, states: np.ndarray, obs: np.ndarray, actions: np.ndarray) -> Scene:
+    """An episode as shapes: see `tasks.scene`."""
+    from agentmixer.tasks.passage import passage_scene
+
+    return passage_scene.scene(spec, states, obs, actions)
 
 
 def make(scenario: str, num_envs: int, backend: str, options: NoOptions, device: str = "cpu") -> Task:

@@ -5,7 +5,7 @@ After the task of DICG (Li et al. 2021).
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
@@ -23,6 +23,11 @@ from agentmixer.tasks.predator_prey.predator_prey_facts import (
     obs_names,
     state_size,
 )
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from agentmixer.tasks.scene import Scene
 
 
 class Options(Settings, frozen=True):
@@ -86,6 +91,14 @@ def check(scenario: str, backend: str, options: Options) -> None:
             f"{predators} predators and {preys} prey do not fit on the {grid * grid} cells of a {grid}x{grid} grid; "
             "raise option grid"
         )
+
+
+def scene(spec: TaskSpec, states: np.ndarray, obs: np.ndarray, actions: np.ndarray) -> Scene:
+    """An episode as shapes: see `tasks.scene`."""
+    from agentmixer.tasks.predator_prey import grid_scene
+
+    of = size(spec.scenario, Options().replace(dict(spec.options), kind="option"))
+    return grid_scene.scene(of, spec, states, obs)
 
 
 def make(scenario: str, num_envs: int, backend: str, options: Options, device: str = "cpu") -> Task:

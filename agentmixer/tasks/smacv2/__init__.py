@@ -5,7 +5,7 @@ Backend `smax` plays them in SMAX, the field's StarCraft-free stand-in. Backend 
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from agentmixer.config import Settings, about
 from agentmixer.contract.spec import Discrete, TaskSpec
@@ -23,6 +23,11 @@ from agentmixer.tasks.smacv2.smacv2_facts import (
     split,
     state_size,
 )
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from agentmixer.tasks.scene import Scene
 
 
 class Options(Settings, frozen=True):
@@ -86,6 +91,13 @@ def check(scenario: str, backend: str, options: Options) -> None:
         return
     for problem in sc2_install.problems():
         raise AgentMixerError(f"backend 'sc2': {problem}")
+
+
+def scene(spec: TaskSpec, states: np.ndarray, obs: np.ndarray, actions: np.ndarray) -> Scene:
+    """An episode as shapes: see `tasks.scene`."""
+    from agentmixer.tasks.smacv2 import battle_scene
+
+    return battle_scene.scene(spec, states, obs, actions)
 
 
 def make(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 #: Race -> unit types that SMAX can express, with their SMACv2 weights. The medivac (heals) and the
 #: baneling (explodes) cannot be expressed; their weight of .1 is shared by the other two.
 TEAMS: dict[str, dict[str, float]] = {
@@ -9,6 +11,34 @@ TEAMS: dict[str, dict[str, float]] = {
     "terran": {"marine": 0.50, "marauder": 0.50},
     "zerg": {"zergling": 0.50, "hydralisk": 0.50},
 }
+
+
+class Unit(NamedTuple):
+    """SMAX's parameters of a unit: distances in map units, times in seconds."""
+
+    velocity: float
+    attack: float
+    attack_range: float
+    sight_range: float
+    radius: float
+    health: float
+    cooldown: float
+
+
+#: The first six rows are SMAX's own values. The colossus (not in SMAX) has the real unit's speed, range,
+#: sight, radius, weapon cooldown, health (200 + 150 shield) and damage (two beams of 10), on one target.
+UNITS: dict[str, Unit] = {
+    "marine": Unit(3.15, 9.0, 5.0, 9.0, 0.375, 45.0, 0.61),
+    "marauder": Unit(2.25, 10.0, 6.0, 10.0, 0.5625, 125.0, 1.07),
+    "stalker": Unit(4.13, 13.0, 6.0, 10.0, 0.625, 160.0, 1.87),
+    "zealot": Unit(3.15, 8.0, 2.0, 9.0, 0.5, 150.0, 0.86),
+    "zergling": Unit(4.13, 5.0, 2.0, 8.0, 0.375, 35.0, 0.5),
+    "hydralisk": Unit(3.15, 12.0, 5.0, 9.0, 0.625, 80.0, 0.59),
+    "colossus": Unit(3.15, 20.0, 7.0, 10.0, 1.0, 350.0, 1.07),
+}
+#: The map's width and height.
+MAP_SIZE = 32
+
 SIZES: dict[str, tuple[int, int]] = {
     "5v5": (5, 5),
     "10v10": (10, 10),

@@ -7,12 +7,11 @@ import functools
 import importlib.util
 import sys
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from agentmixer.tasks.smacv2.smacv2_facts import EPISODE_LIMIT, TEAMS, split
+from agentmixer.tasks.smacv2.smacv2_facts import EPISODE_LIMIT, MAP_SIZE, TEAMS, UNITS, Unit, split
 
 
 @contextlib.contextmanager
@@ -40,32 +39,6 @@ with packages_left_empty("jaxmarl", "jaxmarl.environments"):
     from jaxmarl.environments.smax import HeuristicEnemySMAX
     from jaxmarl.environments.smax.distributions import Distribution
     from jaxmarl.environments.smax.smax_env import Scenario
-
-
-class Unit(NamedTuple):
-    """SMAX's parameters of a unit: distances in map units, times in seconds."""
-
-    velocity: float
-    attack: float
-    attack_range: float
-    sight_range: float
-    radius: float
-    health: float
-    cooldown: float
-
-
-#: The first six rows are SMAX's own values. The colossus (not in SMAX) has the real unit's speed, range,
-#: sight, radius, weapon cooldown, health (200 + 150 shield) and damage (two beams of 10), on one target.
-UNITS: dict[str, Unit] = {
-    "marine": Unit(3.15, 9.0, 5.0, 9.0, 0.375, 45.0, 0.61),
-    "marauder": Unit(2.25, 10.0, 6.0, 10.0, 0.5625, 125.0, 1.07),
-    "stalker": Unit(4.13, 13.0, 6.0, 10.0, 0.625, 160.0, 1.87),
-    "zealot": Unit(3.15, 8.0, 2.0, 9.0, 0.5, 150.0, 0.86),
-    "zergling": Unit(4.13, 5.0, 2.0, 8.0, 0.375, 35.0, 0.5),
-    "hydralisk": Unit(3.15, 12.0, 5.0, 9.0, 0.625, 80.0, 0.59),
-    "colossus": Unit(3.15, 20.0, 7.0, 10.0, 1.0, 350.0, 1.07),
-}
-MAP_SIZE = 32
 
 
 class MirroredTeams(Distribution):

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from agentmixer.tasks.base import Probe
 from agentmixer.tasks.jax_task import Game, Outcome, View, key_of
-from agentmixer.tasks.smacv2.smacv2_facts import TEAMS, split
-from agentmixer.tasks.smacv2.smax import MAP_SIZE, environment
+from agentmixer.tasks.smacv2.smacv2_facts import MAP_SIZE, TEAMS, split
+from agentmixer.tasks.smacv2.smax import environment
 
 if TYPE_CHECKING:
     from jaxmarl.environments.smax import HeuristicEnemySMAX
