@@ -16,6 +16,7 @@ from agentmixer.report.kept_reports import Rehearsal
 from agentmixer.report.page import Page, Section, Tone
 from agentmixer.report.pieces import charts, command, facts, paragraph, table
 from agentmixer.report.proofs import Found
+from agentmixer.report.replay_section import recorded
 from agentmixer.report.training_section import learning_curves, metrics
 from agentmixer.runtime.bundle import Bundle
 from agentmixer.runtime.certificate import check_locality
@@ -62,6 +63,8 @@ def sections(
     found: list[Section | None] = []
     if rehearsal:
         found.append(rehearsal_sections.playing(rehearsal))
+    if rehearsal and known[0].kept:
+        found.append(recorded(bundle, known[0].kept.file, run))
     found.append(proofs.section(known, bundle.path))
     if rehearsal:
         found.append(rehearsal_sections.timing(rehearsal))

@@ -34,7 +34,9 @@ def live_page(
         "agents": [_agent(files) for files in bundle.agents.values()],
         "same": SAME,
     }
-    used = sum(map(len, (data["runtime"]["script"], data["runtime"]["wasm"], *(one["model"] for one in data["agents"]))))
+    used = sum(
+        map(len, (data["runtime"]["script"], data["runtime"]["wasm"], *(one["model"] for one in data["agents"])))
+    )
     replay = replay_section(recording, task, scene, MOST_BYTES - _REST - used, exact=True)
     if replay is None:
         raise AgentMixerError(

@@ -59,7 +59,9 @@ def _cached() -> Path:
     way_out = f"run npm pack onnxruntime-web@{VERSION} where there is a network, and give --onnxruntime-web FILE.tgz"
     npm = shutil.which("npm")
     if npm is None:
-        raise AgentMixerError(f"a live page needs onnxruntime-web, which npm fetches, and npm is not installed; {way_out}")
+        raise AgentMixerError(
+            f"a live page needs onnxruntime-web, which npm fetches, and npm is not installed; {way_out}"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:

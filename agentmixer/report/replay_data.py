@@ -22,6 +22,8 @@ from agentmixer.validate.recording import Episode, Recording
 FEWEST_STEPS = 20
 #: Real-valued actions that are nearer to each other than this are taken for the same where arms are compared.
 SAME = 1e-4
+#: Most of steps * agents * shapes, about: what is worked out of a recording before it is known whether it fits.
+_MOST_WORK, _SHAPES = 50_000_000, 48
 #: Stands for NaN among 16-bit numbers.
 _NAN = 65535
 
@@ -44,17 +46,24 @@ def packed(
     made: list[dict[str, Any]] = []
     left, cut = budget, 0
     for number in numbers:
-        arms = [episode for episode in recording.episodes if episode.number == number]
+        whole = [episode for episode in recording.episodes if episode.number == number]
+        most = _MOST_WORK // (spec.num_agents**2 * min(max(spec.obs_sizes), _SHAPES))
+        arms = [shortened(episode, most) for episode in whole]
+        cut = most if any(len(episode.actions) > most for episode in whole) else 0
+        if cut and cut < FEWEST_STEPS:
+            cut = 0
+            break
         one = _episode(arms, spec, scene, exact)
         size, longest = len(one["packed"]), max(len(arm.actions) for arm in arms)
-        while size > left and not cut:  # a share of the steps takes about that share of the room
+        while size > left:  # a share of the steps takes about that share of the room
             steps = min(longest - 1, int(0.95 * left / size * longest))
             if steps < FEWEST_STEPS:
+                cut = 0
                 break
             arms = [shortened(arm, steps) for arm in arms]
             one = _episode(arms, spec, scene, exact)
             size, longest = len(one["packed"]), steps
-            cut = steps if size <= left else 0
+            cut = steps
         if size > left:
             break
         made.append(one)
@@ -71,7 +80,12 @@ def shortened(episode: Episode, steps: int) -> Episode:
     moments = {name: getattr(episode, name)[: steps + 1] for name in ("states", "obs", "masks", "active")}
     frames = None if episode.frames is None else episode.frames[: steps + 1]
     return episode._replace(
-        **moments, frames=frames, actions=episode.actions[:steps], rewards=episode.rewards[:steps], won=False, ended=False
+        **moments,
+        frames=frames,
+        actions=episode.actions[:steps],
+        rewards=episode.rewards[:steps],
+        won=False,
+        ended=False,
     )
 
 
@@ -92,7 +106,9 @@ def _told(whole: int, cut: int, played: int) -> str:
     if whole == played:
         return f"Here {'is' if played == 1 else 'are all'} {many}."
     kept = f"{whole:,} of {many}" if whole else ""
-    rest = f"the first {cut:,} steps of {'another' if whole else many if played == 1 else f'one of {many}'}" if cut else ""
+    rest = (
+        f"the first {cut:,} steps of {'another' if whole else many if played == 1 else f'one of {many}'}" if cut else ""
+    )
     return f"As much as fits into this page: {' and '.join(filter(None, [kept, rest]))}."
 
 
@@ -151,7 +167,9 @@ class _Buffer:
         rows = array.astype(np.float64).reshape(-1, array.shape[-1])
         known = np.where(np.isfinite(rows), rows, np.nan)
         some = np.isfinite(known).any(0)
-        low, high = (f(known, axis=0, initial=i, where=np.isfinite(known)) for f, i in ((np.min, np.inf), (np.max, -np.inf)))
+        low, high = (
+            f(known, axis=0, initial=i, where=np.isfinite(known)) for f, i in ((np.min, np.inf), (np.max, -np.inf))
+        )
         low, high = np.where(some, low, 0.0), np.where(some, high, 0.0)
         step = (high - low) / (_NAN - 1)
         codes = np.rint((array.astype(np.float64) - low) / np.where(step > 0, step, 1.0))

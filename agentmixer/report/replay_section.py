@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from agentmixer.contract.spec import Box, Discrete, TaskSpec
+from agentmixer.errors import AgentMixerError
+from agentmixer.report.episode_scenes import scenes
 from agentmixer.report.page import Section, rendered, source
+from agentmixer.report.pieces import paragraph
 from agentmixer.report.replay_data import packed
+from agentmixer.runtime.bundle import Bundle
 from agentmixer.tasks.scene import Scene
-from agentmixer.validate.recording import Episode, Recording
+from agentmixer.validate.recording import Episode, Recording, load
 
 #: Most bytes of recorded episodes in a report: what is left of 3 MB beside everything else there.
 BUDGET = 2_300_000
+
+
+def recorded(bundle: Bundle, report: Path, run: Path | None = None) -> Section | None:
+    """What deploy-sim recorded beside its `report`; None where it recorded nothing. run: see `episode_scenes.scenes`."""
+    file = report.with_suffix(".npz")
+    if not os.path.lexists(file):
+        return None
+    try:
+        return replay_section(load(file, bundle.team.task), bundle.team.task, scenes(bundle, run))
+    except AgentMixerError as error:
+        return Section("replay", "Watch it", paragraph(f"The recorded episodes cannot be shown: {error}."))
 
 
 def replay_section(

@@ -39,38 +39,38 @@ class SceneCanvas {
     pen.clearRect(0, 0, width, height);
     this.spots = [];
     if (!scene) return this.drawPicture(width, height, moment);
-    this.scale = Math.min(width / wide, height / high);
+    this.flat = scene.axes === 2; // else width and height are how far one sees around the middle
+    this.scale = Math.min(width / wide, height / high) / (this.flat ? 1 : 2);
     this.middle = [width / 2, height / 2];
     this.moment = Math.min(moment, arm.steps);
     this.from = Math.floor(this.moment);
     this.part = this.moment - this.from;
-    this.flat = scene.axes === 2;
-    if (!this.flat) this.drawFloor();
     const shapes = scene.shapes.map((shape, index) => this.placed(shape, index)).filter((one) => one.shown);
-    if (!this.flat) shapes.sort((one, other) => other.depth - one.depth);
+    if (!this.flat) shapes.sort((one, other) => (other.role === "ground") - (one.role === "ground") || other.depth - one.depth);
     if (chosen !== null) this.drawSight(shapes, chosen);
     for (const one of shapes) this.drawShape(one, chosen);
     return undefined;
   }
 
   /** Element `index` of a scene's array with `axes` elements a shape, between two moments. */
-  value(array, index) {
+  value(array, index, moves = true) {
     const moments = this.arm.moments;
     const before = array[index * moments + this.from];
-    if (!this.part || this.from + 1 >= moments) return before;
+    if (!moves || !this.part || this.from + 1 >= moments) return before;
     return before + this.part * (array[index * moments + this.from + 1] - before);
   }
 
-  point(array, shape) {
+  point(array, shape, moves) {
     const { axes } = this.arm.scene;
-    return Array.from({ length: axes }, (_, axis) => this.value(array, shape * axes + axis));
+    return Array.from({ length: axes }, (_, axis) => this.value(array, shape * axes + axis, moves));
   }
 
   /** A shape with everything that drawing it takes. */
   placed([kind, role, label, size, agent], index) {
     const { scene, moments } = this.arm;
     const now = index * moments + this.from;
-    const at = this.point(scene.at, index), to = this.point(scene.to, index);
+    const moves = role !== "ground"; // which is laid anew around what moves, and must not slide
+    const at = this.point(scene.at, index, moves), to = this.point(scene.to, index, moves);
     const place = this.project(at);
     return {
       kind, role, label, size, agent, index, at, to, place,
@@ -92,28 +92,6 @@ class SceneCanvas {
     const depth = away * Math.cos(up) - z * Math.sin(up);
     const near = 3 * scene.width / (3 * scene.width + depth);
     return [x0 + right * this.scale * near, y0 - (z * Math.cos(up) + away * Math.sin(up)) * this.scale * near, depth];
-  }
-
-  /** Lines on the ground, one unit or more apart, which show that a figure moves. */
-  drawFloor() {
-    const { pen, colours } = this, { scene } = this.arm;
-    const centre = scene.centre ? [0, 1].map((axis) => this.value(scene.centre, axis)) : [0, 0];
-    const apart = 10 ** Math.floor(Math.log10(scene.width / 2)), reach = Math.ceil(scene.width / apart);
-    pen.strokeStyle = colours.ground;
-    pen.lineWidth = 1;
-    pen.beginPath();
-    for (const axis of [0, 1]) {
-      for (let line = -reach; line <= reach; line++) {
-        const at = [0, 0, 0], to = [0, 0, 0];
-        at[axis] = to[axis] = (Math.round(centre[axis] / apart) + line) * apart;
-        at[1 - axis] = centre[1 - axis] - reach * apart;
-        to[1 - axis] = centre[1 - axis] + reach * apart;
-        const [a, b] = [this.project(at), this.project(to)];
-        pen.moveTo(a[0], a[1]);
-        pen.lineTo(b[0], b[1]);
-      }
-    }
-    pen.stroke();
   }
 
   /** How far the chosen agent sees, where that is a circle. */
@@ -161,17 +139,22 @@ class SceneCanvas {
     const [x, y] = one.place, radius = Math.max(one.size * this.scale, 2.5);
     pen.beginPath();
     pen.arc(x, y, radius, 0, 2 * Math.PI);
+    if (one.role === "mark") { // a ring, so that what is marked stays visible
+      pen.lineWidth = 3;
+      return pen.stroke();
+    }
     pen.fill();
     pen.lineWidth = own ? 3 : 1.5;
     pen.strokeStyle = own ? colours.ink : colours.paper;
     pen.stroke();
     if (one.agent !== null && radius >= 7) this.drawText(String(one.agent), one.place, radius * 1.1, colours.paper);
-    if (Number.isNaN(one.level) || !seen) return;
+    if (Number.isNaN(one.level) || !seen) return undefined;
     const [wide, high] = [Math.max(2 * radius, 14), 3], top = y - radius - 7;
     pen.fillStyle = colours.ground;
     pen.fillRect(x - wide / 2, top, wide, high);
     pen.fillStyle = colours[one.role];
     pen.fillRect(x - wide / 2, top, wide * one.level, high);
+    return undefined;
   }
 
   drawRectangle(one, own) {
@@ -193,9 +176,9 @@ class SceneCanvas {
 
   drawLine(one, own, colour) {
     const { pen, colours } = this;
-    const end = this.project(one.to), thick = Math.max(one.size * this.scale, 1.5);
+    const end = this.project(one.to), thick = Math.max(one.size * this.scale, one.role === "ground" ? 0.5 : 1.5);
     pen.lineCap = "round";
-    const strokes = this.flat && !own ? [[colour, thick]] : [[own ? colours.ink : colours.paper, thick + 3], [colour, thick]];
+    const strokes = (this.flat || one.role === "ground") && !own ? [[colour, thick]] : [[own ? colours.ink : colours.paper, thick + 3], [colour, thick]];
     for (const [stroke, width] of strokes) {
       pen.strokeStyle = stroke;
       pen.lineWidth = width;
