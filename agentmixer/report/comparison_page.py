@@ -80,12 +80,12 @@ def page(file: Path) -> Page:
     best = max(found.rows, key=lambda row: row.decentralised[0])
     return Page(
         subject=f"{asked.task} {asked.scenario}, {len(found.rows)} variants, {len(asked.seeds)} seeds each",
-        headline=f"{best.variant} has the highest {what}.",
-        tone="open",
+        headline=_headline(found.rows, best, what),
+        tone="plain",
         lead=(
             f"Mean over {len(asked.seeds)} seeds: {_figure(best.decentralised).told()}. Each agent decides alone from its own "
             "observation and takes its most likely action, as an exported team does.",
-            "Where intervals overlap, more seeds may turn the order round.",
+            "An interval says how much the mean would vary with other seeds. Where intervals overlap, the order is not settled.",
         ),
         sections=tuple(
             section
@@ -98,6 +98,19 @@ def page(file: Path) -> Page:
 
 def _figure(of: tuple[float, float | None, float | None]) -> Figure:
     return Figure(*of)
+
+
+def _headline(rows: Sequence[Variant], best: Variant, what: str) -> str:
+    """Which variant is best, and whether that is more than chance."""
+    if len(rows) == 1:
+        return f"{best.variant}: {what} {best.decentralised[0]:.3g}."
+    if all(row.decentralised[0] == best.decentralised[0] for row in rows):
+        return f"No variant has a higher {what} than another."
+    low = best.decentralised[1]
+    others = [row.decentralised[2] for row in rows if row is not best]
+    if low is not None and all(high is not None and high < low for high in others):
+        return f"{best.variant} has the highest {what}."
+    return f"{best.variant} has the highest mean {what}, but the intervals do not settle it."
 
 
 def _results(found: Comparison, what: str) -> Section:
@@ -181,7 +194,9 @@ def _learning(found: Comparison, folder: Path) -> Section | None:
     if not runs:
         return None
     name = measure([numbers for own in runs.values() for numbers in own])
-    lines = [line for variant, own in runs.items() if (line := _over_seeds(variant, own, f"eval_{name}"))]
+    lines: list[Series] = []
+    for key in (f"eval_{name}", f"train_{name}"):  # short runs are judged once only, at their end
+        lines = lines or [line for variant, own in runs.items() if (line := _over_seeds(variant, own, key))]
     what = name.replace("_", " ")
     drawn = [
         chart(f"learning-{first}", f"{what.capitalize()} over training", name, lines[first : first + STYLES])

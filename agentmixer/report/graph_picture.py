@@ -157,7 +157,7 @@ def _placed(layers: Sequence[Sequence[Block]]) -> tuple[list[Placed], float]:
                 placed.append((block, left, top, NARROW, deepest))
                 left += NARROW
             else:
-                width = min(room - 8, 120.0)
+                width = min(room - 5, 120.0)
                 placed.append((block, left + (room - width) / 2, top, width, len(block.lines) * LINE + 10))
                 left += room
         top += deepest + BETWEEN

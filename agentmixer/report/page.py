@@ -20,8 +20,8 @@ from agentmixer.errors import AgentMixerError
 
 #: Most bytes that a page may have, unless it says otherwise.
 MOST_BYTES = 3_000_000
-#: How the headline looks: what was promised holds, does not hold, or is not known.
-Tone = Literal["good", "bad", "open"]
+#: How the headline looks: what was promised holds, does not hold, or is not known; or nothing was promised.
+Tone = Literal["good", "bad", "open", "plain"]
 
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("agentmixer.report"),
@@ -55,7 +55,7 @@ class Page(NamedTuple):
     subject: str
     headline: str
     tone: Tone
-    #: Sentences under the headline.
+    #: Sentences under the headline; strings, or HTML as Markup.
     lead: tuple[str, ...]
     sections: tuple[Section, ...]
     #: Sentences at the page's end.

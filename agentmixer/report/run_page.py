@@ -28,11 +28,14 @@ def page(run: Path) -> Page:
     subject = f"{head['task']} {head['scenario']}, {head['algorithm']}, seed {head['seed']}"
     if summary:
         headline = f"Trained for {summary['steps']:,} steps."
-        lead = [_result(summary), f"Export it: {command('export', run)}"]
+        lead: list[str] = [_result(summary), Markup("Export it: <code>{}</code>").format(command("export", run))]
     else:
         headline = f"At step {done:,} of {written.total_steps:,}."
         again = command("train", head["task"], head["scenario"], "--resume", "--out", run)
-        lead = ["The run is not finished, or was interrupted. Unless it is training now, go on with:", again]
+        lead = [
+            "The run is not finished, or was interrupted. Unless it is training now, go on with:",
+            Markup("<code>{}</code>").format(again),
+        ]
     sections = [_summary(summary)] if summary else []
     if drawn := learning_curves(numbers):
         told = (
@@ -44,7 +47,7 @@ def page(run: Path) -> Page:
         sections.append(Section("learning", "How it learned", paragraph("There are no numbers to draw yet.")))
     sections.append(_settings(written.settings, written.options))
     sections.append(_made(head, written.made_with, written.digest))
-    return Page(subject, headline, "good" if summary else "open", tuple(lead), tuple(sections), (f"Run {run}.",))
+    return Page(subject, headline, "plain", tuple(lead), tuple(sections), (f"Run {run}.",))
 
 
 def _figure(arm: dict[str, Any], name: str) -> Figure:

@@ -12,6 +12,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from agentmixer_cli.report import write_page
 from agentmixer_cli.terminal import Terminal, leaves
 
 
@@ -57,10 +58,10 @@ def compare(
     from agentmixer.config import parse_assignments, parse_seeds
     from agentmixer.errors import AgentMixerError, nearest
     from agentmixer.report import comparison_page
-    from agentmixer.report.page import compose
     from agentmixer.study import comparison
     from agentmixer.train import run as runs
     from agentmixer.train.settings import read_steps
+    from agentmixer.validate.reports import ReportFile
 
     tasks.family(task)
     if measure not in (None, *comparison.MEASURES):
@@ -91,7 +92,8 @@ def compare(
     texts = {"md": comparison.markdown(asked, found, rows), "json": comparison.to_json(asked, found, rows)}
     for ending, text in texts.items():
         runs.write(target / f"{asked.digest}.{ending}", text)
-    runs.write(target / f"{asked.digest}.html", compose(comparison_page.page(target / f"{asked.digest}.json")))
+    page = ReportFile(target, target / f"{asked.digest}.html", "", numbered=False)
+    written = write_page(console, page, lambda: comparison_page.page(target / f"{asked.digest}.json"))
     if as_json:
         typer.echo(comparison.to_json(asked, found, rows), nl=False)
         return
@@ -99,8 +101,10 @@ def compare(
     console.sentence(asked.heading)
     for table in _tables(*comparison.cells(found, rows), console.width):
         console.print(table)
-    for ending in (*texts, "html"):
+    for ending in texts:
         console.place("written", target / f"{asked.digest}.{ending}")
+    if written:
+        console.place("page", page.path)
 
 
 def _tables(head: list[str], cells: list[list[str]], width: int) -> list[Table]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,22 +71,25 @@ def report(
         )
     if onnxruntime_web and not live:
         raise AgentMixerError("--onnxruntime-web is what --live puts into its page; add --live")
+    place, name = out, "report.html"
+    make: Callable[[], Page]
     beside: Path | None = None
     if os.path.lexists(chosen / TEAM_FILE):
         bundle = opened(chosen, trusted)
         beside = _live_page(bundle, out, onnxruntime_web) if live else None
-        made = bundle_page.page(bundle, trusted)
-        target = ReportFile(chosen, out, "report.html", numbered=False, option="--out FILE.html")
+        make = partial(bundle_page.page, bundle, trusted)
     elif os.path.lexists(chosen / "config.toml"):
-        made = run_page.page(chosen)
-        target = ReportFile(chosen, out or chosen / "report.html", "", numbered=False, option="--out FILE.html")
+        place = out or chosen / name
+        make = partial(run_page.page, chosen)
     elif chosen.is_dir() and (file := comparison_page.newest(chosen)):
-        made = comparison_page.page(file)
-        target = ReportFile(chosen, out or file.with_suffix(".html"), "", numbered=False, option="--out FILE.html")
+        place = out or file.with_suffix(".html")
+        make = partial(comparison_page.page, file)
     else:
         raise AgentMixerError(
             f"{chosen} is nothing to report on: no bundle ({TEAM_FILE}), no run (config.toml), and no comparison in it"
         )
+    target = ReportFile(chosen, place, name, numbered=False, option="--out FILE.html")
+    made = make()
     target.write(compose(made))
     console = Terminal()
     console.sentence(made.headline)

@@ -96,7 +96,8 @@ def _shape(spec: TaskSpec, model: mujoco.MjModel, geom: int, agent_of: np.ndarra
     if driven:
         name += ", " + ", ".join(f"{spec.agents[agent]} drives {joint}" for agent, joint in driven)
     agent = driven[0][0] if driven else None
-    long = model.geom_type[geom] in (mujoco.mjtGeom.mjGEOM_CAPSULE, mujoco.mjtGeom.mjGEOM_CYLINDER)
+    # As a number: numpy's are not found among the constants themselves.
+    long = mujoco.mjtGeom(model.geom_type[geom]) in (mujoco.mjtGeom.mjGEOM_CAPSULE, mujoco.mjtGeom.mjGEOM_CYLINDER)
     if long:
         return Shape("line", role, name, 2 * float(sizes[0]), agent), float(sizes[1])
     return Shape("circle", role, name, float(np.max(sizes)), agent), 0.0
