@@ -141,6 +141,24 @@ class Probing(Protocol):
         ...
 
 
+class Pictures(Protocol):
+    """What a renderer of a task with one environment gives: [H, W, 3] uint8, None where nothing is rendered.
+
+    now: of the moment that `obs` shows; final: of the moment that `final_obs` shows."""
+
+    #: Pictures are taken while this is True: they cost time.
+    wanted: bool
+    now: np.ndarray | None
+    final: np.ndarray | None
+
+
+@runtime_checkable
+class Rendering(Protocol):
+    """What a task offers beside `Task` if its environment may render pictures of itself. None: not in this process."""
+
+    pictures: Pictures | None
+
+
 class ScenarioInfo(NamedTuple):
     """One row of `agentmixer tasks`, known without building the task. obs_sizes: one an agent."""
 

@@ -65,16 +65,24 @@ def backend_problems(task: str, backend: str) -> list[Problem]:
 def scene(spec: TaskSpec, states: np.ndarray, obs: np.ndarray, actions: np.ndarray) -> Scene:
     """A recorded episode as shapes: states [T + 1, S], obs [T + 1, N, D], actions [T, N] or [T, N, W].
 
-    A family says how in a function `scene` of the same arguments. Where there is none, or it returns None, the numbers of
-    observations and actions are drawn as bars (`numbers_scene`)."""
+    A family says how in a function `scene` of the same arguments. Where there is none, or it returns None, or packages that it
+    needs are not installed, the numbers of observations and actions are drawn as bars (`numbers_scene`).
+    Raises AgentMixerError if the arrays are not of an episode of that scenario."""
     from agentmixer.tasks import numbers_scene
 
     point = next((point for point in entry_points(group=GROUP) if point.name == spec.name), None)
+    drawn = None
     try:
         own = getattr(point.load(), "scene", None) if point else None
-    except ImportError:  # of a family that is not complete here
-        own = None
-    return (own(spec, states, obs, actions) if own else None) or numbers_scene.scene(spec, states, obs, actions)
+        drawn = own(spec, states, obs, actions) if own else None
+    except ImportError:
+        pass
+    except Exception as error:  # what others wrote may break in any way, in a recording and in a family
+        raise AgentMixerError(
+            f"this recording cannot be drawn as an episode of {spec.name} {spec.scenario} ({type(error).__name__}: {error}); "
+            "run agentmixer deploy-sim again"
+        ) from error
+    return drawn or numbers_scene.scene(spec, states, obs, actions)
 
 
 def check(

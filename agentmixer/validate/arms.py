@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
@@ -153,7 +154,8 @@ def play(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return _play(arm, task, episodes, seed, shadow, longest, progress, recorder)
+        with recorder.of(task) if recorder else contextlib.nullcontext():
+            return _play(arm, task, episodes, seed, shadow, longest, progress, recorder)
     finally:
         torch.set_num_threads(threads)
 

@@ -5,8 +5,9 @@ T is the number of steps of an episode, N of agents, D, S and A as in `tasks.bas
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from agentmixer.errors import AgentMixerError
 from agentmixer.files import read_regular
 from agentmixer.runtime import arrays
 from agentmixer.runtime.actions import allowed
-from agentmixer.tasks.base import LARGEST, TaskStep
+from agentmixer.tasks.base import LARGEST, Pictures, Rendering, Task, TaskStep
 
 #: The arms that are recorded, side by side on the same episodes.
 ARMS = ("joint", "deployed")
@@ -28,6 +29,8 @@ BUDGET = 24_000_000
 #: Most bytes of a file; float32 noise does not get smaller by compressing it.
 MAX_FILE = BUDGET + (1 << 20)
 MAX_EPISODES = 1 << 16
+#: Real-valued actions that are nearer to each other than this are taken for the same where arms are compared.
+SAME = 1e-4
 AGAIN = "run agentmixer deploy-sim again"
 
 
@@ -74,6 +77,16 @@ class Recording(NamedTuple):
         return sorted({episode.number for episode in self.episodes})
 
 
+def first_difference(one: Episode, other: Episode) -> int | None:
+    """The first step in which two arms act differently in the same episode, or in which only one still acts; None if there
+    is none."""
+    both = min(len(one.actions), len(other.actions))
+    far = np.abs(one.actions[:both].astype(np.float64) - other.actions[:both]).reshape(both, -1).max(1) > SAME
+    if far.any():
+        return int(far.argmax())
+    return None if len(one.actions) == len(other.actions) else both
+
+
 class Recorder:
     """Keeps the first episodes that an arm plays, whole, while their arrays have `room` bytes; of the first one as many
     steps as fit. All steps are those of a task with one environment."""
@@ -81,22 +94,37 @@ class Recorder:
     def __init__(self, arm: str, room: int = BUDGET // len(ARMS)):
         self.arm, self.room, self.played = arm, room, 0
         self.episodes: list[Episode] = []
+        self._pictures: Pictures | None = None
 
-    def begin(self, step: TaskStep, frame: np.ndarray | None = None) -> None:
-        """An episode has started. frame: [H, W, 3] uint8, if the environment renders."""
+    @contextlib.contextmanager
+    def of(self, task: Task) -> Iterator[None]:
+        """While `task` is played, its pictures are taken too, if it renders any."""
+        self._pictures = task.pictures if isinstance(task, Rendering) else None
+        if self._pictures:
+            self._pictures.wanted = True
+        try:
+            yield
+        finally:
+            if self._pictures:
+                self._pictures.wanted = False
+
+    def begin(self, step: TaskStep) -> None:
+        """An episode has started."""
         self._fits = len(self.episodes) == self.played  # else one before did not fit
         self.played += 1
         self._kept: dict[str, list[np.ndarray]] = {}
         if self._fits:
             self._last = np.array(step.action_mask)[:, 0], np.array(step.active)[:, 0]
+            frame = self._pictures.now if self._pictures else None
             self._keep(frame, states=np.array(step.state)[0], obs=np.array(step.obs)[:, 0])
 
-    def add(self, action: np.ndarray, step: TaskStep, frame: np.ndarray | None = None) -> None:
-        """An action [N] or [N, W] led to `step`, of which `frame` shows the same episode."""
+    def add(self, action: np.ndarray, step: TaskStep) -> None:
+        """An action [N] or [N, W] led to `step`."""
         if not self._fits:
             return
         if not (np.asarray(step.terminated)[0] or np.asarray(step.truncated)[0]):
             self._last = np.array(step.action_mask)[:, 0], np.array(step.active)[:, 0]
+        frame = self._pictures.final if self._pictures else None
         self._keep(
             frame, states=np.array(step.final_state)[0], obs=np.array(step.final_obs)[:, 0], actions=np.array(action),
             rewards=np.array(step.reward)[0],
@@ -105,6 +133,8 @@ class Recorder:
     def end(self, won: bool, ended: bool) -> None:
         """The episode is over. ended: False if it was cut off."""
         if "actions" in self._kept and (self._fits or self.played == 1):
+            if len(self._kept.get("frames", ())) < len(self._kept["states"]):
+                self._kept.pop("frames", None)  # not every moment has one
             arrays = {name: np.stack(kept) for name, kept in self._kept.items()}
             whole = ended and self._fits
             self.episodes.append(Episode(arm=self.arm, number=self.played - 1, **arrays, won=won, ended=whole))
@@ -112,7 +142,9 @@ class Recorder:
     def _keep(self, frame: np.ndarray | None, **arrays: np.ndarray) -> None:
         """Keep a moment, and the step to it, if both fit."""
         mask, active = self._last
-        arrays |= {"masks": mask, "active": active} | ({} if frame is None else {"frames": frame})
+        arrays |= {"masks": mask, "active": active}
+        if frame is not None and frame.shape == self._kept.get("frames", [frame])[0].shape:
+            arrays["frames"] = frame
         self.room -= sum(array.nbytes for array in arrays.values())
         self._fits = self.room >= 0
         if self._fits:
@@ -128,7 +160,9 @@ def recorders() -> dict[str, Recorder]:
 def gathered(recorders: Mapping[str, Recorder]) -> Recording:
     """What they kept: of every arm the same episodes."""
     fewest = min(len(recorder.episodes) for recorder in recorders.values())
-    kept = (episode for recorder in recorders.values() for episode in recorder.episodes[:fewest])
+    kept = [episode for recorder in recorders.values() for episode in recorder.episodes[:fewest]]
+    if len({None if episode.frames is None else episode.frames.shape[1:] for episode in kept}) > 1:
+        kept = [episode._replace(frames=None) for episode in kept]  # a file holds pictures of one size
     return Recording(tuple(kept), max(recorder.played for recorder in recorders.values()))
 
 

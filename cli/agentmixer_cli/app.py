@@ -26,6 +26,7 @@ from agentmixer_cli import (
     mutations,
     parity,
     pin,
+    replay,
     report,
     runs,
     settings,
@@ -60,6 +61,7 @@ app.command("isolation")(isolation.isolation)
 app.command("tasks")(tasks.tasks)
 app.command("settings")(settings.settings)
 app.command("doctor")(doctor.doctor)
+app.command("replay")(replay.replay)
 app.command("runs")(runs.runs)
 app.command("report")(report.report)
 

@@ -61,5 +61,13 @@ class SingleAgent(pettingzoo.ParallelEnv):  # type: ignore[misc]  # PettingZoo's
             self.agents = []
         return {AGENT: observation}, {AGENT: reward}, {AGENT: terminated}, {AGENT: truncated}, {AGENT: info}
 
+    @property
+    def render_mode(self) -> str | None:
+        """How the environment was made to render, with --env-arg render_mode=...."""
+        return self.env.render_mode
+
+    def render(self) -> Any:
+        return self.env.render()
+
     def close(self) -> None:
         self.env.close()

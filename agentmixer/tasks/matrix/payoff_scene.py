@@ -38,7 +38,7 @@ def scene(spec: TaskSpec, states: np.ndarray, obs: np.ndarray, actions: np.ndarr
         drawing.add(shape, (left + column + 0.5, rows + 0.25), seen=False)
     played, after = actions[0].astype(int), np.arange(len(states)) > 0
     at = (left + played[1] + 0.5, rows - played[0] - 0.5)
-    drawing.add(Shape("circle", "mark", "played", 0.42), at, shown=after, level=0.0, seen=False)
+    drawing.add(Shape("circle", "mark", "played", 0.42), at, shown=after, seen=False)
     told = f"{spec.agents[0]} does {played[0]}, {spec.agents[1]} does {played[1]}"
     worth = cells[tuple(played)]
     captions = ("before their decision", told + (f": the team gets {worth:g}" if np.isfinite(worth) else ""))

@@ -14,6 +14,7 @@ from agentmixer.contract.spec import Action, ActionSpace, Box
 from agentmixer.errors import AgentMixerError
 from agentmixer.tasks.base import LARGEST
 from agentmixer.tasks.pettingzoo.observations import mask_of, numbers, row_of
+from agentmixer.tasks.pettingzoo.pictures import Pictures
 from agentmixer.tasks.pettingzoo.team_description import Team, checked_mask
 from agentmixer.tasks.workers.chunk import Row, episode_seed
 from agentmixer.tasks.workers.foreign import check_numbers, foreign, unusable
@@ -24,9 +25,10 @@ class EnvCopy:
 
     starting = True
 
-    def __init__(self, env: Any, team: Team, index: int, row: Row):
-        """index: the environment's number in the whole task."""
+    def __init__(self, env: Any, team: Team, index: int, row: Row, pictures: Pictures | None = None):
+        """index: the environment's number in the whole task. pictures: where those go that it renders."""
         self.env, self.team, self.index, self.row = env, team, index, row
+        self.pictures = pictures
         self.sizes = team.obs_sizes
         #: A mask that allows the fallback action alone; all True for real values.
         self._fallback_alone = list(map(_mask_of_one, team.action_spaces, team.fallback_actions))
@@ -57,6 +59,8 @@ class EnvCopy:
             ended = terminated or truncated
             # Those who saw the end are shown in the final observation.
             self._show(acting if ended else self.live, observations, infos, ended)
+            if self.pictures:
+                self.pictures.take(self.env, start=False)
         row["final_obs"][:], row["final_state"][:] = row["obs"], row["state"]
         if ended:
             self.number += 1
@@ -74,6 +78,8 @@ class EnvCopy:
             if not any(self.live):
                 raise AgentMixerError("no agent is there after reset")
             self._show(self.live, observations, infos, False)
+            if self.pictures:
+                self.pictures.take(self.env, start=True)
         self.starting = False
 
     def _watched(self) -> contextlib.AbstractContextManager[None]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from agentmixer.contract.spec import OptionValue
 from agentmixer.tasks.pettingzoo.env_copy import EnvCopy
 from agentmixer.tasks.pettingzoo.foreign_env import build
+from agentmixer.tasks.pettingzoo.pictures import Pictures
 from agentmixer.tasks.pettingzoo.team_description import Team, describe, specification
 from agentmixer.tasks.workers.chunk import Row
 from agentmixer.tasks.workers.worker_task import WorkerTask, fitting_workers
@@ -37,9 +38,13 @@ class ParallelEnvTask(WorkerTask):
         if workers is None:
             alone = not ray and (backend == "serial" or num_envs == 1)
             workers = 0 if alone else fitting_workers(num_envs, ray)
-        make = functools.partial(_copy, scenario, dict(options), describe(scenario, options))
+        #: Of the only environment, where it is stepped in this process.
+        self.pictures = Pictures() if num_envs == 1 and not workers else None
+        make = functools.partial(_copy, scenario, dict(options), describe(scenario, options), self.pictures)
         super().__init__(specification(scenario, backend, options), num_envs, make, workers, ray=ray)
 
 
-def _copy(scenario: str, options: Mapping[str, OptionValue], team: Team, index: int, row: Row) -> EnvCopy:
-    return EnvCopy(build(scenario, options), team, index, row)
+def _copy(
+    scenario: str, options: Mapping[str, OptionValue], team: Team, pictures: Pictures | None, index: int, row: Row
+) -> EnvCopy:
+    return EnvCopy(build(scenario, options), team, index, row, pictures)
