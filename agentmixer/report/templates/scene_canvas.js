@@ -176,7 +176,8 @@ class SceneCanvas {
 
   drawLine(one, own, colour) {
     const { pen, colours } = this;
-    const end = this.project(one.to), thick = Math.max(one.size * this.scale, one.role === "ground" ? 0.5 : 1.5);
+    const end = this.project(one.to), least = one.role === "ground" ? 0.5 : 1.5, wide = Math.max(one.size * this.scale, least);
+    const thick = one.role === "ground" ? Math.min(wide, 1.5) : wide;
     pen.lineCap = "round";
     const strokes = (this.flat || one.role === "ground") && !own ? [[colour, thick]] : [[own ? colours.ink : colours.paper, thick + 3], [colour, thick]];
     for (const [stroke, width] of strokes) {
