@@ -30,10 +30,10 @@ def started() -> Iterator[Any]:
 
 @contextmanager
 def opened(browser: Any, file: Path, width: int = 1440, **settings: Any) -> Iterator[Any]:
-    """A page from a file, its replay ready. Fails if anything is said on the console or goes wrong in the page."""
+    """A page from a file, its replay ready. Fails if an error is said on the console or goes wrong in the page."""
     page = browser.new_page(viewport={"width": width, "height": 900}, **settings)
     said: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
+    page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: said.append(str(error)))
     page.goto(file.as_uri())
     page.wait_for_selector("#replay-player[data-step]")

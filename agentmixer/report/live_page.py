@@ -84,4 +84,4 @@ def _agent(files: AgentFiles) -> dict[str, Any]:
 
 
 def _text(data: bytes) -> str:
-    return base64.b64encode(zlib.compress(data, 9)).decode()
+    return base64.b64encode(zlib.compress(data)).decode()
