@@ -21,7 +21,7 @@ from agentmixer.tasks.scene import Scene
 from agentmixer.validate.recording import Episode, first_difference
 
 #: Most pictures of a film. A longer episode is shown at every second moment, every third, and so on.
-MOST = 300
+MOST = 200
 #: How long a picture is shown, seconds: as long as the step took where that lies between these.
 SHORTEST_S, LONGEST_S = 0.06, 0.2
 #: Height of the lines of text above and below a picture, as a share of the picture's width.
@@ -145,15 +145,17 @@ def _panel(
     if own == last:
         told += f": {_end(episode, spec)}"
     draw.text((6, panel.height - 2 * line - 6), told, fill=INK, font=font(line * 0.9))
-    under, ink = scene.captions[own] if scene is not None and scene.captions and only is None else "", INK
+    under = scene.captions[own] if scene is not None and scene.captions and only is None else ""
     if scene is not None and only is not None:
         seen = scene.seen[own, only] & np.array([shape.role not in ("ground", "wall") for shape in scene.shapes])
         under = "" if seen.any() else "it sees nothing of this"
     if parted is not None and moment > parted:
-        under, ink = f"actions first differ in step {parted + 1}. {under}", ROLES["mark"]
+        mark = ROLES["mark"]
+        told = f"first different action: step {parted + 1}"
+        draw.text((size - 6, line // 3), told, fill=mark, font=font(line * 0.7), anchor="ra")
         if moment == parted + 1:
-            draw.rectangle((0, 0, panel.width - 1, panel.height - 1), outline=ink, width=4)
-    draw.text((6, panel.height - line - 4), _cut(under, size, line), fill=ink, font=font(line * 0.9))
+            draw.rectangle((0, 0, panel.width - 1, panel.height - 1), outline=mark, width=4)
+    draw.text((6, panel.height - line - 4), _cut(under, size, line), fill=INK, font=font(line * 0.9))
     return panel
 
 

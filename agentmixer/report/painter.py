@@ -42,6 +42,8 @@ def view(scene: Scene) -> View:
     sizes = np.array([shape.size for shape in scene.shapes])[:, None]
     ends = np.where(kinds == "line", scene.to, scene.at)
     half = np.where(kinds == "rectangle", scene.to / 2, np.where(kinds == "line", 0.0, sizes))
+    letters = np.array([0.3 * len(shape.label) if shape.kind == "text" else 0.0 for shape in scene.shapes])
+    half[..., 0] += letters * sizes[:, 0]
     shown = scene.shown
     low = np.minimum(scene.at, ends)[shown] - np.broadcast_to(half, scene.at.shape)[shown]
     high = np.maximum(scene.at, ends)[shown] + np.broadcast_to(half, scene.at.shape)[shown]
@@ -67,6 +69,8 @@ def paint(scene: Scene, moment: int, part: View, width: int, height: int, only: 
     for k in np.argsort(depth, kind="stable"):
         if shown[k]:
             _shape(draw, scene.shapes[k], at[k], to[k], float(scene.level[moment, k]), scale)
+            if scene.centre is None:
+                _kind(draw, scene.shapes[k], at[k], scale)
     return image.resize((width, height), Image.Resampling.BOX)
 
 
@@ -139,11 +143,15 @@ def _shape(draw: ImageDraw.ImageDraw, shape: Shape, at: np.ndarray, to: np.ndarr
         draw.ellipse(_box(at, size, size), fill=ink)
         if shape.agent is not None and size > 6 * FINER:
             draw.text((at[0], at[1]), str(shape.agent), fill=PAPER, anchor="mm", font=font(size))
-        if "," in shape.label and size > 6 * FINER:  # what kind it is
-            kind = shape.label.rpartition(", ")[2]
-            draw.text((at[0], at[1] + size), kind, fill=ROLES["wall"], anchor="mt", font=font(8.0 * FINER))
         if np.isfinite(level):
             _bar(draw, at, size, level)
+
+
+def _kind(draw: ImageDraw.ImageDraw, shape: Shape, at: np.ndarray, scale: float) -> None:
+    """Below a circle, what its label says behind the comma: a unit's type, or how big an agent is."""
+    if shape.kind == "circle" and "," in shape.label and shape.size * scale > 6 * FINER:
+        kind = shape.label.rpartition(", ")[2]
+        draw.text((at[0], at[1] + shape.size * scale), kind, fill=ROLES["wall"], anchor="mt", font=font(8.0 * FINER))
 
 
 def _bar(draw: ImageDraw.ImageDraw, at: np.ndarray, size: float, level: float) -> None:

@@ -56,6 +56,17 @@ class Counting(ParallelEnv):
         return result
 
 
+class Rendered(Counting):
+    """Renders a picture of 400 x 200 pixels, as bright as the step's number, if asked to when it is made."""
+
+    def __init__(self, length: int = 4, render_mode: str | None = None):
+        super().__init__(length)
+        self.render_mode = render_mode
+
+    def render(self) -> np.ndarray:
+        return np.full((200, 400, 3), self.t, np.uint8)
+
+
 class Masked(Counting):
     """Agent a's mask lies beside its observation, b's in its info; both forbid the last action at odd times."""
 

@@ -44,7 +44,7 @@ def scene(spec: TaskSpec, states: np.ndarray) -> Scene:
         seen = [_tells(model, body, observed) for observed in spec.obs_names]
         drawing.add(shape, at[:, g] - axis[:, g] * half, at[:, g] + axis[:, g] * half, seen=np.array(seen))
     reach = float(np.linalg.norm(at[:, geoms] - centre[:, None], axis=-1).max()) * 1.2
-    how = ["the place on the plane is summed up from the velocity" if moves else ""] * moments
+    how = ["its place is summed up from its velocity" if moves else ""] * moments
     return drawing.scene(reach, reach, captions=tuple(how), centre=centre.astype(np.float32))
 
 
@@ -96,9 +96,7 @@ def _shape(spec: TaskSpec, model: mujoco.MjModel, geom: int, agent_of: np.ndarra
     if driven:
         name += ", " + ", ".join(f"{spec.agents[agent]} drives {joint}" for agent, joint in driven)
     agent = driven[0][0] if driven else None
-    # As a number: numpy's are not found among the constants themselves.
-    long = mujoco.mjtGeom(model.geom_type[geom]) in (mujoco.mjtGeom.mjGEOM_CAPSULE, mujoco.mjtGeom.mjGEOM_CYLINDER)
-    if long:
+    if int(model.geom_type[geom]) in map(int, (mujoco.mjtGeom.mjGEOM_CAPSULE, mujoco.mjtGeom.mjGEOM_CYLINDER)):
         return Shape("line", role, name, 2 * float(sizes[0]), agent), float(sizes[1])
     return Shape("circle", role, name, float(np.max(sizes)), agent), 0.0
 
