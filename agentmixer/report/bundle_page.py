@@ -8,11 +8,12 @@ from pathlib import Path
 from markupsafe import Markup
 
 from agentmixer import provenance
+from agentmixer.contract.results import Check
 from agentmixer.contract.spec import ActionSpace, Box, Discrete
 from agentmixer.errors import AgentMixerError
 from agentmixer.report import proofs, rehearsal_sections
 from agentmixer.report.graph_picture import graph_picture
-from agentmixer.report.kept_reports import Rehearsal
+from agentmixer.report.kept_reports import FaultMatrix, Judged, Rehearsal
 from agentmixer.report.page import Page, Section, Tone
 from agentmixer.report.pieces import charts, command, facts, paragraph, table
 from agentmixer.report.proofs import Found
@@ -25,13 +26,16 @@ from agentmixer.runtime.guard import check_model
 from agentmixer.runtime.verify import verify
 from agentmixer.train.run_files import read_config
 
-#: Headlines for what deploy-sim found wrong, by the name of the check that failed.
+#: Headlines where one check of a proof failed, by the proof's name and the check's.
 WRONG = {
-    "parity": "The deployed team does not do what the trained team does.",
-    "deadline": "The deployed team does not always decide in time.",
-    "decisions": "Not every decision of the deployed team is a valid action.",
-    "equivalence": "It is not shown that the deployed team plays as well as the trained actors.",
-    "running": "The deployed team broke off: an agent was lost.",
+    "deploy-sim": {
+        "parity": "The deployed team does not do what the trained team does.",
+        "deadline": "The deployed team does not always decide in time.",
+        "decisions": "Not every decision of the deployed team is a valid action.",
+        "equivalence": "It is not shown that the deployed team plays as well as the trained actors.",
+        "running": "The deployed team broke off: an agent was lost.",
+    },
+    "faults": {"step": "Under faults some steps take longer than is declared."},
 }
 
 
@@ -80,8 +84,11 @@ def _headline(known: tuple[Found, ...]) -> tuple[Tone, str]:
     """The verdict in words. What failed comes before what was not run."""
     for one in known:
         if one.status == "failed" and one.kept and one.kept.report:
-            wrong = [check.name for check in one.kept.report.checks if check.status == "failed"]
-            told = WRONG.get(wrong[0]) if wrong and one.proof.name == "deploy-sim" else None
+            checks: list[Check | Judged] = [*one.kept.report.checks]
+            if matrix := one.kept.figures(FaultMatrix):
+                checks = [check for run in matrix.reports for check in run.checks]
+            wrong = [check.name for check in checks if check.status == "failed"]
+            told = WRONG.get(one.proof.name, {}).get(wrong[0]) if len(set(wrong)) == 1 else None
             return "bad", told or one.proof.broken
     if known[0].status == "passed":
         return "good", "The deployed team does what the trained team does."

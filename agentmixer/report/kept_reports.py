@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from agentmixer.contract.manifest import REPORTS_FOLDER
-from agentmixer.contract.results import Report
+from agentmixer.contract.results import Report, Status
 from agentmixer.errors import AgentMixerError
 from agentmixer.files import read_regular
 from agentmixer.intervals import Estimate
@@ -124,6 +124,13 @@ class Incident(msgspec.Struct, frozen=True):
     for_s: Number
 
 
+class Judged(msgspec.Struct, frozen=True):
+    """A check of one rehearsal under faults."""
+
+    name: str
+    status: Status
+
+
 class FaultSet(msgspec.Struct, frozen=True):
     """See `host.faulty_link.Faults`."""
 
@@ -152,6 +159,7 @@ class FaultFigures(msgspec.Struct, frozen=True):
     step_us: dict[str, Number | None]
     figures: dict[str, Figure]
     agents: dict[str, AgentFaults]
+    checks: tuple[Judged, ...]
 
     def __post_init__(self) -> None:
         if "return" not in self.figures:

@@ -45,9 +45,9 @@ def paragraph(text: str) -> Markup:
     return Markup("<p>{}</p>").format(text)
 
 
-def charts(*drawn: Markup) -> Markup:
-    """Charts beside each other, as many as there is room for."""
-    return Markup('<div class="charts">{}</div>').format(Markup("").join(drawn))
+def charts(*drawn: Markup, small: bool = False) -> Markup:
+    """Charts beside each other, two or, if small, three where there is room."""
+    return Markup('<div class="charts{}">{}</div>').format(" small" if small else "", Markup("").join(drawn))
 
 
 def command(*words: str | Path) -> str:

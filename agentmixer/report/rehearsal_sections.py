@@ -167,7 +167,7 @@ def faults(kept: Kept) -> Section | None:
         )
     ]
     if matrix and (drawn := _curves(matrix)):
-        body.append(charts(*drawn))
+        body.append(charts(*drawn, small=True))
     measures = [name for name in MEASURES if name in some.figures]
     head = (
         "Faults",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from functools import partial
@@ -44,6 +45,7 @@ def report(
             metavar="FILE.tgz",
         ),
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print where the page is and its headline as JSON.")] = False,
 ) -> None:
     """Write one HTML page of what is known: of a bundle, of a run, or of a comparison. It opens without a network.
 
@@ -91,6 +93,10 @@ def report(
     target = ReportFile(chosen, place, name, numbered=False, option="--out FILE.html")
     made = make()
     target.write(compose(made))
+    if as_json:
+        live_page = {"live_page": str(beside)} if beside else {}
+        typer.echo(json.dumps({"page": str(target.path), "headline": made.headline} | live_page))
+        return
     console = Terminal()
     console.sentence(made.headline)
     console.place("page", target.path)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from agentmixer_cli.app import app
 from commands import ON_A_DEVICE, agentmixer
+from pages import read
 
 from agentmixer.export.exporter import Exported
 from agentmixer.host.agent_process import AgentLost
@@ -64,6 +65,9 @@ def test_three_commands_in_a_row(tmp_path: Path) -> None:
     late = agentmixer("deploy-sim", "--episodes", "1", "--deadline-ms", "0.01", cwd=tmp_path)
     assert late.returncode == 1
     assert late.stdout.splitlines()[-1].startswith("verdict: FAIL: deadline: ")
+    page = report.with_name("report.html")
+    assert f"page {page.relative_to(tmp_path)}" in late.stdout.splitlines()
+    assert "The deployed team does not always decide in time." in read(page.read_text()).text
 
     evaluated = agentmixer("evaluate", "--episodes", "8", "--policy", "joint", "--sampled", "--json", cwd=tmp_path)
     assert evaluated.returncode == 0, evaluated.stderr
@@ -278,6 +282,8 @@ def test_a_lost_agent_fails_and_its_report_stands_beside_an_older_one(
     assert result.stdout.splitlines()[-1].startswith("verdict: FAIL: running: agent agent_3 hung up")
     assert report.read_text() == '{"passed": true}'
     assert json.loads((tmp_path / "report-2.json").read_text())["passed"] is False and "report-2.json" in result.stdout
+    page = read((tmp_path / "report-2.json.html").read_text())
+    assert "agent agent_3 hung up; its process ended with status -9" in page.text
 
 
 def test_tasks_lists_every_scenario_and_what_the_stand_in_lacks(tmp_path: Path) -> None:

@@ -66,6 +66,8 @@ def test_the_page_of_a_finished_run(tmp_path: Path) -> None:
     (run / "summary.json").write_text(json.dumps(summary))
     done = agentmixer("report", run, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, f"Trained for 512 steps.\npage {run / 'report.html'}\n")
+    told = agentmixer("report", run, "--json", cwd=tmp_path).stdout
+    assert json.loads(told) == {"page": str(run / "report.html"), "headline": "Trained for 512 steps."}
     found = read((run / "report.html").read_text())
     assert ["each agent alone, greedy", "0.500 (no interval)", "3.500 [3.000, 4.000]", "8"] in found.rows
     assert ["joint policy, greedy", "0.500 (no interval)", "5.250 [3.000, 4.000]", "8"] in found.rows
