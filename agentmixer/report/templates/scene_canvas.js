@@ -166,7 +166,7 @@ class SceneCanvas {
     corners.forEach(([x, y], index) => (index ? pen.lineTo(x, y) : pen.moveTo(x, y)));
     pen.closePath();
     const before = pen.globalAlpha;
-    if (!Number.isNaN(one.level)) pen.globalAlpha = before * one.level;
+    if (!Number.isNaN(one.level)) pen.globalAlpha = before * (0.06 + 0.6 * one.level); // text stays readable on it
     pen.fill();
     pen.globalAlpha = before;
     pen.lineWidth = own ? 3 : 1;
