@@ -21,7 +21,10 @@ class ReplayPlayer {
     this.fillChoices();
     this.listen();
     this.part.player.hidden = false;
-    this.ready = this.choose(0);
+    this.ready = this.choose(0).catch((error) => {
+      this.part.parted.textContent = `The episodes cannot be opened in this browser: ${error.message}`;
+      throw error;
+    });
   }
 
   /** The step that is shown. */
