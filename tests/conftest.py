@@ -44,7 +44,8 @@ TINY = {
 
 #: Modules that take longest. They come first, so that no process is left with one of them when the others are done.
 LONG = (
-    "train/test_seeds.py", "test_every_task.py", "train/test_killed.py", "train/test_run.py", "validate/test_locality.py",
+    "train/test_seeds.py", "test_every_task.py", "report/test_pages_in_browser.py", "train/test_killed.py",
+    "train/test_run.py", "validate/test_locality.py",
     "cli/test_cli.py", "train/test_sac.py", "validate/test_fault_verdict.py", "runtime/test_strange_bundles.py",
     "study/test_comparison.py", "tasks/test_mamujoco.py", "train/test_rollout.py", "validate/test_mutations.py",
     "validate/test_ladder.py", "validate/test_deploy_sim.py", "runtime/test_guard.py", "validate/test_isolation.py",

@@ -17,6 +17,7 @@ from agentmixer.report.kept_reports import FaultMatrix, Judged, Rehearsal
 from agentmixer.report.page import Page, Section, Tone
 from agentmixer.report.pieces import charts, command, cut, facts, paragraph, table
 from agentmixer.report.proofs import Found
+from agentmixer.report.replay_section import recorded
 from agentmixer.report.training_section import learning_curves, metrics
 from agentmixer.runtime.bundle import Bundle
 from agentmixer.runtime.certificate import check_locality
@@ -66,6 +67,8 @@ def sections(
     found: list[Section | None] = []
     if rehearsal:
         found.append(rehearsal_sections.playing(rehearsal))
+    if rehearsal and known[0].kept:
+        found.append(recorded(bundle, known[0].kept.file, run))
     found.append(proofs.section(known, bundle))
     if rehearsal:
         found.append(rehearsal_sections.timing(rehearsal))

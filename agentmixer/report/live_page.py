@@ -1,36 +1,87 @@
-"""The page of a run while it is trained: where it stands, and all that the page of a run has. It reloads itself."""
+"""The page in which the exported policies themselves decide, each in a worker of its own, beside what was recorded."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import base64
+import zlib
+from collections.abc import Callable
+from typing import Any
 
-from agentmixer.progress import span
-from agentmixer.report import run_page
-from agentmixer.report.page import Page, Section
-from agentmixer.report.pieces import facts
-from agentmixer.train.metrics_file import MODIFIER, evaluation, number
-from agentmixer.train.watching import Seen, Standing
+from agentmixer.contract.manifest import MODEL_FILE
+from agentmixer.errors import AgentMixerError
+from agentmixer.report.onnxruntime_web import VERSION, WebRuntime
+from agentmixer.report.page import Page, Section, rendered, source
+from agentmixer.report.replay_data import SAME
+from agentmixer.report.replay_section import replay_section
+from agentmixer.runtime.bundle import AgentFiles, Bundle
+from agentmixer.tasks.scene import Scene
+from agentmixer.validate.recording import Episode, Recording
 
-#: A browser loads the page anew after so many seconds.
-RELOAD_S = 10
+#: Most bytes of the page, and what everything takes that is neither runtime nor model nor recording.
+MOST_BYTES, _REST = 8_000_000, 150_000
 
 
-def page(run: Path, now: Standing, seen: Seen) -> Page:
-    """The page of the run at `run` at this moment. seen: its own numbers. Raises AgentMixerError if it cannot be read."""
-    made = run_page.page(run)
-    left = "judging" if now.step >= now.total else "not known yet" if now.left is None else span(now.left)
-    told = [("steps", f"{now.step:,} of {now.total:,}"), ("steps a second", f"{now.rate:,.0f}"), ("time left", left)]
-    if seen.evaluations and (judged := evaluation(seen.evaluations[-1])):
-        name = judged[0].replace("_", " ")
-        told.append((f"{name}, each agent alone", judged[1].told(".3f" if judged[0] == "win_rate" else ".2f")))
-    for key in ("train_win_rate", "train_return", *MODIFIER):
-        value = number(seen.newest, key)
-        if value is not None:
-            told.append((key, f"{value:.4g}"))
-    lead = f"This page loads itself anew every {RELOAD_S} s, until the run is finished or interrupted."
-    return made._replace(
-        headline=f"Training: step {now.step:,} of {now.total:,}.",
-        lead=(f"Time left: {left}.", lead),
-        sections=(Section("now", "Now", facts(*told)), *made.sections),
-        reload_s=RELOAD_S,
+def live_page(
+    bundle: Bundle, recording: Recording, scene: Callable[[Episode], Scene | None], runtime: WebRuntime
+) -> Page:
+    """The page of a bundle and of its recorded episodes, as many as fit. scene: see `replay_data.packed`.
+
+    Raises AgentMixerError if the models leave no room for an episode."""
+    task = bundle.team.task
+    data = {
+        "runtime": {"version": VERSION, "script": _text(runtime.script), "wasm": _text(runtime.wasm)},
+        "worker": source("live_worker.js"),
+        "agents": [_agent(files) for files in bundle.agents.values()],
+        "same": SAME,
+    }
+    used = sum(
+        map(len, (data["runtime"]["script"], data["runtime"]["wasm"], *(one["model"] for one in data["agents"])))
     )
+    replay = replay_section(recording, task, scene, MOST_BYTES - _REST - used, exact=True)
+    if replay is None:
+        raise AgentMixerError(
+            f"the models of {bundle.path} and the runtime leave no room for an episode in a page of {MOST_BYTES / 1e6:g} MB; "
+            "agentmixer report without --live shows the episodes alone"
+        )
+    live = Section(
+        name="live",
+        title="Decided here",
+        body=rendered("live.html", version=VERSION, same=f"{SAME:g}", agents=len(bundle.agents)),
+        css=source("live.css"),
+        script=source("live.js"),
+        data=data,
+    )
+    return Page(
+        subject=f"{task.name} {task.scenario}, {len(bundle.agents)} agents",
+        headline="The exported policies decide in this page.",
+        tone="open",
+        lead=(
+            "Each agent's model runs in a worker of its own, which is sent that agent's observation and nothing else. What was "
+            "recorded when the team was rehearsed is decided once more, and compared.",
+        ),
+        sections=(replay, live),
+        notes=(
+            f"Bundle {bundle.path.name}. ONNX Runtime Web {VERSION}, copyright Microsoft Corporation, MIT licence, is part of "
+            "this file.",
+        ),
+        allowed={"script-src": "blob: 'wasm-unsafe-eval'", "worker-src": "blob:"},
+        most_bytes=MOST_BYTES,
+    )
+
+
+def _agent(files: AgentFiles) -> dict[str, Any]:
+    """What an agent's worker is given."""
+    manifest = files.manifest
+    state = manifest.state
+    return {
+        "name": manifest.agent,
+        "sha256": manifest.files[MODEL_FILE],
+        "model": _text(files.model),
+        "obs": manifest.tensor("obs").shape[0],
+        "mask": manifest.tensor("action_mask").shape[0] if manifest.mask_rule == "forbid" else 0,
+        "state": None if state is None else {"input": state.input, "output": state.output, "size": state.size},
+    }
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(zlib.compress(data)).decode()

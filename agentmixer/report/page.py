@@ -18,7 +18,7 @@ from markupsafe import Markup
 from agentmixer import __version__
 from agentmixer.errors import AgentMixerError
 
-#: Most bytes that a page may have.
+#: Most bytes that a page may have, unless it says otherwise.
 MOST_BYTES = 3_000_000
 #: How the headline looks: what was promised holds, does not hold, or is not known; or nothing was promised.
 Tone = Literal["good", "bad", "open", "plain"]
@@ -65,6 +65,8 @@ class Page(NamedTuple):
     allowed: Mapping[str, str] = {}
     #: After how many seconds a browser loads the file anew; never, if 0.
     reload_s: int = 0
+    #: Most bytes that it may have.
+    most_bytes: int = MOST_BYTES
 
 
 def rendered(template: str, **values: Any) -> Markup:
@@ -74,7 +76,7 @@ def rendered(template: str, **values: Any) -> Markup:
 
 def compose(page: Page) -> str:
     """The whole file. Raises ValueError if a script would end its element, or two sections have one name, and AgentMixerError
-    if the file would be larger than MOST_BYTES."""
+    if the file would be larger than `page.most_bytes`."""
     names = [section.name for section in page.sections]
     if len(set(names)) < len(names):
         raise ValueError(f"two sections have one name: {', '.join(names)}")
@@ -84,14 +86,14 @@ def compose(page: Page) -> str:
     whole = rendered(
         "page.html",
         page=page,
-        style=Markup(_source("style.css") + "".join(section.css for section in page.sections)),
+        style=Markup(source("style.css") + "".join(section.css for section in page.sections)),
         data={section.name: data_block(section.data) for section in page.sections if section.data is not None},
         policy=_policy(page),
         version=__version__,
     )
-    if (size := len(whole.encode(errors="replace"))) > MOST_BYTES:
+    if (size := len(whole.encode(errors="replace"))) > page.most_bytes:
         raise AgentMixerError(
-            f"the page would have {size:,} bytes, more than {MOST_BYTES:,}; take large reports out of reports/"
+            f"the page would have {size:,} bytes, more than {page.most_bytes:,}; take large reports out of reports/"
         )
     return str(whole)
 
@@ -121,7 +123,7 @@ def _policy(page: Page) -> str:
     )
 
 
-def _source(name: str) -> str:
+def source(name: str) -> str:
     """The text of a file among the templates."""
     assert _TEMPLATES.loader is not None
     return _TEMPLATES.loader.get_source(_TEMPLATES, name)[0]

@@ -16,6 +16,7 @@ from agentmixer_cli.terminal import Terminal
 
 if TYPE_CHECKING:
     from agentmixer.report.page import Page
+    from agentmixer.runtime.bundle import Bundle
     from agentmixer.validate.reports import ReportFile
 
 
@@ -29,6 +30,20 @@ def report(
     trusted: TrustedOption = None,
     out: Annotated[
         Path | None, typer.Option(help="Where to write the page; a file of that name is replaced.", metavar="FILE.html")
+    ] = None,
+    live: Annotated[
+        bool,
+        typer.Option(
+            "--live",
+            help="Of a bundle: write live.html too, in which the exported policies decide recorded episodes anew.",
+        ),
+    ] = False,
+    onnxruntime_web: Annotated[
+        Path | None,
+        typer.Option(
+            help="The npm package that --live puts into the page; fetched once with npm unless given.",
+            metavar="FILE.tgz",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print where the page is and its headline as JSON.")] = False,
 ) -> None:
@@ -52,10 +67,18 @@ def report(
     if out is not None and out.suffix != ".html":
         raise AgentMixerError(f"--out {out} must end in .html, so that nothing but a page is replaced")
     chosen = path or newest()
+    if live and not os.path.lexists(chosen / TEAM_FILE):
+        raise AgentMixerError(
+            f"--live runs the policies of a bundle, and {chosen} is none; leave --live out, or name a bundle"
+        )
+    if onnxruntime_web and not live:
+        raise AgentMixerError("--onnxruntime-web is what --live puts into its page; add --live")
     place, name = out, "report.html"
     make: Callable[[], Page]
+    beside: Path | None = None
     if os.path.lexists(chosen / TEAM_FILE):
         bundle = opened(chosen, trusted)
+        beside = _live_page(bundle, out, onnxruntime_web) if live else None
         make = partial(bundle_page.page, bundle, trusted)
     elif os.path.lexists(chosen / "config.toml"):
         place = out or chosen / name
@@ -71,11 +94,30 @@ def report(
     made = make()
     target.write(compose(made))
     if as_json:
-        typer.echo(json.dumps({"page": str(target.path), "headline": made.headline}))
+        live_page = {"live_page": str(beside)} if beside else {}
+        typer.echo(json.dumps({"page": str(target.path), "headline": made.headline} | live_page))
         return
     console = Terminal()
     console.sentence(made.headline)
     console.place("page", target.path)
+    if beside:
+        console.place("live page", beside)
+
+
+def _live_page(bundle: Bundle, out: Path | None, archive: Path | None) -> Path:
+    """Write the page in which a bundle's policies decide. Returns where it lies."""
+    from agentmixer.report.episode_scenes import scenes
+    from agentmixer.report.live_page import live_page
+    from agentmixer.report.onnxruntime_web import web_runtime
+    from agentmixer.report.page import compose
+    from agentmixer.validate import recording
+    from agentmixer.validate.reports import ReportFile
+
+    place = out.with_stem(f"{out.stem}-live") if out else None
+    target = ReportFile(bundle.path, place, "live.html", numbered=False, option="--out FILE.html")
+    kept = recording.load(recording.newest(bundle.path), bundle.team.task)
+    target.write(compose(live_page(bundle, kept, scenes(bundle), web_runtime(archive))))
+    return target.path
 
 
 def write_page(console: Terminal, target: ReportFile, make: Callable[[], Page]) -> bool:

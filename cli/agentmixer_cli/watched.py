@@ -40,9 +40,9 @@ class Pages:
         for run, seen in zip(self._chosen, now.runs, strict=True):
 
             def live(run: Run = run, seen: Seen = seen) -> Page:
-                from agentmixer.report import live_page
+                from agentmixer.report import training_page
 
-                return live_page.page(run.path, now, seen)
+                return training_page.page(run.path, now, seen)
 
             self._write(run, live)
         self._written, self._took = time.monotonic(), time.monotonic() - begin

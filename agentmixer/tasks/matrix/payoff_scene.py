@@ -31,10 +31,10 @@ def scene(spec: TaskSpec, states: np.ndarray, obs: np.ndarray, actions: np.ndarr
             drawing.add(Shape("text", "wall", f"{value:g}", 0.28), at, seen=False)
     for row in range(rows):
         drawing.add(
-            Shape("text", "agent", f"{spec.agents[0]}: {row}", 0.2, 0), (left / 2, rows - row - 0.5), seen=False
+            Shape("text", "agent", f"{spec.agents[0]}: {row}", 0.15, 0), (left / 2, rows - row - 0.5), seen=False
         )
     for column in range(columns):
-        shape = Shape("text", "agent", f"{spec.agents[1]}: {column}", 0.2, 1)
+        shape = Shape("text", "agent", f"{spec.agents[1]}: {column}", 0.15, 1)
         drawing.add(shape, (left + column + 0.5, rows + 0.25), seen=False)
     played, after = actions[0].astype(int), np.arange(len(states)) > 0
     at = (left + played[1] + 0.5, rows - played[0] - 0.5)
