@@ -66,4 +66,4 @@ def test_the_citation_fits_the_version() -> None:
     assert cited["cff-version"] == "1.2.0" and {"message", "title", "authors"} <= set(cited)
     assert cited["version"] == agentmixer.__version__
     (paper,) = cited["references"]
-    assert paper["url"].endswith("/2401.08728") and [author["family-names"] for author in paper["authors"]][0] == "Li"
+    assert paper["url"].endswith("/2401.08728") and next(author["family-names"] for author in paper["authors"]) == "Li"
