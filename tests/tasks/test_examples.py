@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from commands import agentmixer
+from installed_examples import EXAMPLES, install_examples
 
 from agentmixer.tasks import Task, TaskStep, make
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = ROOT / "examples"
 SMALL = (
     "num_envs=8",
     "rollout_length=16",
@@ -29,16 +28,8 @@ TASKS = [("walkers", "two_walkers"), ("ring", "eight_cells")]
 @pytest.fixture(autouse=True)
 def _installed(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """What `pip install ./examples` leaves: the modules on the path, and the entry points of their pyproject.toml."""
-    project = tomllib.loads((EXAMPLES / "pyproject.toml").read_text())["project"]
     site = tmp_path_factory.mktemp("site")
-    info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
-    lines = [
-        f"[{group}]\n" + "".join(f"{name} = {module}\n" for name, module in points.items())
-        for group, points in project["entry-points"].items()
-    ]
-    (info / "entry_points.txt").write_text("".join(lines))
+    install_examples(site)
     monkeypatch.syspath_prepend(EXAMPLES)
     monkeypatch.syspath_prepend(site)
 
