@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from commands import agentmixer
 from installed_examples import EXAMPLES, install_examples
 
+from agentmixer.runtime import Agent
 from agentmixer.tasks import Task, TaskStep, make
 
 ROOT = Path(__file__).parents[2]
@@ -98,3 +100,17 @@ def test_the_page_shows_the_files() -> None:
     page = (ROOT / "docs" / "tasks.md").read_text()
     for name, language in (("pyproject.toml", "toml"), ("numpy_task.py", "python"), ("jax_task.py", "python")):
         assert f"`examples/{name}`:\n\n```{language}\n{(EXAMPLES / name).read_text()}```\n" in page, name
+
+
+def test_from_an_environment_to_a_signed_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """examples/own_environment.py, with training cut short."""
+    own = importlib.import_module("own_environment")
+    small, typed = " ".join(f"--set={setting}" for setting in SMALL), own.typed
+    monkeypatch.setattr(own, "typed", lambda line: typed(f"{line} {small}" if line.startswith("train") else line))
+    monkeypatch.setattr("sys.argv", ["own_environment.py", "--steps", "256"])
+    monkeypatch.chdir(tmp_path)
+    own.main()
+    (bundle,) = (tmp_path / "bundles").iterdir()
+    assert (bundle / "team.sig").stat().st_size == 64
+    agents = {name: Agent.load(bundle / "agents" / name) for name in own.Beam.possible_agents}
+    assert own.play(agents, 2) == own.play(agents, 2)
