@@ -21,7 +21,7 @@ from agentmixer.runtime import Agent
 from agentmixer.runtime.bundle import newest
 
 
-class Beam(ParallelEnv):
+class Beam(ParallelEnv):  # type: ignore[misc]
     """Heights are 0 to 1; an action moves a robot's end down, not at all, or up by 0.05."""
 
     metadata = {"name": "beam", "render_fps": 20}  # noqa: RUF012 - as PettingZoo asks for it; a control period is 1/20 s
