@@ -23,7 +23,7 @@ from pathlib import Path
 from termios import TIOCSWINSZ
 
 import pyte
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 PICTURES = Path(__file__).parent / "pictures"
 COLUMNS, ROWS = 92, 26
@@ -32,8 +32,8 @@ LONGEST, RATE, STAY = 7.0, 6, 2.5
 FONTS = ("DejaVuSansMono.ttf", "LiberationMono-Regular.ttf", "Menlo.ttc")
 GROUND, INK = "#16161e", "#d5d6db"
 COLOURS = {
-    "black": "#414868", "red": "#f7768e", "green": "#9ece6a", "brown": "#e0af68", "blue": "#7aa2f7", "magenta": "#bb9af7",
-    "cyan": "#7dcfff", "white": INK, "brightblack": "#737aa2",
+    "black": "#737aa2", "red": "#f7768e", "green": "#9ece6a", "brown": "#e0af68", "blue": "#7aa2f7", "magenta": "#bb9af7",
+    "cyan": "#7dcfff", "white": INK,
 }  # fmt: skip
 
 #: What was printed, and how many seconds after the command began.
@@ -94,8 +94,9 @@ class Painter:
         for row in range(ROWS):
             for column, cell in screen.buffer[row].items():
                 if cell.data != " ":
-                    colour = COLOURS.get(cell.fg) or (f"#{cell.fg}" if len(cell.fg) == 6 else INK)
-                    draw.text((8 + column * self.width, 8 + row * self.height), cell.data, colour, self.font)
+                    colour = COLOURS.get(cell.fg.removeprefix("bright"), INK)
+                    letter = "•" if "\u2800" <= cell.data <= "\u28ff" else cell.data  # no such font has Braille's dots
+                    draw.text((8 + column * self.width, 8 + row * self.height), letter, colour, self.font)
         return image
 
 
@@ -130,10 +131,21 @@ def film(recorded: list[tuple[str, Events]]) -> list[tuple[Image.Image, float]]:
     return frames
 
 
+def palette() -> Image.Image:
+    """Every colour of the text, and what lies between it and the ground, where letters have their edges."""
+    ground, colours = ImageColor.getrgb(GROUND), [ImageColor.getrgb(colour) for colour in {INK, *COLOURS.values()}]
+    mixed = [
+        round(below + (above - below) * share / 8)
+        for colour in colours for share in range(9) for below, above in zip(ground, colour, strict=True)
+    ]  # fmt: skip
+    image = Image.new("P", (1, 1))
+    image.putpalette(mixed)
+    return image
+
+
 def save(frames: list[tuple[Image.Image, float]], file: Path) -> None:
     """One palette for all frames, so that a frame holds only what has changed."""
-    palette = frames[-1][0].quantize(48)
-    images = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image, _ in frames]
+    images = [image.quantize(palette=palette(), dither=Image.Dither.NONE) for image, _ in frames]
     lengths = [round(seconds * 1000) for _, seconds in frames]
     images[0].save(file, save_all=True, append_images=images[1:], duration=lengths, loop=0, optimize=True)
 
