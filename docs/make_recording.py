@@ -94,7 +94,9 @@ class Painter:
         for row in range(ROWS):
             for column, cell in screen.buffer[row].items():
                 if cell.data != " ":
-                    colour = COLOURS.get(cell.fg.removeprefix("bright"), INK)
+                    colour = COLOURS.get(cell.fg.removeprefix("bright")) or (
+                        f"#{cell.fg}" if len(cell.fg) == 6 else INK
+                    )
                     letter = "•" if "\u2800" <= cell.data <= "\u28ff" else cell.data  # no such font has Braille's dots
                     draw.text((8 + column * self.width, 8 + row * self.height), letter, colour, self.font)
         return image
