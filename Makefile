@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test sc2 learn soak bench lint clean
+.PHONY: demo test sc2 docs docs-test dist dist-check learn soak bench lint clean
 
 $(READY): pyproject.toml constraints.txt
 	$(or $(FOUND),$(error no Python 3.11 or newer with its venv was found ($(PYTHON)); install one or name it: make PYTHON=/path/to/python3)) -m venv $(VENV)
@@ -47,5 +47,23 @@ soak: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/table.py
 
+# The site, in site/: it opens from the folder. A broken link fails. The variable leaves out a notice of the theme's authors.
+docs: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev,docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+# Every command of README and docs, run with training cut short.
+docs-test: $(READY)
+	$(BIN)/python -m pytest -m docs
+
+# The wheel and the source archive, in dist/.
+dist: $(READY)
+	rm -rf dist
+	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m build --quiet
+
+# The same, used in empty environments: the three commands with [train], verify and Agent.load without.
+dist-check: dist
+	$(BIN)/python -m pytest -m dist
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) dist site .pytest_cache .mypy_cache .ruff_cache

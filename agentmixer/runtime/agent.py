@@ -49,9 +49,9 @@ class Agent:
     may call `act`. Without memory they get what each would get alone; with memory, decisions are made one after the other,
     in whatever order the threads come, and each starts from the state that the one before it left.
 
-    >>> agent = Agent.load("bundle/agents/agent_0")
-    >>> agent.reset()
-    >>> action = agent.act(obs, action_mask)
+        agent = Agent.load("bundle/agents/agent_0")
+        agent.reset()
+        action = agent.act(obs, action_mask)
     """
 
     def __init__(self, files: AgentFiles):

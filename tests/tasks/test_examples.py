@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import tomllib
+import importlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from commands import agentmixer
+from installed_examples import EXAMPLES, install_examples
 
+from agentmixer.runtime import Agent
 from agentmixer.tasks import Task, TaskStep, make
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = ROOT / "examples"
 SMALL = (
     "num_envs=8",
     "rollout_length=16",
@@ -29,16 +30,8 @@ TASKS = [("walkers", "two_walkers"), ("ring", "eight_cells")]
 @pytest.fixture(autouse=True)
 def _installed(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """What `pip install ./examples` leaves: the modules on the path, and the entry points of their pyproject.toml."""
-    project = tomllib.loads((EXAMPLES / "pyproject.toml").read_text())["project"]
     site = tmp_path_factory.mktemp("site")
-    info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
-    lines = [
-        f"[{group}]\n" + "".join(f"{name} = {module}\n" for name, module in points.items())
-        for group, points in project["entry-points"].items()
-    ]
-    (info / "entry_points.txt").write_text("".join(lines))
+    install_examples(site)
     monkeypatch.syspath_prepend(EXAMPLES)
     monkeypatch.syspath_prepend(site)
 
@@ -107,3 +100,17 @@ def test_the_page_shows_the_files() -> None:
     page = (ROOT / "docs" / "tasks.md").read_text()
     for name, language in (("pyproject.toml", "toml"), ("numpy_task.py", "python"), ("jax_task.py", "python")):
         assert f"`examples/{name}`:\n\n```{language}\n{(EXAMPLES / name).read_text()}```\n" in page, name
+
+
+def test_from_an_environment_to_a_signed_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """examples/own_environment.py, with training cut short."""
+    own = importlib.import_module("own_environment")
+    small, typed = " ".join(f"--set={setting}" for setting in SMALL), own.typed
+    monkeypatch.setattr(own, "typed", lambda line: typed(f"{line} {small}" if line.startswith("train") else line))
+    monkeypatch.setattr("sys.argv", ["own_environment.py", "--steps", "256"])
+    monkeypatch.chdir(tmp_path)
+    own.main()
+    (bundle,) = (tmp_path / "bundles").iterdir()
+    assert (bundle / "team.sig").stat().st_size == 64
+    agents = {name: Agent.load(bundle / "agents" / name) for name in own.Beam.possible_agents}
+    assert own.play(agents, 2) == own.play(agents, 2)
