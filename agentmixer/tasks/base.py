@@ -176,8 +176,8 @@ class TaskFamily(Protocol):
 
     Importing a family must be cheap: `agentmixer tasks` imports every family. Simulators are imported by `make`.
 
-    Two functions may be left out: `option_names(scenario)` and `backend_problems(backend)`; see the functions of the same
-    names in `registry`.
+    Three functions may be left out: `option_names(scenario)`, `backend_problems(backend)` and
+    `scene(spec, states, obs, actions)`; see the functions of the same names in `registry`.
     """
 
     backends: tuple[str, ...]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from agentmixer.contract.spec import Box, TaskSpec
-from agentmixer.tasks.scene import Drawing, Scene, Shape
+from agentmixer.tasks.scene import Drawing, Role, Scene, Shape
 
 #: Most elements of an observation that are drawn.
 MOST = 48
@@ -40,7 +40,7 @@ def scene(spec: TaskSpec, states: np.ndarray, obs: np.ndarray, actions: np.ndarr
             level = np.clip(np.abs(value) / (most or 1.0), 0, 1)
             bar = np.stack([np.full(moments, WIDE * 0.7), HIGH * level], -1)
             at = np.stack([np.full(moments, left + WIDE / 2), middle - HIGH / 2 + HIGH * level / 2], -1)
-            role = "mark" if acting >= 0 else "agent"
+            role: Role = "mark" if acting >= 0 else "agent"
             shown = np.arange(moments) > 0 if acting >= 0 else True
             drawing.add(Shape("rectangle", role, label, 0.0, i), at, bar, shown, seen=own)
     width = NAME + (elements + 2 + spec.action_size) * WIDE + 1.0

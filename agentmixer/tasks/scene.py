@@ -76,9 +76,7 @@ class Drawing:
         self._shapes.append(shape)
         parts = (at, (moments, dimensions), np.float32), (to, (moments, dimensions), np.float32), (shown, (moments,), bool), (
             level, (moments,), np.float32), (seen, (moments, agents), bool)  # fmt: skip
-        self._parts.append(
-            tuple(np.broadcast_to(np.asarray(value, dtype), lead) for value, lead, dtype in parts)  # type: ignore[arg-type]
-        )
+        self._parts.append(tuple(np.broadcast_to(np.asarray(value, dtype), lead) for value, lead, dtype in parts))
 
     def scene(
         self, width: float, height: float, sight: ArrayLike = np.nan, captions: tuple[str, ...] = (),

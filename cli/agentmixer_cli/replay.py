@@ -72,9 +72,8 @@ def replay(
         )
     if agent is not None and agent not in spec.agents:
         raise AgentMixerError(f"the team has no agent '{agent}'{nearest(agent, spec.agents)}")
-    kinds = [(films.mp4, ".mp4", mp4)] if mp4 else []
-    if gif or not mp4:
-        kinds.insert(0, (films.gif, ".gif", gif))
+    kinds = [(films.gif, ".gif", gif), (films.mp4, ".mp4", mp4)]
+    kinds = [kind for kind in kinds if kind[2] or (kind[1] == ".gif" and not mp4)]
     for _, ending, asked in kinds:
         if asked and asked.suffix != ending:
             raise AgentMixerError(f"--{ending[1:]} {asked} must end in {ending}")

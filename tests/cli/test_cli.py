@@ -62,6 +62,10 @@ def test_three_commands_in_a_row(tmp_path: Path) -> None:
     (parity,) = [check for check in json.loads(report.read_text())["checks"] if check["name"] == "parity"]
     assert parity["actions"] > 0 and parity["different"] == 0
 
+    assert report.with_suffix(".npz").is_file()
+    drawn = agentmixer("replay", "--episode", "1", "--agent", "agent_3", "--size", "120", cwd=tmp_path)
+    assert drawn.returncode == 0 and (report.parent / "replay_1_agent_3.gif").is_file(), drawn.stderr
+
     late = agentmixer("deploy-sim", "--episodes", "1", "--deadline-ms", "0.01", cwd=tmp_path)
     assert late.returncode == 1
     assert late.stdout.splitlines()[-1].startswith("verdict: FAIL: deadline: ")

@@ -56,7 +56,7 @@ def test_a_big_agent_jams_a_passage_that_another_takes_too() -> None:
     assert jam.captions[1] == "stuck: the team gets 0"
     assert cross.captions[1] == "crossed: the team gets 9"  # 10, less what the detour costs a big agent_1
     big = labels(cross)["agent_1, big"]
-    assert cross.at[1, big, 0] > 11 > cross.at[1, labels(jam)["agent_1, big"], 0]
+    assert cross.at[1, big, 0] > 11 > jam.at[1, labels(jam)["agent_1, big"], 0]
     assert cross.seen[0, :, big].tolist() == [False, True]
 
 

@@ -21,8 +21,8 @@ def scene(of: Size, spec: TaskSpec, states: np.ndarray, obs: np.ndarray) -> Scen
     alive = states[:, -1 - of.preys : -1] > 0.5
     drawing = Drawing(moments, of.predators)
     for k in range(grid + 1):
-        for at, to in (((k, 0), (k, grid)), ((0, k), (grid, k))):
-            drawing.add(Shape("line", "ground", "", 0.03), at, to)
+        for begin, end in (((k, 0), (k, grid)), ((0, k), (grid, k))):
+            drawing.add(Shape("line", "ground", "", 0.03), begin, end)
     for i, name in enumerate(spec.agents):
         own = np.arange(of.predators) == i
         shape = Shape("rectangle", "mark", f"what {name} sees", 0.0, i)
