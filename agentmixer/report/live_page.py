@@ -28,15 +28,15 @@ def live_page(
 
     Raises AgentMixerError if the models leave no room for an episode."""
     task = bundle.team.task
+    script, wasm = _text(runtime.script), _text(runtime.wasm)
+    agents = [_agent(files) for files in bundle.agents.values()]
     data = {
-        "runtime": {"version": VERSION, "script": _text(runtime.script), "wasm": _text(runtime.wasm)},
+        "runtime": {"version": VERSION, "script": script, "wasm": wasm},
         "worker": source("live_worker.js"),
-        "agents": [_agent(files) for files in bundle.agents.values()],
+        "agents": agents,
         "same": SAME,
     }
-    used = sum(
-        map(len, (data["runtime"]["script"], data["runtime"]["wasm"], *(one["model"] for one in data["agents"])))
-    )
+    used = len(script) + len(wasm) + sum(len(agent["model"]) for agent in agents)
     replay = replay_section(recording, task, scene, MOST_BYTES - _REST - used, exact=True)
     if replay is None:
         raise AgentMixerError(
