@@ -28,15 +28,9 @@ def live_page(
 
     Raises AgentMixerError if the models leave no room for an episode."""
     task = bundle.team.task
-    script, wasm = _text(runtime.script), _text(runtime.wasm)
+    packed = {"script": _text(runtime.script), "wasm": _text(runtime.wasm)}
     agents = [_agent(files) for files in bundle.agents.values()]
-    data = {
-        "runtime": {"version": VERSION, "script": script, "wasm": wasm},
-        "worker": source("live_worker.js"),
-        "agents": agents,
-        "same": SAME,
-    }
-    used = len(script) + len(wasm) + sum(len(agent["model"]) for agent in agents)
+    used = sum(map(len, packed.values())) + sum(len(agent["model"]) for agent in agents)
     replay = replay_section(recording, task, scene, MOST_BYTES - _REST - used, exact=True)
     if replay is None:
         raise AgentMixerError(
@@ -49,7 +43,12 @@ def live_page(
         body=rendered("live.html", version=VERSION, same=f"{SAME:g}", agents=len(bundle.agents)),
         css=source("live.css"),
         script=source("live.js"),
-        data=data,
+        data={
+            "runtime": {"version": VERSION} | packed,
+            "worker": source("live_worker.js"),
+            "agents": agents,
+            "same": SAME,
+        },
     )
     return Page(
         subject=f"{task.name} {task.scenario}, {len(bundle.agents)} agents",
