@@ -120,7 +120,7 @@ STORY: tuple[dict[str, How], ...] = (
         "agentmixer train smacv2 zerg_10v10 --steps 2e6 --seed 1 --preset paper --set actor_lr=3e-4 --out runs/mine": How(
             SMALL + " --set eval_interval=256"
         ),
-        "agentmixer train smacv2 zerg_10v10 --resume --out runs/mine": AS_IT_IS,
+        "agentmixer train smacv2 zerg_10v10 --resume --out runs/mine": How("--steps 1024"),  # the run was not interrupted
         "agentmixer train smacv2 zerg_10v10 --from runs/mine --set actor_lr=1e-4": How("--steps 256 --set final_episodes=4"),
         "agentmixer export runs/mine --step best": AS_IT_IS,
         "agentmixer train smacv2 protoss_5v5 --seeds 0-4": How(SMALL + " --seeds 0-1"),
