@@ -15,7 +15,7 @@ from agentmixer.report import proofs, rehearsal_sections
 from agentmixer.report.graph_picture import graph_picture
 from agentmixer.report.kept_reports import FaultMatrix, Judged, Rehearsal
 from agentmixer.report.page import Page, Section, Tone
-from agentmixer.report.pieces import charts, command, facts, paragraph, table
+from agentmixer.report.pieces import charts, command, cut, facts, paragraph, table
 from agentmixer.report.proofs import Found
 from agentmixer.report.training_section import learning_curves, metrics
 from agentmixer.runtime.bundle import Bundle
@@ -66,7 +66,7 @@ def sections(
     found: list[Section | None] = []
     if rehearsal:
         found.append(rehearsal_sections.playing(rehearsal))
-    found.append(proofs.section(known, bundle.path))
+    found.append(proofs.section(known, bundle))
     if rehearsal:
         found.append(rehearsal_sections.timing(rehearsal))
     if (faults := known[-1].kept) and faults.report:
@@ -110,6 +110,9 @@ def _lead(known: tuple[Found, ...], rehearsal: Rehearsal | None) -> list[str]:
             f"The deployed team {deployed}. The joint policy, which has the global state and the Policy Modifier and exists in "
             f"training only, {joint}."
         )
+    failed = next((one.kept.report for one in known if one.status == "failed" and one.kept and one.kept.report), None)
+    if failed:
+        told.append(f"What failed: {cut(failed.verdict.removeprefix('FAIL: '))}.")
     counts = {status: [one for one in known if one.status == status] for status in ("passed", "failed", "not run")}
     summary = f"{len(counts['passed'])} of {len(known)} proofs passed"
     if counts["failed"]:

@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 400, 240
 #: What is left free around the area of the data.
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 44
+LEFT, RIGHT, TOP, BOTTOM = 52, 22, 14, 44
 #: What is left free on both sides of a chart without a y axis.
 MARGIN = 18
 #: How many series the style sheet tells apart.

@@ -150,7 +150,7 @@ def _typed(run: FaultFigures) -> list[str]:
     return [word for fault in typed for word in ("--fault", fault)]
 
 
-def section(all_found: tuple[Found, ...], path: Path) -> Section:
+def section(all_found: tuple[Found, ...], bundle: Bundle) -> Section:
     """Every proof: an overview, then one after another."""
     rows = [
         (
@@ -162,11 +162,11 @@ def section(all_found: tuple[Found, ...], path: Path) -> Section:
     ]
     overview = table("Proofs", ("What is promised", "Result", "Command"), rows)
     return Section(
-        "proofs", "Proofs", rendered("proofs.html", overview=overview, proofs=[_told(one, path) for one in all_found])
+        "proofs", "Proofs", rendered("proofs.html", overview=overview, proofs=[_told(one, bundle) for one in all_found])
     )
 
 
-def _told(one: Found, path: Path) -> dict[str, object]:
+def _told(one: Found, bundle: Bundle) -> dict[str, object]:
     """One proof as the template takes it."""
     kept, report = one.kept, one.kept.report if one.kept else None
     said: list[str] = []
@@ -185,11 +185,11 @@ def _told(one: Found, path: Path) -> dict[str, object]:
         "asks": one.proof.asks,
         "badge": badge(one.status),
         "said": [cut(sentence) for sentence in said],
-        "checks": _checks(one.proof.title, report) if report else "",
+        "checks": _checks(one.proof.title, report, set(bundle.agents)) if report else "",
         "count": _count(report) if report else "",
         "open": bool(report and len(report.checks) <= 8),
         "again": f"{made}Run it again:" if kept else "Not run yet. Run it:",
-        "command": again(one, path),
+        "command": again(one, bundle.path),
     }
 
 
@@ -204,14 +204,21 @@ def _count(report: Report) -> str:
     )
 
 
-def _checks(title: str, report: Report) -> Markup:
+def _whose(subjects: list[str], agents: set[str]) -> str:
+    """Whom checks are of; nothing where it is the team alone."""
+    if set(subjects) >= agents and len(agents) > 1:
+        return "team, every agent" if TEAM in subjects else "every agent"
+    return "" if subjects == [TEAM] else cut(", ".join(subjects))
+
+
+def _checks(title: str, report: Report, agents: set[str]) -> Markup:
     """A row for checks that say the same of several agents; what failed comes first."""
     same: dict[tuple[str, Status, str], list[str]] = {}
     for check in sorted(report.checks, key=lambda check: ORDER.index(check.status)):
-        name = f"{check.name} (control)" if check.control else check.name
+        name = f"{check.name} (control)" if check.control and "control" not in check.name else check.name
         same.setdefault((name, check.status, check.sentence), []).append(check.subject)
     rows: list[tuple[str, str, str, str]] = [
-        (cut(name), "" if subjects == [TEAM] else cut(", ".join(subjects)), badge(status), cut(sentence))
+        (cut(name), _whose(subjects, agents), badge(status), cut(sentence))
         for (name, status, sentence), subjects in same.items()
     ]
     if len(rows) > MOST_ROWS:

@@ -18,6 +18,7 @@ from agentmixer_cli.terminal import Terminal, leave
 if TYPE_CHECKING:
     from agentmixer.contract.results import Report
     from agentmixer.host.faulty_link import Faults
+    from agentmixer.report.page import Page
     from agentmixer.runtime.bundle import Bundle
     from agentmixer.train.run import Run
     from agentmixer.validate.deploy_sim import DeploySimReport
@@ -128,13 +129,14 @@ class Keeper(NamedTuple):
 
     def __call__(self, report: Report, show: Callable[[], None]) -> None:
         """Write a report and the page before anything of them is printed. show: prints what comes before the verdict."""
-        from agentmixer.report import bundle_page
-
         self.target.write(report.to_json())
-        newest = {self.target.name: self.target.path}
-        written = write_page(
-            self.console, self.page, lambda: bundle_page.page(self.bundle, self.trusted, self.run.path, newest)
-        )
+
+        def made() -> Page:
+            from agentmixer.report import bundle_page
+
+            return bundle_page.page(self.bundle, self.trusted, self.run.path, {self.target.name: self.target.path})
+
+        written = write_page(self.console, self.page, made)
         if self.as_json:
             typer.echo(report.to_json(), nl=False)
             return

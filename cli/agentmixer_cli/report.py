@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from agentmixer.report.page import Page
     from agentmixer.validate.reports import ReportFile
 
+#: What a page needs beside the base install.
+WAY_OUT = "pip install 'agentmixer[report]'"
+
 
 def report(
     path: Annotated[
@@ -40,7 +43,7 @@ def report(
     from agentmixer.errors import AgentMixerError
     from agentmixer.missing import missing_packages
 
-    if problems := missing_packages(["jinja2"], "pip install 'agentmixer[report]'"):
+    if problems := missing_packages(["jinja2"], WAY_OUT):
         raise AgentMixerError(str(problems[0]))
 
     from agentmixer.contract.manifest import TEAM_FILE
@@ -82,9 +85,13 @@ def write_page(console: Terminal, target: ReportFile, make: Callable[[], Page]) 
     """Write the page that goes with a report. Where it cannot be made, a line says why and nothing else changes: the report
     itself is kept already. Returns whether it was written."""
     from agentmixer.errors import AgentMixerError
-    from agentmixer.report.page import compose
+    from agentmixer.missing import missing_packages
 
     try:
+        if problems := missing_packages(["jinja2"], WAY_OUT):
+            raise AgentMixerError(str(problems[0]))
+        from agentmixer.report.page import compose
+
         target.write(compose(make()))
     except AgentMixerError as error:
         console.sentence(f"note: no page was written: {error}")

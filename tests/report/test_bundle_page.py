@@ -143,7 +143,7 @@ def test_numbers_of_the_tables_are_those_of_the_reports(found: Reader) -> None:
     assert ["played by the joint policy", "0.9876 [0.9000, 0.9900]"] in rows
     assert ["a", "10", "20", "30", "400", "0", "0.50", "61", "5", "2", "full"] in rows
     assert ["drop 0.2", "2.000 [1.500, 2.500]", "50", "50", "0", "6", "0.4"] in rows
-    assert ["noise (control)", "a, b", "✓ passed", "9 of 128 bits of 4 arrays differ"] in rows
+    assert ["noise (control)", "every agent", "✓ passed", "9 of 128 bits of 4 arrays differ"] in rows
 
 
 def test_drawings_hold_what_the_reports_do(made: Page) -> None:
@@ -215,7 +215,7 @@ def test_a_damaged_report_is_a_sentence(text: str, bundle: Path, tmp_path: Path)
     (path / "reports" / "parity.json").write_bytes(text.encode(errors="surrogateescape"))
     all_found = known(path)
     assert {one.proof.name: one.status for one in all_found}["parity"] == "not run"
-    assert "is damaged, or of another version" in proofs.section(all_found, path).body
+    assert "is damaged, or of another version" in proofs.section(all_found, read_bundle(path)).body
 
 
 def test_figures_that_do_not_fit_are_left_out_and_checks_stay(bundle: Path, tmp_path: Path) -> None:

@@ -39,9 +39,9 @@ def test_the_page_of_a_run_that_is_not_finished(tmp_path: Path) -> None:
     found = read(text)
     assert page.headline == "At step 200 of 512."
     assert f"agentmixer train smacv2 protoss_5v5 --resume --out {run}" in found.text
-    # Steps 100 and 200 of 0..200 lie at 219 and 386; shares 0.25 and 0.5 at 150.5 and 105, 0.75 at 59.5.
-    assert '<polyline class="line s0" points="219,150.5 386,105"/>' in text
-    assert '<polyline class="line s0" points="219,59.5 386,59.5"/>' in text
+    # Steps 100 and 200 of 0..200 lie at 215 and 378; shares 0.25 and 0.5 at 150.5 and 105, 0.75 at 59.5.
+    assert '<polyline class="line s0" points="215,150.5 378,105"/>' in text
+    assert '<polyline class="line s0" points="215,59.5 378,59.5"/>' in text
     assert ["hidden", "16"] in found.rows and ["total_steps", "512"] in found.rows
 
 
@@ -132,8 +132,8 @@ def test_the_page_of_a_comparison(tmp_path: Path) -> None:
     assert [BAD, BAD] in found.rows and ["mixer", "mixer"] in found.rows  # what differs: pm alone
     assert f"agentmixer compare {BAD}" in found.text
     # Curves: means 0 then 2 and 22 on axes of 0..10 and 0..25, bands from 1 to 3 and from 21 to 23.
-    assert '<polyline class="line s0" points="52,196 386,181.4"/>' in text
-    assert '<polygon class="band s1" points="52,196 386,28.6 386,43.1 52,196"/>' in text
+    assert '<polyline class="line s0" points="52,196 378,181.4"/>' in text
+    assert '<polygon class="band s1" points="52,196 378,28.6 378,43.1 52,196"/>' in text
 
 
 @pytest.mark.parametrize(
