@@ -42,7 +42,7 @@ def test_every_task_backend_and_feature_is_told_of(tmp_path: Path) -> None:
     backends = {f"task {task}, backend {name}" for task in registry.names() for name in registry.family(task).backends}
     features = {
         "Python", "run agents on a device", "train", "export", "tensorboard", "sign, and check signatures", "sandbox",
-        "--device cuda", "--workers ray",
+        "--device cuda", "--workers ray", "pages and plots",
     }  # fmt: skip
     assert set(findings) == backends | features
     # The tests run where these are installed.
