@@ -25,7 +25,6 @@ small = ["--steps=128", *(f"--set={setting}" for setting in (
 walkers = ["train", "walkers", "two_walkers", *small]
 assert run([*walkers, "--algorithm=spo", "--out=spo"]) == 0
 assert run([*walkers, "--set=pm=mean", "--out=mean"]) == 0
-assert run(["export", "spo", "--out=bundle"]) == 0
 """
 
 
@@ -74,4 +73,4 @@ def test_an_algorithm_and_a_policy_modifier_are_added_as_the_page_says(tmp_path:
         timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert sorted(folder.name for folder in (work / "bundle" / "agents").iterdir()) == ["walker_0", "walker_1"]
+    assert all((work / run / "summary.json").is_file() for run in ("spo", "mean"))
