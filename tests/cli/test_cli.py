@@ -84,7 +84,7 @@ def test_three_commands_in_a_row(tmp_path: Path) -> None:
     where, figures, what = listed.stdout.splitlines()[:3]
     assert where == str(run.relative_to(tmp_path))
     assert "win rate " in figures and "finished at 256" in figures
-    assert what.startswith("  smacv2 protoss_5v5, agentmixer_ppo default, seed 0; num_envs=8,") or "num_envs=8" in what
+    assert what.startswith("  smacv2 protoss_5v5, agentmixer_ppo default, seed 0; ") and "num_envs=8" in what
     (told,) = json.loads(agentmixer("runs", "--json", cwd=tmp_path).stdout)
     assert (told["run"], told["step"], told["seed"]) == (str(run.relative_to(tmp_path)), 256, 0)
 
