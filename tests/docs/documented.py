@@ -58,6 +58,11 @@ STORY: tuple[dict[str, How], ...] = (
         "agentmixer train smacv2 protoss_5v5": CUT,
         "agentmixer export --per-agent onnx": AS_IT_IS,
         "agentmixer deploy-sim": TIMED,
+        "agentmixer replay": AS_IT_IS,
+        "agentmixer replay --agent agent_3": AS_IT_IS,
+        "agentmixer replay --episode 3 --arm deployed --mp4 three.mp4": How("--episode 1", (0, 2)),  # 2: no ffmpeg
+        "agentmixer report": AS_IT_IS,
+        "agentmixer report --live": How("", (0, 2)),  # 2: no npm
         "agentmixer runs": AS_IT_IS,
         "agentmixer doctor": AS_IT_IS,
         "agentmixer tasks": AS_IT_IS,
@@ -123,7 +128,8 @@ STORY: tuple[dict[str, How], ...] = (
         "agentmixer train smacv2 zerg_10v10 --resume --out runs/mine": How("--steps 1024"),  # the run was not interrupted
         "agentmixer train smacv2 zerg_10v10 --from runs/mine --set actor_lr=1e-4": How("--steps 256 --set final_episodes=4"),
         "agentmixer export runs/mine --step best": AS_IT_IS,
-        "agentmixer train smacv2 protoss_5v5 --seeds 0-4": How(SMALL + " --seeds 0-1"),
+        "agentmixer train smacv2 protoss_5v5 --seeds 0-4": How(SMALL + " --seeds 0-1 --set eval_interval=256"),
+        "agentmixer plot runs/smacv2/protoss_5v5 --metric eval_win_rate --metric entropy": AS_IT_IS,
         "agentmixer compare passage two_agents --vary pm=mixer,attention,none --seeds 0-4": How("--steps 1000 --seeds 0-1"),
     },
     {  # from somebody else
