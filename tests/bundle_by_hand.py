@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from agentmixer.contract.manifest import (
     OPSET,
     SCHEMA_VERSION,
@@ -16,6 +18,15 @@ from agentmixer.contract.manifest import (
 )
 from agentmixer.contract.spec import Action, Box, Discrete, TaskSpec
 from agentmixer.export.bundle_writer import AgentParts, certified, write_bundle
+from agentmixer.runtime import profile
+from agentmixer.runtime.actions import as_array
+
+
+def any_profile(manifest: AgentManifest) -> bytes:
+    """A profile that fits an agent: of one decision, the fallback action on an observation of zeros."""
+    zeros = np.zeros(manifest.tensor("obs").shape, np.float32)[None]
+    action = as_array(manifest.fallback_action, manifest.action_space)[None]
+    return profile.dump(profile.measure(zeros, np.ones(1, bool), zeros, action, manifest.action_space))
 
 
 def write_by_hand(
@@ -69,6 +80,6 @@ def write_by_hand(
             files={},
             source=source,
         )
-        agents[name] = AgentParts(certified(manifest, model), model, goldens[name])
+        agents[name] = AgentParts(certified(manifest, model), model, goldens[name], any_profile(manifest))
     write_bundle(path, TeamManifest(SCHEMA_VERSION, *team, task, {}, source, Tolerances()), agents)
     return path

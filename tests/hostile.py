@@ -458,7 +458,7 @@ def break_bundle(bundle: Path, rng: random.Random, elsewhere: Path) -> str:
     """Break a bundle at random. elsewhere: an empty folder for what links lead to. Returns what was done."""
     agents = sorted((bundle / "agents").iterdir())
     folder = rng.choice(agents)
-    name = rng.choice(["agent.json", "policy.onnx", "golden.npz", "team.json"])
+    name = rng.choice(["agent.json", "policy.onnx", "golden.npz", "profile.npz", "team.json"])
     file = bundle / name if name == "team.json" else folder / name
     kind = rng.choice(
         ["bytes", "bytes", "json", "json", "golden", "golden", "model", "missing", "symlink", "hard link", "fifo",
@@ -505,7 +505,7 @@ def break_bundle(bundle: Path, rng: random.Random, elsewhere: Path) -> str:
         (file.parent / rng.choice(["x", "run.py", ".hidden", "\x1b[2J", "secret.bin"])).touch()
     elif kind == "swap":
         a, b = rng.sample(agents, 2)
-        for f in ("agent.json", "policy.onnx", "golden.npz"):
+        for f in ("agent.json", "policy.onnx", "golden.npz", "profile.npz"):
             (a / f).rename(elsewhere / f)
             (b / f).rename(a / f)
             (elsewhere / f).rename(b / f)

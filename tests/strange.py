@@ -97,7 +97,14 @@ def _many_files(bundle: Path, rng: random.Random, elsewhere: Path) -> None:
 
 def _large_file(bundle: Path, rng: random.Random, elsewhere: Path) -> None:
     file = bundle / rng.choice(
-        [*manifests(bundle), "team.sig", "agents/a/agent.sig", "agents/a/policy.onnx", "agents/a/golden.npz"]
+        [
+            *manifests(bundle),
+            "team.sig",
+            "agents/a/agent.sig",
+            "agents/a/policy.onnx",
+            "agents/a/golden.npz",
+            "agents/a/profile.npz",
+        ]
     )
     with open(file, "ab") as opened:
         opened.truncate(rng.choice([65, (1 << 20) + 1, 1 << 22, (1 << 24) + 1, 1 << 40]))  # sparse: takes no room

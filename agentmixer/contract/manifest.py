@@ -8,16 +8,17 @@ from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
-from agentmixer.contract.spec import Action, ActionSpace, Box, Count, Name, Period, TaskSpec
+from agentmixer.contract.spec import Action, ActionSpace, Box, Count, Discrete, Element, Name, Period, TaskSpec
 from agentmixer.errors import AgentMixerError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 OPSET: Literal[18] = 18
 
 TEAM_FILE = "team.json"
 AGENT_FILE = "agent.json"
 MODEL_FILE = "policy.onnx"
 GOLDEN_FILE = "golden.npz"
+PROFILE_FILE = "profile.npz"
 AGENTS_FOLDER = "agents"
 #: What may lie beside the agents and is not covered by digests: results about the bundle, not part of it.
 REPORTS_FOLDER = "reports"
@@ -31,6 +32,10 @@ Index = Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)]
 #: Grows with every release of a team, so that a device can refuse an older one.
 Release = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 Size = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
+#: What `Agent.step` does about an observation outside what was seen at export. report: say so in the status. clamp: decide on
+#: the nearest observation that is not outside. fall back: do the fallback action, also where an element is stale. refuse: refuse to
+#: start an episode whose first observation is outside, and report later ones.
+WhenUnusual = Literal["report", "clamp", "fall back", "refuse"]
 #: Small enough that no manifest can talk a difference away.
 Tolerance = Annotated[float, msgspec.Meta(ge=0, le=1e-3)]
 
@@ -72,7 +77,8 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class AgentManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """agent.json: all that one device needs to know. `files` maps each file of the folder to its SHA-256; `team_id` and
-    `release` say which team this agent belongs to, and are team.json's."""
+    `release` say which team this agent belongs to, and are team.json's. `obs_elements` and `action_names` are as in
+    `TaskSpec`, of this agent: empty where nobody has said anything."""
 
     schema_version: int
     team_id: Name
@@ -100,6 +106,17 @@ class AgentManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     depends_on: Annotated[dict[str, tuple[str, ...]], msgspec.Meta(max_length=8)]
     files: dict[str, str]
     source: Source
+    obs_elements: tuple[Element, ...] = ()
+    action_names: tuple[str, ...] = ()
+    when_unusual: WhenUnusual = "report"
+
+    @property
+    def names_of_actions(self) -> tuple[str, ...]:
+        """A name for each action of a Discrete space, or for each element of another: the task's, else `action_0` and so on."""
+        space = self.action_space
+        return self.action_names or tuple(
+            f"action_{i}" for i in range(space.n if isinstance(space, Discrete) else space.size)
+        )
 
     @property
     def policy(self) -> str:

@@ -95,9 +95,30 @@ Action = int | tuple[int | float, ...]
 OptionValue = bool | int | float | str
 
 
+#: A word or a few about an element: a unit, a frame, a group.
+Word = Annotated[str, msgspec.Meta(max_length=64)]
+
+
+class Element(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What somebody has said of an element of an observation beside its name; nothing where nobody has.
+
+    unit: for example "rad", "m/s", or "1" for a share; low, high: where its values lie by the task's own rules, both
+    inclusive; frame: what it is measured against, for example "map" or "own position"; group: elements that belong
+    together and are set at once, for example "enemy_0". Unless a group is said, an element belongs to what stands before the first
+    dot of its name."""
+
+    unit: Word = ""
+    low: Bound | None = None
+    high: Bound | None = None
+    frame: Word = ""
+    group: Word = ""
+
+
 class TaskSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a task promises. `obs_names`, `action_spaces`, `fallback_actions` hold one entry an agent, in
-    `agents` order; agents may differ in all three.
+    `agents` order; agents may differ in all three. So do `obs_elements`, what is known of each element of an observation, and
+    `action_names`, a name for each action of a Discrete space or each element of another; both are empty where the task says
+    nothing, and so is an agent's entry.
 
     `options` are the task's own settings as resolved (`--env-arg`); `reports_wins` says whether an episode
     can be won, beside having a return; `control_period_s` is the time one environment step stands for, in
@@ -120,6 +141,8 @@ class TaskSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     control_period_s: Period
     fallback_actions: tuple[Action, ...]
     shared: str
+    obs_elements: tuple[tuple[Element, ...], ...] = ()
+    action_names: tuple[tuple[str, ...], ...] = ()
 
     @property
     def num_agents(self) -> int:
@@ -130,6 +153,14 @@ class TaskSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def obs_sizes(self) -> tuple[int, ...]:
         """Observation length of each agent."""
         return tuple(len(names) for names in self.obs_names)
+
+    def elements_of(self, agent: int) -> tuple[Element, ...]:
+        """What the task says of the elements that an agent observes; empty if nothing."""
+        return self.obs_elements[agent] if self.obs_elements else ()
+
+    def actions_of(self, agent: int) -> tuple[str, ...]:
+        """What the task calls an agent's actions; empty if nothing."""
+        return self.action_names[agent] if self.action_names else ()
 
     @property
     def discrete(self) -> bool:

@@ -13,6 +13,7 @@ from agentmixer.contract.manifest import (
     AGENTS_FOLDER,
     GOLDEN_FILE,
     MODEL_FILE,
+    PROFILE_FILE,
     TEAM_FILE,
     AgentManifest,
     TeamAgent,
@@ -31,6 +32,7 @@ class AgentParts(NamedTuple):
     manifest: AgentManifest
     model: bytes
     golden: bytes
+    profile: bytes
 
 
 def certified(manifest: AgentManifest, model: bytes) -> AgentManifest:
@@ -47,7 +49,7 @@ def write_bundle(path: Path, team: TeamManifest, agents: Mapping[str, AgentParts
     team: its `agents` are replaced by those given. Raises AgentMixerError as `encode` does."""
     entries = {}
     for name, parts in agents.items():
-        contents = {MODEL_FILE: parts.model, GOLDEN_FILE: parts.golden}
+        contents = {MODEL_FILE: parts.model, GOLDEN_FILE: parts.golden, PROFILE_FILE: parts.profile}
         digests = {file: sha256(data) for file, data in contents.items()}
         manifest = encode(replace(parts.manifest, files=digests))
         folder = path / AGENTS_FOLDER / name

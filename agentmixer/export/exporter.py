@@ -23,6 +23,7 @@ from agentmixer.contract.manifest import (
     GOLDEN_FILE,
     MODEL_FILE,
     OPSET,
+    PROFILE_FILE,
     REPORTS_FOLDER,
     SCHEMA_VERSION,
     TEAM_FILE,
@@ -33,31 +34,27 @@ from agentmixer.contract.manifest import (
     TeamManifest,
     TensorSpec,
     Tolerances,
+    WhenUnusual,
     sha256,
 )
 from agentmixer.contract.spec import Box, Name, TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.export.bundle_writer import AgentParts, certified, write_bundle
+from agentmixer.export.elements import described
+from agentmixer.export.episodes import ENVS, profiles, record
 from agentmixer.export.graph import export_graph
 from agentmixer.export.graph_step import graph_step
-from agentmixer.runtime import signature
-from agentmixer.runtime.actions import array_type, parts
+from agentmixer.runtime import profile, signature
+from agentmixer.runtime.actions import array_type
 from agentmixer.runtime.bundle import BUNDLES, bundle_around, read_bundle
 from agentmixer.runtime.certificate import check_locality
 from agentmixer.runtime.golden import Golden, Parity, StepFunction, dump, parse, replay
 from agentmixer.runtime.guard import check_model
 from agentmixer.runtime.onnx_graph import GraphRefused
-from agentmixer.tasks import Task
-from agentmixer.tasks.base import to_torch
 from agentmixer.train import checkpoint
 from agentmixer.train.algorithms import ALGORITHMS
 from agentmixer.train.deployed import DeployedActor
 from agentmixer.train.run import Run, folder_name
-from agentmixer.train.team import Team
-
-#: Golden traces come from episodes of their own, apart from training and evaluation.
-GOLDEN_SEED = 2_000_003
-GOLDEN_STEPS = 256
 
 
 class Exported(NamedTuple):
@@ -68,65 +65,6 @@ class Exported(NamedTuple):
     path: Path
     parity: dict[str, dict[str, Parity]]
     remembered: bool
-
-
-@torch.no_grad()
-def record(
-    team: Team, task: Task, steps: int = GOLDEN_STEPS, progress: Callable[[str], None] = lambda _: None
-) -> list[Golden]:
-    """Let the trained (stacked) actors play greedily for `steps` steps of one environment.
-
-    The last sixteenth meets what play never shows: noise of standard deviation 10, and masks that forbid half of what is
-    legal. progress: called with how far it is."""
-    generator = np.random.default_rng(GOLDEN_SEED)
-    progress(f"recording {steps} steps")
-    seen = task.reset(GOLDEN_SEED)
-    spec, device = task.spec, team.device
-    memory = team.memory(1)["actor"]
-    rows: list[list[tuple[np.ndarray, ...]]] = [[] for _ in spec.agents]
-    fresh = True
-    for t in range(steps):
-        progress(f"recording step {t + 1} of {steps}")
-        obs, mask = to_torch(seen.obs, device), to_torch(seen.action_mask, device)
-        if t >= steps - steps // 16:
-            noise = torch.from_numpy(generator.normal(0.0, 10.0, obs.shape).astype(np.float32)).to(device)
-            obs = torch.stack([torch.where(torch.arange(obs.shape[-1], device=device) < size, noise[i], 0.0)
-                               for i, size in enumerate(spec.obs_sizes)])  # fmt: skip
-            mask = _narrowed(spec, mask.cpu().numpy(), generator).to(device)
-        if fresh:
-            memory = torch.zeros_like(memory)
-        actors = team.step(obs, mask, memory)
-        policy, memory = actors.policy, actors.memory
-        action = team.to_task(team.joint_policy.actor_mode(policy))
-        for i, (size, space) in enumerate(zip(spec.obs_sizes, spec.action_spaces, strict=True)):
-            mine = own_action(spec, i, action[i, 0])
-            arrays = obs[i, 0, :size], mask[i, 0, : space.n], policy[i, 0, : space.n], memory[i, 0]
-            seen_obs, legal, given, after = (array.cpu().numpy().copy() for array in arrays)
-            rows[i].append((seen_obs, legal, np.array(fresh), mine, given, after))
-        seen = task.step(action)
-        fresh = bool(np.asarray(seen.terminated)[0] or np.asarray(seen.truncated)[0])
-    return [Golden(*(np.stack(column) for column in zip(*agent, strict=True))) for agent in rows]
-
-
-def _narrowed(spec: TaskSpec, masks: np.ndarray, generator: np.random.Generator) -> torch.Tensor:
-    """Masks [N, 1, A] that forbid half of what is legal, and leave something legal in every element."""
-    narrowed = masks.copy()
-    for own, space in zip(narrowed[:, 0] if spec.has_action_mask else (), spec.action_spaces, strict=False):
-        if not isinstance(space, Box):
-            for part in parts(space, own[: space.n]):
-                kept = part & (generator.random(len(part)) < 0.5)
-                part[:] = kept if kept.any() else part
-    return torch.from_numpy(narrowed)
-
-
-def own_action(spec: TaskSpec, index: int, action: torch.Tensor) -> np.ndarray:
-    """What a task was given for one agent, as that agent's `Agent.act` gives it. action [...] or [..., W]."""
-    space = spec.action_spaces[index]
-    dtype, shape = array_type(space)
-    array = action.cpu().numpy()
-    if not spec.discrete:
-        array = array[..., : space.size].reshape((*array.shape[:-1], *shape))
-    return array.astype(dtype)
 
 
 def evaluators(actor: DeployedActor, model: onnx.ModelProto) -> dict[str, StepFunction]:
@@ -179,7 +117,10 @@ def compare(actor: DeployedActor, model: onnx.ModelProto, golden: Golden, tolera
     }
 
 
-def _manifest(spec: TaskSpec, index: int, actor: DeployedActor, team: tuple[str, int], source: Source) -> AgentManifest:
+def _manifest(
+    spec: TaskSpec, index: int, actor: DeployedActor, team: tuple[str, int], source: Source,
+    when_unusual: WhenUnusual = "report",
+) -> AgentManifest:  # fmt: skip
     """What the exporter knows of an agent; certificate, cost and digests are filled in from its files."""
     space, elements = spec.action_spaces[index], spec.obs_names[index]
     low, high = (
@@ -217,6 +158,9 @@ def _manifest(spec: TaskSpec, index: int, actor: DeployedActor, team: tuple[str,
         depends_on={},
         files={},
         source=source,
+        obs_elements=spec.elements_of(index),
+        action_names=spec.actions_of(index),
+        when_unusual=when_unusual,
     )
 
 
@@ -257,7 +201,7 @@ def _folder(path: Path) -> Iterator[None]:
 
 def _not_exported(bundle: Path) -> str | None:
     """A file in the folder that is no bundle's, relative to it; None if there is none."""
-    files = (AGENT_FILE, MODEL_FILE, GOLDEN_FILE, signature.AGENT_SIGNATURE_FILE)
+    files = (AGENT_FILE, MODEL_FILE, GOLDEN_FILE, PROFILE_FILE, signature.AGENT_SIGNATURE_FILE)
     for path in sorted(bundle.rglob("*")):
         parts = path.relative_to(bundle).parts
         known = (
@@ -295,13 +239,15 @@ def _check_place(target: Path, replace: bool) -> None:
 def export(
     run: Run, out: Path | None = None, progress: Callable[[str], None] = lambda _: None, sign: Path | None = None,
     team_id: str | None = None, release: int = 0, file: Path | None = None, replace: bool = False,
+    elements: Path | None = None, when_unusual: WhenUnusual = "report",
 ) -> Exported:  # fmt: skip
     """Export a checkpoint of `run`, one folder an agent; PM and critics are not written.
 
     file: the checkpoint, the run's newest unless given. The bundle goes to `out`, or to `default_path`. What is there
     is left alone; with `replace` a bundle that is there gives way, with its signatures and reports. Nothing appears
     there before all agents have passed parity. Calls `progress` with each agent that is exported. sign: file of the private key to
-    sign it with; team_id, release: what a device may hold its agent to (`default_team_id` unless given). Raises
+    sign it with; elements: a file that names and explains elements and actions (`elements.described`); when_unusual: the manifest's;
+    team_id, release: what a device may hold its agent to (`default_team_id` unless given). Raises
     AgentMixerError if parity fails, something is in the bundle's place, the key is none, `team_id` or `release` cannot be
     what they should, or the algorithm's agents need more than their own observations."""
     key = signature.private_key(sign) if sign else None
@@ -316,10 +262,13 @@ def export(
     if out is not None:
         _check_place(out, replace)
     with contextlib.closing(run.make_task(1)) as task:
-        spec = task.spec
+        spec = described(task.spec, elements) if elements else task.spec
         team = checked_team(default_team_id(spec) if team_id is None else team_id, release)
         algorithm, step = checkpoint.load_weights(run, task, file)
         goldens = record(algorithm.team, task, progress=progress)
+        foreign = task.restarts  # environments of others' code are costly, and each needs a process
+    with contextlib.closing(run.make_task(1 if foreign else ENVS)) as task:
+        seen = profiles(algorithm.team, task, progress)
     source = Source(
         agentmixer=__version__,
         algorithm=run.algorithm,
@@ -357,15 +306,17 @@ def export(
                         f"(by up to {result.policy_error:.1e}); nothing was exported"
                     )
             data, golden = model.SerializeToString(deterministic=True), dump(goldens[index])
+            measured = profile.dump(profile.measure(*seen[index], spec.action_spaces[index]))
             try:
-                manifest = certified(_manifest(spec, index, actor, team, source), data)
+                manifest = certified(_manifest(spec, index, actor, team, source, when_unusual), data)
             except GraphRefused as error:
                 raise AgentMixerError(
                     f"agent {name}: {error}; nothing was exported; train with a smaller network (--set hidden=...)"
                 ) from error
             check_locality(check_model(data, manifest), manifest)
             parse(golden, manifest)
-            agents[name] = AgentParts(manifest, data, golden)
+            profile.parse(measured, manifest)
+            agents[name] = AgentParts(manifest, data, golden, measured)
         digest = write_bundle(draft, TeamManifest(SCHEMA_VERSION, *team, spec, {}, source, tolerances), agents)
         if key:
             signature.sign(draft, key)

@@ -5,18 +5,22 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
-from agentmixer.contract.manifest import AgentManifest
+from agentmixer.contract.manifest import AgentManifest, Tolerances
 from agentmixer.contract.spec import Box, Discrete, MultiDiscrete
 from agentmixer.errors import AgentMixerError
-from agentmixer.runtime.actions import allowed, parts
+from agentmixer.runtime import profile
+from agentmixer.runtime.actions import allowed, as_array, parts
 from agentmixer.runtime.bundle import AgentFiles, read_agent
 from agentmixer.runtime.certificate import check_locality
 from agentmixer.runtime.guard import check_model
+from agentmixer.runtime.named import Observation, named_action
+from agentmixer.runtime.status import Outside, Status, Watch
 
 
 def make_session(model: bytes) -> onnxruntime.InferenceSession:
@@ -79,9 +83,11 @@ class Agent:
         self._space = space = self.manifest.action_space
         self._start, self._n = space.start if isinstance(space, Discrete) else None, space.n
         self._real_valued = isinstance(space, Box) and not space.whole
+        self._fallback, self._tie = as_array(self.manifest.fallback_action, space), np.float32(Tolerances().near_tie)
         if isinstance(space, Box):  # compared in float32, which the graph clamps in
             self._low, self._high = np.asarray(space.low, np.float32), np.asarray(space.high, np.float32)
         self._lock = threading.Lock() if state else contextlib.nullcontext()
+        self._watch = Watch(self.manifest, profile.parse(files.profile, self.manifest))
         self.reset()
         #: What the last decision was the mode of, [A]: logits (an illegal action has a very negative one) or
         #: means in units of half the action range.
@@ -112,17 +118,60 @@ class Agent:
         )
 
     def reset(self) -> None:
-        """A new episode: forget the recurrent state."""
+        """A new episode: forget the recurrent state, and what `step` remembers of the observations."""
         with self._lock:
             self._state = self._zeros
+            self._watch.reset()
+
+    def observation(self, keep: bool = False) -> Observation:
+        """An observation to be put together by name, and given to `act` or `step` again and again. keep: see `Observation`."""
+        return Observation(self.manifest, keep)
+
+    def named(self, action: np.ndarray) -> str | dict[str, float]:
+        """An action by name: the name of one of a Discrete space; else each element's value by the element's name."""
+        return named_action(self.manifest, action)
 
     @property
     def state(self) -> np.ndarray:
         """A copy of the recurrent state that the next decision starts from, [H] float32; H is 0 without memory."""
         return self._state[0].copy()
 
-    def act(self, obs: np.ndarray, action_mask: np.ndarray | None = None) -> np.ndarray:
-        """Decide. obs [D] float32; action_mask [A] bool, where the task masks.
+    def step(self, obs: np.ndarray | Observation, action_mask: np.ndarray | None = None) -> tuple[np.ndarray, Status]:
+        """Decide as `act` does, and say what is unusual about the observation and the decision.
+
+        Where the policy gives no valid decision, the fallback action is returned and the status says so. What else follows from an
+        unusual observation is the manifest's `when_unusual`. One thread: a status compares an observation with the one before.
+
+        Raises AgentMixerError as `act` does, and if `when_unusual` is "refuse" and an episode's first observation is outside what
+        first observations were; not InvalidDecision."""
+        begin = time.perf_counter_ns()
+        given = self._checked(obs, "obs", self._obs_shape, _FLOAT32) if type(obs) is not Observation else obs.array
+        first = fallback = False
+        outside: tuple[Outside, ...] = ()
+        stale: tuple[str, ...] = ()
+        if _finite(given):  # what is not finite, `act` refuses with its name
+            first, outside, stale = self._watch.look(given)
+        unusual = self.manifest.when_unusual
+        if outside or stale:
+            fallback = unusual == "fall back"
+            if first and unusual == "refuse":
+                self._watch.reset()
+                raise self._out_of_depth(outside)
+            if outside and unusual == "clamp":
+                given = self._watch.clamped(given, first)
+        try:
+            action = self._fallback.copy() if fallback else self.act(given, action_mask)
+        except InvalidDecision:
+            action, fallback = self._fallback.copy(), True
+        if type(obs) is Observation and not obs.keep:
+            obs.clear()
+        seconds = (time.perf_counter_ns() - begin) / 1e9
+        late = seconds > self.manifest.control_period_s
+        tie = not fallback and self._is_near_tie(action)
+        return action, Status(late, outside, first, stale, tie, fallback, seconds)
+
+    def act(self, obs: np.ndarray | Observation, action_mask: np.ndarray | None = None) -> np.ndarray:
+        """Decide. obs [D] float32, or put together by name; action_mask [A] bool, where the task masks.
 
         Returns the action in the task's own terms: a whole number, [] int64; a row of whole numbers, [W] int64; or a row
         of real values within their bounds, [W] float32.
@@ -131,12 +180,15 @@ class Agent:
         one that allows nothing, and InvalidDecision if what the policy computes is not finite (an observation may be so
         large that it overflows), out of range or bounds, or masked; the recurrent state is then unchanged."""
         if type(obs) is not np.ndarray or obs.shape != self._obs_shape or obs.dtype is not _FLOAT32:
+            if type(obs) is Observation:
+                return self._act_by_name(obs, action_mask)
             obs = self._checked(obs, "obs", self._obs_shape, _FLOAT32)
         if not _finite(obs):
             where = int(np.flatnonzero(~np.isfinite(obs))[0])
             name = self.manifest.tensor("obs").elements[where]
             raise AgentMixerError(
-                f"agent {self.manifest.agent}: obs[{where}] ({name}) is {obs[where]}; send finite numbers only"
+                f"agent {self.manifest.agent}: obs[{where}] ({name}) is {obs[where]}; send finite numbers only (an "
+                "observation put together by name is nan where nobody has set it)"
             )
         feed, mask = {"obs": obs[None]}, action_mask
         if self._masked:
@@ -155,6 +207,33 @@ class Agent:
         with self._lock:
             feed[self._state_input] = self._state
             return self._decided(feed, mask)
+
+    def _act_by_name(self, obs: Observation, action_mask: np.ndarray | None) -> np.ndarray:
+        """Decide, and forget the elements unless they are kept. What is refused is kept, so that it can be mended."""
+        try:
+            action = self.act(obs.array, action_mask)
+        except InvalidDecision:
+            if not obs.keep:
+                obs.clear()
+            raise
+        if not obs.keep:
+            obs.clear()
+        return action
+
+    def _is_near_tie(self, action: np.ndarray) -> bool:
+        """Whether another whole number was as good as the last decision's, to within the tolerance."""
+        if self._start is None or self.policy is None:
+            return False
+        policy = self.policy
+        return bool((policy >= policy[int(action) - self._start] - self._tie).tobytes().count(1) > 1)
+
+    def _out_of_depth(self, outside: tuple[Outside, ...]) -> AgentMixerError:
+        worst = outside[0]
+        return AgentMixerError(
+            f"agent {self.manifest.agent} refuses to start: {worst.name} is {worst.value:g}, outside what first observations were "
+            f"at export by {worst.by:.2g} of their range ({len(outside)} elements are outside); mend the observation, or export with "
+            "another --when-unusual"
+        )
 
     def _decided(self, feed: dict[str, np.ndarray], mask: np.ndarray | None) -> np.ndarray:
         """Run the graph and check what it gives; see `act`."""

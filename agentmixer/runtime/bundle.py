@@ -15,6 +15,7 @@ from agentmixer.contract.manifest import (
     MAX_AGENT_FILE,
     MAX_TEAM_FILE,
     MODEL_FILE,
+    PROFILE_FILE,
     REPORTS_FOLDER,
     TEAM_FILE,
     AgentManifest,
@@ -22,10 +23,10 @@ from agentmixer.contract.manifest import (
     decode,
     sha256,
 )
-from agentmixer.contract.spec import Box, allows
+from agentmixer.contract.spec import Box, Discrete, allows
 from agentmixer.errors import AgentMixerError
 from agentmixer.files import read_regular
-from agentmixer.runtime import golden, signature
+from agentmixer.runtime import golden, profile, signature
 from agentmixer.runtime.actions import array_type
 from agentmixer.runtime.onnx_graph import MAX_FILE
 
@@ -45,6 +46,7 @@ class AgentFiles(NamedTuple):
     manifest: AgentManifest
     model: bytes
     golden: bytes
+    profile: bytes
     #: SHA-256 of agent.json, which covers everything else.
     digest: str
 
@@ -101,6 +103,7 @@ AGENT_LIMITS = {
     signature.AGENT_SIGNATURE_FILE: signature.LENGTH,
     MODEL_FILE: MAX_FILE,
     GOLDEN_FILE: golden.MAX_FILE,
+    PROFILE_FILE: profile.MAX_FILE,
 }
 TEAM_LIMITS = {TEAM_FILE: MAX_TEAM_FILE, signature.SIGNATURE_FILE: signature.LENGTH}
 
@@ -171,9 +174,9 @@ def check_agent_signature(raw: Raw, trusted: Path | None) -> str:
 def agent_manifest(folder: Path, data: bytes) -> AgentManifest:
     """The manifest in `data`, the bytes of agent.json. Raises AgentMixerError if it is none or contradicts itself."""
     manifest = decode(data, AgentManifest, folder / AGENT_FILE)
-    if set(manifest.files) != {MODEL_FILE, GOLDEN_FILE}:
+    if set(manifest.files) != {MODEL_FILE, GOLDEN_FILE, PROFILE_FILE}:
         raise AgentMixerError(
-            f"{folder / AGENT_FILE} must list {MODEL_FILE} and {GOLDEN_FILE}; export the bundle again"
+            f"{folder / AGENT_FILE} must list {MODEL_FILE}, {GOLDEN_FILE} and {PROFILE_FILE}; export the bundle again"
         )
     if not allows(manifest.action_space, manifest.fallback_action):
         raise AgentMixerError(
@@ -182,7 +185,20 @@ def agent_manifest(folder: Path, data: bytes) -> AgentManifest:
     _consistent(manifest, folder / AGENT_FILE)
     if manifest.tensor("obs").shape != (len(manifest.tensor("obs").elements),):
         raise AgentMixerError(f"{folder / AGENT_FILE} does not name every element of obs; export the bundle again")
+    _named(manifest, folder / AGENT_FILE)
     return manifest
+
+
+def _named(manifest: AgentManifest, path: Path) -> None:
+    """Names of elements and actions are as many as there should be, and differ. Raises AgentMixerError if not."""
+    space, names = manifest.action_space, manifest.tensor("obs").elements
+    actions = space.n if isinstance(space, Discrete) else space.size
+    sized = len(manifest.obs_elements) in (0, len(names)) and len(manifest.action_names) in (0, actions)
+    if not sized or any(len(set(some)) < len(some) for some in (names, manifest.action_names)):
+        raise AgentMixerError(
+            f"{path} must describe each element of obs and name each action, with names that differ, or none; export the "
+            "bundle again"
+        )
 
 
 def open_listed(raw: Raw, manifest: AgentManifest) -> AgentFiles:
@@ -192,7 +208,8 @@ def open_listed(raw: Raw, manifest: AgentManifest) -> AgentFiles:
             raise AgentMixerError(
                 f"{raw.folder / name} is not what was exported (its SHA-256 differs); copy or export the bundle again"
             )
-    return AgentFiles(manifest, raw.files[MODEL_FILE], raw.files[GOLDEN_FILE], sha256(raw.files[AGENT_FILE]))
+    model, trace, figures = (raw.files[name] for name in (MODEL_FILE, GOLDEN_FILE, PROFILE_FILE))
+    return AgentFiles(manifest, model, trace, figures, sha256(raw.files[AGENT_FILE]))
 
 
 def _consistent(manifest: AgentManifest, path: Path) -> None:
@@ -247,6 +264,8 @@ def belongs(manifest: AgentManifest, digest: str, team: TeamManifest, index: int
         "control period": (manifest.control_period_s, task.control_period_s),
         "fallback action": (manifest.fallback_action, task.fallback_actions[index]),
         "observation": (manifest.tensor("obs").elements, task.obs_names[index]),
+        "elements": (manifest.obs_elements, task.elements_of(index)),
+        "action names": (manifest.action_names, task.actions_of(index)),
     }
     for name, (told, wanted) in told_and_wanted.items():
         if told != wanted:
@@ -318,9 +337,9 @@ def team_manifest(path: Path, data: bytes) -> TeamManifest:
     if set(team.agents) != set(team.task.agents) or len(team.agents) != len(team.task.agents):
         raise AgentMixerError(f"{path / TEAM_FILE} lists other agents than its task has; export the bundle again")
     task = team.task
-    if {len(task.obs_names), len(task.action_spaces), len(task.fallback_actions)} != {
-        len(task.agents)
-    } or not task.agents:
+    entries = {len(task.obs_names), len(task.action_spaces), len(task.fallback_actions)}
+    entries |= {len(task.obs_elements), len(task.action_names)} - {0}
+    if entries != {len(task.agents)} or not task.agents:
         raise AgentMixerError(
             f"{path / TEAM_FILE} does not say of every agent what it sees and does; export the bundle again"
         )

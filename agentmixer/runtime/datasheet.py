@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from agentmixer.contract.manifest import AGENT_FILE, TEAM_FILE, AgentManifest, Source, TeamManifest, TensorSpec
-from agentmixer.contract.spec import Action, ActionSpace
+from agentmixer.contract.spec import Action, ActionSpace, Element
 from agentmixer.errors import AgentMixerError
 from agentmixer.runtime import signature
 from agentmixer.runtime.bundle import AgentFiles, read_agent, read_bundle
@@ -25,7 +25,7 @@ class AgentSheet(msgspec.Struct, frozen=True):
     """One agent. inputs, outputs: as in agent.json, shapes without the batch; memory: length of the recurrent state in
     float32, 0 without one; operators: how often the graph has each; parameters: float32 numbers that policy.onnx holds;
     multiply_adds, elements: what one decision takes (`guard.Cost`); model_bytes: size of policy.onnx; signed: whether
-    agent.sig lies in the agent's folder."""
+    agent.sig lies in the agent's folder; obs_elements, action_names, when_unusual: as in agent.json."""
 
     agent: str
     index: int
@@ -41,6 +41,9 @@ class AgentSheet(msgspec.Struct, frozen=True):
     elements: int
     model_bytes: int
     signed: bool
+    obs_elements: tuple[Element, ...]
+    action_names: tuple[str, ...]
+    when_unusual: str
 
 
 class DataSheet(msgspec.Struct, frozen=True):
@@ -123,6 +126,9 @@ def _agent(files: AgentFiles, folder: Path) -> AgentSheet:
         elements=found.elements,
         model_bytes=len(files.model),
         signed=os.path.lexists(folder / signature.AGENT_SIGNATURE_FILE),
+        obs_elements=manifest.obs_elements,
+        action_names=manifest.action_names,
+        when_unusual=manifest.when_unusual,
     )
 
 

@@ -124,6 +124,7 @@ AGENT_CHECKS = (
     "team",
     "files",
     "digests",
+    "profile",
     "model",
     "contract",
     "limits",

@@ -25,7 +25,7 @@ import onnxruntime
 
 from agentmixer.contract.manifest import AGENT_FILE, TEAM_FILE, AgentManifest, TeamManifest, Tolerances, sha256
 from agentmixer.errors import AgentMixerError
-from agentmixer.runtime import bundle, golden, guard, sandbox
+from agentmixer.runtime import bundle, golden, guard, profile, sandbox
 from agentmixer.runtime.agent import Agent
 from agentmixer.runtime.bundle import AgentFiles, Raw
 from agentmixer.runtime.certificate import check_locality
@@ -68,11 +68,12 @@ class Inspector:
             tolerances = self.team.tolerances
         run("files", _listed_only, raw, manifest)
         files = run("digests", _digests, raw, manifest)
+        known = run("profile", _profile, files)
         graph = run("model", _model, files)
         contract = run("contract", _contract, graph, manifest)
         cost = run("limits", _limits, graph, files)
         local = run("locality", _locality, graph, manifest)
-        session = run("session", _session, files, contract, cost, local)
+        session = run("session", _session, files, contract, cost, local, known)
         run("golden", _golden, files, session, cost, tolerances)
 
 
@@ -119,7 +120,12 @@ def _listed_only(raw: Raw, manifest: AgentManifest) -> tuple[bool, str]:
 
 
 def _digests(raw: Raw, manifest: AgentManifest) -> tuple[AgentFiles, str]:
-    return bundle.open_listed(raw, manifest), f"{' and '.join(sorted(manifest.files))} are what was exported"
+    return bundle.open_listed(raw, manifest), f"{', '.join(sorted(manifest.files))} are what was exported"
+
+
+def _profile(files: AgentFiles) -> tuple[bool, str]:
+    steps, episodes, starts = profile.parse(files.profile, files.manifest).counts.tolist()
+    return True, f"of {steps:,} decisions in {episodes:,} episodes, {starts:,} first observations"
 
 
 def _model(files: AgentFiles) -> tuple[Graph, str]:

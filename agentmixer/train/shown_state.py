@@ -42,7 +42,9 @@ class ShownState(Shown):
     def __init__(self, task: Task):
         super().__init__(task)
         state, spec = tuple(f"state.{i}" for i in range(task.spec.state_size)), task.spec
-        self.spec = msgspec.structs.replace(spec, obs_names=tuple((*names, *state) for names in spec.obs_names))
+        self.spec = msgspec.structs.replace(
+            spec, obs_names=tuple((*names, *state) for names in spec.obs_names), obs_elements=()
+        )
         self._sizes = spec.obs_sizes
 
     def shown(self, step: TaskStep) -> TaskStep:

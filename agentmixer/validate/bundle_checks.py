@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from agentmixer.errors import AgentMixerError
-from agentmixer.export.exporter import record as record_golden
+from agentmixer.export.episodes import record as record_golden
 from agentmixer.export.graph_step import graph_step
 from agentmixer.runtime.agent import Agent
 from agentmixer.runtime.bundle import Bundle, read_bundle

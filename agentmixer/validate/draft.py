@@ -1,4 +1,4 @@
-"""A bundle taken apart, so that its graphs, manifests and golden traces can be made wrong, and put together again."""
+"""A bundle taken apart, so that its graphs, manifests, golden traces and profiles can be made wrong, and put together again."""
 
 from __future__ import annotations
 
@@ -39,13 +39,14 @@ def _tidy(graph: onnx.GraphProto) -> None:
 
 
 class Draft:
-    """A bundle taken apart, one agent of it (`name`) to be made wrong: graphs, manifests, golden traces and team."""
+    """A bundle taken apart, one agent of it (`name`) to be made wrong: graphs, manifests, golden traces, profiles and team."""
 
     def __init__(self, bundle: Bundle):
         self.bundle, self.team = bundle, bundle.team
         self.models = {name: onnx.load_from_string(files.model) for name, files in bundle.agents.items()}
         self.manifests = {name: files.manifest for name, files in bundle.agents.items()}
         self.goldens = {name: files.golden for name, files in bundle.agents.items()}
+        self.profiles = {name: files.profile for name, files in bundle.agents.items()}
         self.name = next(iter(bundle.agents))
 
     @property
@@ -74,7 +75,7 @@ class Draft:
             data, manifest = model.SerializeToString(deterministic=True), self.manifests[name]
             with contextlib.suppress(GraphRefused):  # such a graph has no certificate; its check will say so
                 manifest = certified(manifest, data)
-            agents[name] = AgentParts(manifest, data, self.goldens[name])
+            agents[name] = AgentParts(manifest, data, self.goldens[name], self.profiles[name])
         write_bundle(path, self.team, agents)
 
     # How a graph is changed.

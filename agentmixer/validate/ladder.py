@@ -24,7 +24,7 @@ import torch
 
 from agentmixer.contract.manifest import AgentManifest, Tolerances
 from agentmixer.contract.results import Check, Report, judged
-from agentmixer.export.exporter import own_action, record
+from agentmixer.export.episodes import own_action, record
 from agentmixer.export.graph_step import graph_step
 from agentmixer.runtime.agent import Agent
 from agentmixer.runtime.bundle import AgentFiles, Bundle

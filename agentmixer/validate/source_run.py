@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import msgspec
+
 from agentmixer import provenance
 from agentmixer.contract.manifest import sha256
 from agentmixer.errors import AgentMixerError
@@ -57,8 +59,11 @@ def source_run(bundle: Bundle, given: Path | None = None, task_code: str | None 
 
 
 def check_task(task: Task, bundle: Bundle, run: Run) -> None:
-    """Raises AgentMixerError if the run's task is not the one that the bundle was exported for."""
-    if task.spec != bundle.team.task:
+    """Raises AgentMixerError if the run's task is not the one that the bundle was exported for, whatever elements and actions
+    are called (`export --elements`)."""
+    told = bundle.team.task
+    names = {"obs_names": told.obs_names, "obs_elements": told.obs_elements, "action_names": told.action_names}
+    if told.obs_sizes != task.spec.obs_sizes or msgspec.structs.replace(task.spec, **names) != told:
         raise AgentMixerError(
             f"the task of {run.path} is not the one in {bundle.path}; export again: agentmixer export"
         )

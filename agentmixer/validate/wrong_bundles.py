@@ -11,6 +11,7 @@ from onnx import helper, numpy_helper
 
 from agentmixer.contract.manifest import TensorSpec
 from agentmixer.export.graph_step import graph_step
+from agentmixer.runtime import profile
 from agentmixer.runtime.golden import dump
 from agentmixer.train.joint_policy import ILLEGAL
 from agentmixer.validate.draft import LEAK, DoesNotApply, Draft
@@ -122,9 +123,19 @@ def _wide_observation(draft: Draft) -> None:
         TensorSpec("obs", "float32", (len(wider),), wider) if tensor.name == "obs" else tensor
         for tensor in manifest.inputs
     ]
-    draft.manifests[draft.name] = msgspec.structs.replace(manifest, inputs=tuple(inputs))
+    draft.manifests[draft.name] = msgspec.structs.replace(manifest, inputs=tuple(inputs), obs_elements=())
+    seen = np.pad(draft.golden().obs, ((0, 0), (0, task.state_size)))
+    measured = profile.measure(seen, draft.golden().reset, seen, draft.golden().action, manifest.action_space)
+    draft.profiles[draft.name] = profile.dump(measured)
     names = tuple(wider if i == manifest.index else names for i, names in enumerate(task.obs_names))
-    draft.team = msgspec.structs.replace(draft.team, task=msgspec.structs.replace(task, obs_names=names))
+    told = (
+        ()
+        if not task.obs_elements
+        else tuple(() if i == manifest.index else own for i, own in enumerate(task.obs_elements))
+    )
+    draft.team = msgspec.structs.replace(
+        draft.team, task=msgspec.structs.replace(task, obs_names=names, obs_elements=told)
+    )
 
 
 def _swap_graphs(draft: Draft) -> None:
@@ -136,7 +147,8 @@ def _swap_folders(draft: Draft) -> None:
     a, b = draft.name, draft.other()
     _swap_graphs(draft)
     draft.manifests[a], draft.manifests[b] = draft.manifests[b], draft.manifests[a]
-    draft.goldens[a], draft.goldens[b] = draft.goldens[b], draft.goldens[a]
+    for kept in (draft.goldens, draft.profiles):
+        kept[a], kept[b] = kept[b], kept[a]
     for name in (a, b):
         index = draft.team.task.agents.index(name)
         draft.manifests[name] = msgspec.structs.replace(draft.manifests[name], agent=name, index=index)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 from rich import box
@@ -36,6 +36,16 @@ def export(
         int,
         typer.Option(help="Grows with every release, so that a device can refuse an older one.", min=0, max=2**31 - 1),
     ] = 0,
+    elements: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="TOML that names and explains observations' elements and actions."),
+    ] = None,
+    when_unusual: Annotated[
+        str,
+        typer.Option(
+            help="What Agent.step does about an observation outside what was seen: report, clamp, fall-back or refuse (to start)."
+        ),
+    ] = "report",
     step: StepOption = None,
     replace: Annotated[
         bool,
@@ -48,15 +58,19 @@ def export(
 
     Example: agentmixer export --per-agent onnx
     """
+    from agentmixer.contract.manifest import WhenUnusual
     from agentmixer.errors import AgentMixerError, nearest
     from agentmixer.export import exporter
 
     if per_agent != "onnx":
         raise AgentMixerError(f"unknown export format '{per_agent}'{nearest(per_agent, ['onnx'])}")
+    ways = {way.replace(" ", "-"): way for way in get_args(WhenUnusual)}
+    if when_unusual not in ways:
+        raise AgentMixerError(f"unknown --when-unusual '{when_unusual}'{nearest(when_unusual, ways)}")
     console = Terminal(stderr=as_json)
     source, file = run_and_checkpoint(run, step, task_code, None if as_json else console)
     with console.doing() as doing:
-        result = exporter.export(source, out, doing, sign, team, release, file, replace)
+        result = exporter.export(source, out, doing, sign, team, release, file, replace, elements, ways[when_unusual])
     if as_json:
         parity = {
             name: {kind: found._asdict() for kind, found in kinds.items()} for name, kinds in result.parity.items()

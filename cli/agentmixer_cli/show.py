@@ -19,6 +19,7 @@ from agentmixer_cli.terminal import WIDTH, Terminal
 
 if TYPE_CHECKING:
     from agentmixer.contract.manifest import TensorSpec
+    from agentmixer.contract.spec import Element
     from agentmixer.runtime.datasheet import AgentSheet, DataSheet
 
 
@@ -105,7 +106,22 @@ def _print_agents(console: Terminal, agents: list[AgentSheet]) -> None:
     for tensor in first.inputs:
         if tensor.elements:
             console.print(Text(f"elements of {tensor.name}, in order"))
-            console.print(_columns(f"{i} {name}" for i, name in enumerate(tensor.elements)))
+            told = first.obs_elements if tensor.name == "obs" else ()
+            console.print(_columns(f"{i} {name}{_meaning(told, i)}" for i, name in enumerate(tensor.elements)))
+    if first.action_names:
+        console.print(Text("actions, in order"))
+        console.print(_columns(f"{i} {name}" for i, name in enumerate(first.action_names)))
+
+
+def _meaning(told: tuple[Element, ...], index: int) -> str:
+    """Unit, range and frame of an element, as far as they are known."""
+    if not told:
+        return ""
+    of = told[index]
+    low, high = ("" if bound is None else f"{bound:g}" for bound in (of.low, of.high))
+    bounds = f"{low}..{high}" if low or high else ""
+    words = [word for word in (of.unit, bounds, of.frame) if word]
+    return f" ({', '.join(words)})" if words else ""
 
 
 _MASKS = {
@@ -119,7 +135,7 @@ def _alike(agents: Iterable[AgentSheet]) -> list[list[AgentSheet]]:
     groups: dict[object, list[AgentSheet]] = {}
     for agent in agents:
         tensors = (agent.inputs, agent.outputs, agent.memory, agent.mask_rule)
-        actions = (agent.action_space, agent.fallback_action)
+        actions = (agent.action_space, agent.fallback_action, agent.obs_elements, agent.action_names)
         groups.setdefault((tensors, actions, tuple(agent.operators.items())), []).append(agent)
     return list(groups.values())
 

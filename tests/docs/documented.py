@@ -141,6 +141,7 @@ STORY: tuple[dict[str, How], ...] = (
         "python examples/own_environment.py": How("--steps 256"),
     },
     {  # not run here
+        "agentmixer export --elements elements.toml": no("tests/export/test_elements.py reads such a file"),
         "make demo": no("its three commands are README's, with more steps"),
         "make test": no("it would run itself"),
         "make lint": no("make test runs it"),

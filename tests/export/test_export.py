@@ -73,7 +73,8 @@ def test_nothing_of_pm_or_critic_is_written(exported: Exported, trained: Run) ->
     names = (str(f.relative_to(exported.path)) for f in exported.path.rglob("*") if f.is_file())
     files = sorted(name for name in names if not name.startswith("reports/"))  # other tests report on this bundle
     assert files == sorted(
-        [f"agents/agent_{i}/{f}" for i in range(5) for f in ("agent.json", "golden.npz", "policy.onnx")] + ["team.json"]
+        [f"agents/agent_{i}/{f}" for i in range(5) for f in ("agent.json", "golden.npz", "policy.onnx", "profile.npz")]
+        + ["team.json"]
     )
 
 

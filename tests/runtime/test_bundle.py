@@ -52,8 +52,8 @@ def swap(bundle: Path) -> None:
         (lambda b: (b / "run.py").touch(), r"run\.py is not listed"),
         (lambda b: (b / "agents/agent_9").mkdir(), "agent_9 is not listed"),
         (
-            lambda b: edit(b / "team.json", lambda d: d.update(schema_version=4)),
-            "schema version 4, .* reads 3; upgrade",
+            lambda b: edit(b / "team.json", lambda d: d.update(schema_version=5)),
+            "schema version 5, .* reads 4; upgrade",
         ),
         (
             lambda b: edit(b / "team.json", lambda d: d.update(schema_version=0)),
@@ -67,7 +67,7 @@ def swap(bundle: Path) -> None:
             "is not what was exported",
         ),
         (swap, "agent_0/agent.json is not what was exported"),
-        (lambda b: (b / "team.json").write_bytes(b'{"schema_version": 3, "\xff": 0}'), "not a valid manifest"),
+        (lambda b: (b / "team.json").write_bytes(b'{"schema_version": 4, "\xff": 0}'), "not a valid manifest"),
         (lambda b: (b / "team.json").write_text("[" * 200_000), "not a valid manifest"),
         (lambda b: edit(b / "team.json", lambda d: d["tolerances"].update(near_tie=1e300)), "not a valid manifest"),
         (
@@ -133,7 +133,7 @@ BOX = {"type": "box", "low": [0.0, 0.0], "high": [1.0, 1.0]}
         (lambda d: d.update(action_space=BOX | {"low": [], "high": []}, fallback_action=[]), "does not exist"),
         (lambda d: d.update(action_space=BOX, fallback_action=[0.0, 1.5]), "does not exist"),
         (lambda d: d.update(opset=17), "not a valid manifest"),
-        (lambda d: d["files"].update({"../x": "0"}), "must list policy.onnx and golden.npz"),
+        (lambda d: d["files"].update({"../x": "0"}), "must list policy.onnx, golden.npz and profile.npz"),
     ],
 )
 def test_a_manifest_that_makes_no_sense_is_refused(copy: Path, change: Callable[..., object], words: str) -> None:

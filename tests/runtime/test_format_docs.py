@@ -31,9 +31,9 @@ from agentmixer.contract.manifest import (
     Tolerances,
     decode,
 )
-from agentmixer.contract.spec import Box, Discrete, MultiDiscrete, TaskSpec
+from agentmixer.contract.spec import Box, Discrete, Element, MultiDiscrete, TaskSpec
 from agentmixer.errors import AgentMixerError
-from agentmixer.runtime import frames, golden
+from agentmixer.runtime import frames, golden, profile
 from agentmixer.runtime.actions import array_type
 from agentmixer.runtime.agent import Agent
 from agentmixer.runtime.bundle import read_agent
@@ -89,6 +89,7 @@ def json_type(kind: inspect.Type) -> str:
     [
         ("## agent.json", AgentManifest),
         ("### A tensor of `inputs` and `outputs`", TensorSpec),
+        ("### An element in `obs_elements`", Element),
         ("### `state`", StateSpec),
         ("### `action_space`, discrete", Discrete),
         ("### `action_space`, rows of whole numbers", MultiDiscrete),
@@ -179,6 +180,18 @@ def test_arrays_of_a_golden_trace(tmp_path: Path) -> None:
             assert row[1].split(",")[0] == str(array.dtype), name
             shape = re.match(r"\[([^]]+)\]", row[2])
             assert shape and tuple(sizes[letter] for letter in shape[1].split(", ")) == array.shape, name
+
+
+def test_arrays_of_a_profile(tmp_path: Path) -> None:
+    rows = table(FORMAT, "## profile.npz")
+    bundle = made_bundle(tmp_path / "bundle", ("a",), obs=6, actions=4)
+    sizes = {"K": 6, "A": 4}
+    with np.load(bundle / "agents/a/profile.npz") as arrays:
+        assert [names(row[0])[0] for row in rows] == arrays.files == list(profile.Profile._fields)
+        for (name, array), row in zip(arrays.items(), rows, strict=True):
+            assert row[1] == str(array.dtype), name
+            shape = re.match(r"\[([^]]+)\]", row[2])
+            assert shape and tuple(sizes.get(size) or int(size) for size in shape[1].split(", ")) == array.shape, name
 
 
 def test_actions_and_numbers_are_compared_as_written() -> None:

@@ -139,12 +139,12 @@ def rewrite(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
 def swap(bundle: Path) -> None:
     """agent_0 and agent_1 get each other's policies, and every digest is made to agree."""
     first, second = bundle / "agents/agent_0", bundle / "agents/agent_1"
-    for name in ("policy.onnx", "golden.npz"):
+    for name in ("policy.onnx", "golden.npz", "profile.npz"):
         (first / name).rename(bundle / "spare")
         (second / name).rename(first / name)
         (bundle / "spare").rename(second / name)
     for folder in (first, second):
-        files = {name: sha256((folder / name).read_bytes()) for name in ("policy.onnx", "golden.npz")}
+        files = {name: sha256((folder / name).read_bytes()) for name in ("policy.onnx", "golden.npz", "profile.npz")}
         rewrite(folder / "agent.json", lambda manifest, files=files: manifest.update(files=files))
         digest = sha256((folder / "agent.json").read_bytes())
         rewrite(bundle / "team.json", lambda team, n=folder.name, d=digest: team["agents"][n].update(sha256=d))

@@ -22,13 +22,15 @@ from hostile import attribute, hostile, outside, reseal, spell, use
 from agentmixer.errors import AgentMixerError
 from agentmixer.export.exporter import Exported
 from agentmixer.runtime import agent as agents
+from agentmixer.runtime import profile
 from agentmixer.runtime.bundle import AGENT_LIMITS, read_agent, read_raw
 from agentmixer.runtime.golden import Golden, dump, parse
 from agentmixer.runtime.inspection import Header
 from agentmixer.runtime.inspector import Inspector
+from agentmixer.runtime.profile import Profile
 from agentmixer.runtime.verify import verify
 
-PER_AGENT = ["read", "signature", "manifest", "pin", "files", "digests", "model", "contract", "limits", "locality", "session", "golden"]  # fmt: skip
+PER_AGENT = ["read", "signature", "manifest", "pin", "files", "digests", "profile", "model", "contract", "limits", "locality", "session", "golden"]  # fmt: skip
 
 
 @pytest.fixture
@@ -103,6 +105,16 @@ def change_golden(change: Callable[[Golden], Golden]) -> Callable[[Path], None]:
     return damage
 
 
+def change_profile(change: Callable[[Profile], Profile]) -> Callable[[Path], None]:
+    def damage(bundle: Path) -> None:
+        files = read_agent(bundle / "agents/agent_1")
+        changed = change(profile.parse(files.profile, files.manifest))
+        (bundle / "agents/agent_1/profile.npz").write_bytes(profile.dump(changed))
+        reseal(bundle)
+
+    return damage
+
+
 def change_manifest(change: Callable[[dict[str, object]], object]) -> Callable[[Path], None]:
     def damage(bundle: Path) -> None:
         file = bundle / "agents/agent_1/agent.json"
@@ -146,7 +158,8 @@ DOWNSTREAM = {
     "manifest": ["team", *PER_AGENT[3:]],
     "team": PER_AGENT[4:],
     "digests": PER_AGENT[6:],
-    "model": PER_AGENT[7:],
+    "profile": ["session", "golden"],
+    "model": PER_AGENT[8:],
     "contract": ["session", "golden"],
     "limits": ["session", "golden"],
     "locality": ["session", "golden"],
@@ -181,6 +194,13 @@ DOWNSTREAM = {
         (change_golden(lambda g: g._replace(action_mask=~g.action_mask | True)), "golden", "departs"),
         (change_golden(lambda g: g._replace(action_mask=np.zeros_like(g.action_mask))), "golden", "no task has"),
         (lambda b: ((b / "agents/agent_1/golden.npz").write_bytes(b"PK"), reseal(b)), "golden", "cannot be used"),
+        (lambda b: ((b / "agents/agent_1/profile.npz").write_bytes(b"PK"), reseal(b)), "profile", "cannot be used"),
+        (change_profile(lambda p: p._replace(first=p.first[:, ::-1])), "profile", "quantiles fall"),
+        (change_profile(lambda p: p._replace(change=p.change - np.inf)), "profile", "not finite"),
+        (change_profile(lambda p: p._replace(quantiles=p.quantiles[:-1])), "profile", r"quantiles is float32 \[\d+, 9\]"),
+        (change_profile(lambda p: p._replace(partners=p.partners + 10_000)), "profile", "does not exist"),
+        (change_profile(lambda p: p._replace(elements=p.elements[::-1])), "profile", "do not rise"),
+        (change_profile(lambda p: p._replace(counts=p.counts * 0)), "profile", "less than one step"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_fails_its_own_check(

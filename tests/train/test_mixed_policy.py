@@ -12,7 +12,8 @@ from torch.distributions import Categorical, Independent, Normal
 
 from agentmixer.contract.spec import Box, Discrete, TaskSpec
 from agentmixer.errors import AgentMixerError
-from agentmixer.export.exporter import evaluators, own_action
+from agentmixer.export.episodes import own_action
+from agentmixer.export.exporter import evaluators
 from agentmixer.export.graph import export_graph
 from agentmixer.train.algorithms import AgentMixerSAC
 from agentmixer.train.deployed import DeployedActor

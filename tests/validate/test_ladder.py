@@ -16,6 +16,7 @@ import onnx
 import pytest
 import torch
 from agentmixer_cli.app import app
+from bundle_by_hand import any_profile
 from conftest import TINY, box_spec, quiet, random_masks, tiny_algorithm, tiny_spec
 from hostile import reseal
 from onnx import TensorProto, helper, numpy_helper
@@ -88,7 +89,7 @@ def climber(kind: str) -> Climber:
     model = export_graph(actor, {"agent": spec.agents[INDEX]})
     data = model.SerializeToString(deterministic=True)
     manifest = certified(exporting._manifest(spec, INDEX, actor, ("team", 0), SOURCE), data)
-    files = AgentFiles(manifest, data, b"", "")
+    files = AgentFiles(manifest, data, b"", any_profile(manifest), "")
     return Climber(team, files, play(team, spec.has_action_mask))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agentmixer.contract.spec import Discrete, TaskSpec
+from agentmixer.contract.spec import Discrete, Element, TaskSpec
 from agentmixer.missing import Problem, missing_packages
 from agentmixer.tasks.base import NoOptions, ScenarioInfo, Task, check_known
 from agentmixer.tasks.coordsum.coordsum_facts import EPISODE_LIMIT, SIZES, state_size
@@ -81,5 +81,8 @@ def make(scenario: str, num_envs: int, backend: str, options: NoOptions, device:
         control_period_s=1.0,
         fallback_actions=(0,) * of.agents,
         shared="reward",
+        obs_elements=((*(Element(low=0.0, high=1.0),) * of.targets, Element("share of the limit", 0.0, 1.0)),)
+        * of.agents,
+        action_names=(tuple(f"play_{k}" for k in range(of.actions)),) * of.agents,
     )
     return JaxTask(spec, game(of), num_envs)

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import mujoco
 import numpy as np
 
+from agentmixer.contract.spec import Element
+
 #: MjData array -> its values in all environments, [E, ...].
 Values = dict[str, np.ndarray]
 
@@ -44,3 +46,39 @@ def flat_names(channels: Sequence[Channel], model: mujoco.MjModel) -> list[str]:
             numbers = [""] if width == 1 else [f"[{i}]" for i in range(width)]
             names += [f"{part}.{channel.field}{channel.tag}{number}" for number in numbers]
     return names
+
+
+#: Of quantities other than a joint's, the unit and the frame. Where a quantity mixes units, nothing is said.
+_QUANTITIES = {
+    "xpos": Element("m", frame="world"),
+    "fingertip_from_target": Element("m", frame="world"),
+    "sin": Element("1", -1.0, 1.0),
+    "cos": Element("1", -1.0, 1.0),
+}
+
+
+def elements(channels: Sequence[Channel], model: mujoco.MjModel) -> list[Element]:
+    """What each element of `flatten` is, in the order of `flat_names`: units and, where a joint has limits, its range."""
+    slide, hinge = int(mujoco.mjtJoint.mjJNT_SLIDE), int(mujoco.mjtJoint.mjJNT_HINGE)
+    kinds = {model.joint(j).name: (int(kind), j) for j, kind in enumerate(model.jnt_type)}
+    found = []
+    for name in flat_names(channels, model):
+        part, _, quantity = name.partition(".")
+        quantity, _, number = quantity.partition("[")
+        quantity, _, tag = quantity.partition(".")
+        kind, j = kinds.get(part, (-1, -1))
+        known = _QUANTITIES.get(tag) or _QUANTITIES.get(quantity) or _QUANTITIES.get(part) or Element()
+        if not tag and kind in (slide, hinge) and quantity in ("qpos", "qvel"):
+            unit = ("m" if kind == slide else "rad") + ("/s" if quantity == "qvel" else "")
+            limited = quantity == "qpos" and bool(model.jnt_limited[j])
+            low, high = map(float, model.jnt_range[j]) if limited else (None, None)
+            known = Element(unit, low, high, "joint")
+        elif not tag and kind == int(mujoco.mjtJoint.mjJNT_FREE):  # positions [3] to [6] are a quaternion
+            angular = number[0] in "3456"
+            of_the_whole = {
+                "qpos": Element("1" if angular else "m", frame="world"),
+                "qvel": Element("rad/s", frame="body") if angular else Element("m/s", frame="world"),
+            }
+            known = of_the_whole.get(quantity, known)
+        found.append(known)
+    return found

@@ -16,7 +16,7 @@ import numpy as np
 from agentmixer.contract.spec import Box, TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.tasks.base import TaskStep, cores
-from agentmixer.tasks.mamujoco.channels import Values, flat_names, flatten
+from agentmixer.tasks.mamujoco.channels import Values, elements, flat_names, flatten
 from agentmixer.tasks.mamujoco.mamujoco_facts import split
 from agentmixer.tasks.mamujoco.mamujoco_layout import layout
 from agentmixer.tasks.mamujoco.robots import ROBOTS
@@ -50,9 +50,10 @@ class MujocoTeam:
         self._layout = layout(scenario, agent_obsk)
         model, obs = self._layout.model, self._layout.obs
         names = flat_names(self._robot.channels, model)
-        agents, elements = self._layout.agent_of, self._layout.element_of
+        known = elements(self._robot.channels, model)
+        agents, places = self._layout.agent_of, self._layout.element_of
         # actuators[i][a]: the actuator that element a of agent i drives.
-        actuators = [np.flatnonzero(agents == i)[np.argsort(elements[agents == i])] for i in range(len(obs))]
+        actuators = [np.flatnonzero(agents == i)[np.argsort(places[agents == i])] for i in range(len(obs))]
         self.spec = TaskSpec(
             name="mamujoco",
             scenario=scenario,
@@ -71,6 +72,8 @@ class MujocoTeam:
             control_period_s=model.opt.timestep * self._layout.frame_skip,
             fallback_actions=tuple((0.0,) * len(own) for own in actuators),
             shared="reward",
+            obs_elements=tuple(tuple(known[j] for j in index) for index in obs),
+            action_names=tuple(tuple(model.joint(model.actuator_trnid[j, 0]).name for j in own) for own in actuators),
         )
         # Missing elements point at a column of zeros behind all others.
         self._obs_index = np.full((len(obs), max(map(len, obs))), len(names))

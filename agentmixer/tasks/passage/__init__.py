@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agentmixer.contract.spec import Discrete, TaskSpec
+from agentmixer.contract.spec import Discrete, Element, TaskSpec
 from agentmixer.missing import Problem, missing_packages
 from agentmixer.tasks.base import NoOptions, ScenarioInfo, Task, check_known
 from agentmixer.tasks.passage.passage_payoffs import LONG, SHORT
@@ -71,5 +71,7 @@ def make(scenario: str, num_envs: int, backend: str, options: NoOptions, device:
         control_period_s=1.0,
         fallback_actions=(SHORT, LONG),
         shared="reward",
+        obs_elements=((Element(low=0.0, high=1.0),) * 2,) * 2,
+        action_names=(("short", "long"),) * 2,
     )
     return JaxTask(spec, game(), num_envs)

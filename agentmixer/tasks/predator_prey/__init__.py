@@ -20,6 +20,7 @@ from agentmixer.tasks.predator_prey.predator_prey_facts import (
     MOVES,
     SIZES,
     Size,
+    obs_elements,
     obs_names,
     state_size,
 )
@@ -122,5 +123,7 @@ def make(scenario: str, num_envs: int, backend: str, options: Options, device: s
         control_period_s=1.0,
         fallback_actions=(list(MOVES).index("stay"),) * of.predators,
         shared="reward",
+        obs_elements=(obs_elements(),) * of.predators,
+        action_names=(tuple(MOVES),) * of.predators,
     )
     return JaxTask(spec, game(of, options.penalty), num_envs)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from agentmixer.contract.spec import Element
+
 
 class Size(NamedTuple):
     """How large a scenario is. `grid` is the number of rows and of columns."""
@@ -35,6 +37,16 @@ def obs_names() -> tuple[str, ...]:
     around = range(-SIGHT, SIGHT + 1)
     view = tuple(f"prey.row{row:+d}.col{col:+d}" for row in around for col in around)
     return ("own.row", "own.col", *view, "time")
+
+
+def obs_elements() -> tuple[Element, ...]:
+    """What each element of `obs_names` is."""
+    place, here, time = (
+        Element("share of the grid", 0.0, 1.0, "grid"),
+        Element(low=0.0, high=1.0, frame="own cell"),
+        Element("share of the limit", 0.0, 1.0),
+    )
+    return (place, place, *(here,) * (2 * SIGHT + 1) ** 2, time)
 
 
 def state_size(of: Size) -> int:

@@ -19,6 +19,8 @@ from agentmixer.tasks.smacv2.smacv2_facts import (
     MOVES,
     SIZES,
     TEAMS,
+    action_names,
+    obs_elements,
     obs_names,
     split,
     state_size,
@@ -138,5 +140,7 @@ def make(
         control_period_s=CONTROL_PERIOD_S,
         fallback_actions=(MOVES.index("stop"),) * allies,
         shared="reward",
+        obs_elements=obs_elements(scenario),
+        action_names=(action_names(scenario),) * allies,
     )
     return JaxTask(spec, game(scenario), num_envs, device)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from agentmixer.contract.spec import Element
+
 #: Race -> unit types that SMAX can express, with their SMACv2 weights. The medivac (heals) and the
 #: baneling (explodes) cannot be expressed; their weight of .1 is shared by the other two.
 TEAMS: dict[str, dict[str, float]] = {
@@ -71,6 +73,37 @@ def obs_names(scenario: str) -> tuple[tuple[str, ...], ...]:
         names = [f"{other}.{feature}" for other in others for feature in UNIT_FEATURES + kinds]
         rows.append(tuple(names + [f"own.{feature}" for feature in OWN_FEATURES + kinds]))
     return tuple(rows)
+
+
+#: What each feature is; a feature that is not here says whether the unit is of a type.
+MEANINGS = {
+    "health": Element("share of full health", 0.0, 1.0),
+    "x": Element("share of the map", frame="map"),
+    "y": Element("share of the map", frame="map"),
+    "dx": Element("sight range", -1.0, 1.0, "own position"),
+    "dy": Element("sight range", -1.0, 1.0, "own position"),
+    "last_move_x": Element(low=-1.0, high=1.0, frame="map"),
+    "last_move_y": Element(low=-1.0, high=1.0, frame="map"),
+    "last_target": Element("share of the largest action", 0.0, 1.0),
+    "cooldown": Element("share of the weapon's cooldown", 0.0, 1.0),
+}
+YES_OR_NO = Element(low=0.0, high=1.0)
+
+
+def obs_elements(scenario: str) -> tuple[tuple[Element, ...], ...]:
+    """What each element of `obs_names` is."""
+    return tuple(
+        tuple(MEANINGS.get(name.rpartition(".")[2], YES_OR_NO) for name in names) for names in obs_names(scenario)
+    )
+
+
+def action_names(scenario: str) -> tuple[str, ...]:
+    """An agent's actions under SMAX."""
+    _, _, enemies = split(scenario)
+    return (
+        *(move if move == "stop" else f"move_{move}" for move in MOVES),
+        *(f"attack_enemy_{j}" for j in range(enemies)),
+    )
 
 
 def state_size(scenario: str) -> int:

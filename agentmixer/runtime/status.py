@@ -1,0 +1,129 @@
+"""What is unusual about a decision, told while the agent runs: the observation against the profile, and the decision itself."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from agentmixer.contract.manifest import AgentManifest
+from agentmixer.runtime.profile import Profile
+
+#: How far beyond the least and largest value that were seen an element may lie: this share of the range between them,
+MARGIN = 0.1
+#: and this share of its size, for an element that hardly varied.
+RELATIVE = 1e-3
+#: An element is stale that stayed the same for this many times as many decisions in a row as ever in the profile, and this
+#: many more.
+STALE_TIMES, STALE_MORE = 2, 8
+NEVER = 1 << 60
+
+
+class Outside(NamedTuple):
+    """An element that lies beyond what was seen. by: how far, in units of the range that was seen (of the element's largest size where
+    it never varied)."""
+
+    name: str
+    value: float
+    by: float
+
+
+class Status(NamedTuple):
+    """One decision. `usual` says whether nothing of it is unusual; a near tie and the time taken are told, and are nothing unusual."""
+
+    #: The decision took longer than the control period.
+    late: bool
+    #: Elements outside what was seen, the farthest first.
+    outside: tuple[Outside, ...]
+    #: The observation is an episode's first, and `outside` is held against first observations alone.
+    first: bool
+    #: Elements that have not changed for far longer than they ever stayed the same.
+    stale: tuple[str, ...]
+    #: Another action was as good to within the tolerance.
+    near_tie: bool
+    #: The action is the fallback action.
+    fallback: bool
+    #: How long the decision took, checks included.
+    seconds: float
+
+    @property
+    def usual(self) -> bool:
+        """Nothing is late, outside, stale or fallen back."""
+        return not (self.late or self.outside or self.stale or self.fallback)
+
+
+class Watch:
+    """Holds an agent's observations against its profile. It remembers one episode; `reset` forgets it.
+
+    A look takes a few microseconds beside a decision of twenty, so nothing is allocated while all is usual, and whether an
+    element is stale is looked at no sooner than one can be."""
+
+    def __init__(self, manifest: AgentManifest, profile: Profile):
+        self.names, size = manifest.tensor("obs").elements, len(manifest.tensor("obs").elements)
+        self._usual = _envelope(profile.quantiles, profile.elements, size)
+        self._start = _envelope(profile.first, profile.elements, size)
+        # After how many looks without a change an element is stale. One that never varied cannot be.
+        self._patience = np.full(size, NEVER)
+        varies = profile.quantiles[:, 0] < profile.quantiles[:, -1]
+        self._patience[profile.elements[varies]] = STALE_TIMES * profile.unchanged[varies] + STALE_MORE
+        self._beyond, self._changed = np.zeros((2, size), bool), np.zeros(size, bool)
+        self._below, self._above = self._beyond
+        self._last, self._due = np.zeros(size, np.float32), np.zeros(size, np.int64)
+        self.reset()
+
+    def reset(self) -> None:
+        """A new episode begins."""
+        self._looks = self._soonest = 0
+
+    def look(self, obs: np.ndarray) -> tuple[bool, tuple[Outside, ...], tuple[str, ...]]:
+        """Whether `obs`, [D] float32 and finite, is an episode's first, what of it is outside and what is stale."""
+        looks = self._looks
+        envelope = self._usual if looks else self._start
+        np.less(obs, envelope.low, self._below)
+        np.greater(obs, envelope.high, self._above)
+        outside = self._outside(obs, envelope) if b"\1" in self._beyond.tobytes() else ()
+        stale: tuple[str, ...] = ()
+        if looks:
+            np.not_equal(obs, self._last, self._changed)
+            np.add(self._patience, looks, self._due, where=self._changed)
+            if looks > self._soonest:  # the look at which an element is stale only ever grows
+                self._soonest = int(self._due.min())
+                stale = tuple(self.names[i] for i in np.flatnonzero(self._due < looks))
+        else:
+            np.copyto(self._due, self._patience)
+            self._soonest = int(self._due.min())
+        self._last[:] = obs
+        self._looks = looks + 1
+        return not looks, outside, stale
+
+    def clamped(self, obs: np.ndarray, first: bool) -> np.ndarray:
+        """The observation with every element moved to the nearest value that is not outside, [D] float32."""
+        envelope = self._start if first else self._usual
+        return np.clip(obs, envelope.low, envelope.high)
+
+    def _outside(self, obs: np.ndarray, envelope: _Envelope) -> tuple[Outside, ...]:
+        found = np.flatnonzero(self._beyond.any(0))
+        by = np.maximum(envelope.low - obs, obs - envelope.high)[found] / envelope.unit[found]
+        order = np.argsort(-by, kind="stable")
+        return tuple(
+            Outside(self.names[i], float(obs[i]), float(far)) for i, far in zip(found[order], by[order], strict=True)
+        )
+
+
+class _Envelope(NamedTuple):
+    """Where an observation is usual, [D] float32 each: from `low` to `high`. unit: the range that was seen."""
+
+    low: np.ndarray
+    high: np.ndarray
+    unit: np.ndarray
+
+
+def _envelope(quantiles: np.ndarray, elements: np.ndarray, size: int) -> _Envelope:
+    """Of all D elements; those without figures are always usual."""
+    least, most = quantiles[:, 0].astype(np.float64), quantiles[:, -1].astype(np.float64)
+    room, largest = most - least, np.maximum(np.abs(least), np.abs(most))
+    low, high, unit = np.full(size, -np.inf), np.full(size, np.inf), np.ones(size)
+    more = MARGIN * room + RELATIVE * largest + 1e-6
+    low[elements], high[elements] = least - more, most + more
+    unit[elements] = np.where(room > 0, room, np.maximum(largest, 1e-6))
+    return _Envelope(*(array.astype(np.float32) for array in (low, high, unit)))
