@@ -20,8 +20,8 @@ from agentmixer.train.team import Team
 
 GOLDEN_SEED, PROFILE_SEED = 2_000_003, 4_000_037
 GOLDEN_STEPS = 256
-#: Environments that a profile is measured in side by side, decisions of all together, and first observations.
-ENVS, PROFILE_STEPS, PROFILE_STARTS = 16, 8192, 64
+#: Decisions that a profile is measured on, of all environments together, and first observations, both at least.
+PROFILE_STEPS, PROFILE_STARTS = 4096, 64
 
 
 class Seen(NamedTuple):
@@ -98,7 +98,7 @@ def profiles(team: Team, task: Task, progress: Callable[[str], None] = lambda _:
 
     One environment plays a quarter of `PROFILE_STEPS`. progress: called with how far it is."""
     spec, device, envs = task.spec, team.device, task.num_envs
-    steps = PROFILE_STEPS // envs if envs > 1 else PROFILE_STEPS // 4
+    steps = max(PROFILE_STEPS // envs, min(spec.episode_limit, 512)) if envs > 1 else PROFILE_STEPS // 4
     starts = []
     for begin in range(0, PROFILE_STARTS if envs > 1 else 4, envs):
         seen = task.reset(PROFILE_SEED, np.arange(begin, begin + envs))

@@ -41,7 +41,7 @@ from agentmixer.contract.spec import Box, Name, TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.export.bundle_writer import AgentParts, certified, write_bundle
 from agentmixer.export.elements import described
-from agentmixer.export.episodes import ENVS, profiles, record
+from agentmixer.export.episodes import profiles, record
 from agentmixer.export.graph import export_graph
 from agentmixer.export.graph_step import graph_step
 from agentmixer.runtime import profile, signature
@@ -267,7 +267,9 @@ def export(
         algorithm, step = checkpoint.load_weights(run, task, file)
         goldens = record(algorithm.team, task, progress=progress)
         foreign = task.restarts  # environments of others' code are costly, and each needs a process
-    with contextlib.closing(run.make_task(1 if foreign else ENVS)) as task:
+    # As many environments as the run trained in: JAX has compiled its games for so many.
+    envs = 1 if foreign else run.config.run.num_envs // run.config.run.lanes
+    with contextlib.closing(run.make_task(envs)) as task:
         seen = profiles(algorithm.team, task, progress)
     source = Source(
         agentmixer=__version__,

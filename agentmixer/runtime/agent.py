@@ -144,7 +144,7 @@ class Agent:
 
         Raises AgentMixerError as `act` does, and if `when_unusual` is "refuse" and an episode's first observation is outside what
         first observations were; not InvalidDecision."""
-        begin = time.perf_counter_ns()
+        begin = time.monotonic_ns()
         given = self._checked(obs, "obs", self._obs_shape, _FLOAT32) if type(obs) is not Observation else obs.array
         first = fallback = False
         outside: tuple[Outside, ...] = ()
@@ -165,7 +165,7 @@ class Agent:
             action, fallback = self._fallback.copy(), True
         if type(obs) is Observation and not obs.keep:
             obs.clear()
-        seconds = (time.perf_counter_ns() - begin) / 1e9
+        seconds = (time.monotonic_ns() - begin) / 1e9
         late = seconds > self.manifest.control_period_s
         tie = not fallback and self._is_near_tie(action)
         return action, Status(late, outside, first, stale, tie, fallback, seconds)

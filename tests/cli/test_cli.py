@@ -266,7 +266,7 @@ def test_a_damaged_bundle_is_refused_by_deploy_sim(exported: Exported, damage: s
     elif damage == "agent":
         shutil.rmtree(model.parent)
     else:
-        team.write_text(team.read_text().replace('"schema_version": 3', '"schema_version": 7', 1))
+        team.write_text(team.read_text().replace('"schema_version": 4', '"schema_version": 7', 1))
     result = agentmixer("deploy-sim", bundle, cwd=tmp_path)
     assert result.returncode == 2
     assert {"byte": "agent_2/policy.onnx", "agent": "agent_2 is missing", "schema": "schema version 7"}[
