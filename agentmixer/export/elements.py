@@ -36,12 +36,14 @@ def described(spec: TaskSpec, file: Path) -> TaskSpec:
         raise AgentMixerError(f"{file} speaks of an agent '{name}'{nearest(name, [ALL, *spec.agents])}")
     names, elements, actions = [], [], []
     for index, agent in enumerate(spec.agents):
-        own = {key: value for table in (ALL, agent) for key, value in _table(data, table, file).items()}
+        for name in _table(data, agent, file).keys() - {*spec.obs_names[index], "actions"}:
+            raise AgentMixerError(f"{file}: agent '{agent}' observes no '{name}'{nearest(name, spec.obs_names[index])}")
+        own = _table(data, ALL, file) | _table(data, agent, file)
         told = _table(own, "actions", file)
         own.pop("actions", None)
-        called = dict(zip(spec.obs_names[index], _elements(spec, index, own, file), strict=True))
-        names.append(tuple(name for name, _ in called.values()))
-        elements.append(tuple(element for _, element in called.values()))
+        called = _elements(spec, index, own, file)
+        names.append(tuple(name for name, _ in called))
+        elements.append(tuple(element for _, element in called))
         actions.append(_actions(spec, index, told, file))
         for what in (names[-1], actions[-1]):
             if twice := next((name for name in what if what.count(name) > 1), None):

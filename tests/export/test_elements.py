@@ -35,6 +35,7 @@ def test_a_file_names_and_explains(tmp_path: Path) -> None:
         ("[all", "is not TOML"),
         ("[agent_9.x]\nunit = 'm'", "speaks of an agent 'agent_9'"),
         ("[all.no_such]\nunit = 'm'", "observes no 'no_such'"),
+        ("[AGENT.no_such]\nunit = 'm'", "observes no 'no_such'"),
         ("[all.OBS]\nunits = 'm'", "element 'OBS' .*unknown field `units`"),
         ("[all.OBS]\nlow = 'little'", "element 'OBS' .*float"),
         ("[all.OBS]\nname = 'NEXT'", "the name 'NEXT' twice"),
@@ -46,6 +47,6 @@ def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, text: str, words: str)
     spec, file = box_spec(), tmp_path / "elements.toml"
     for word, name in zip(("OBS", "NEXT"), spec.obs_names[0], strict=False):
         text, words = text.replace(word, name), words.replace(word, name)
-    file.write_text(text)
+    file.write_text(text.replace("AGENT", spec.agents[0]))
     with pytest.raises(AgentMixerError, match=words):
         described(spec, file)
