@@ -110,8 +110,8 @@ def _lead(known: tuple[Found, ...], rehearsal: Rehearsal | None) -> list[str]:
         name = rehearsal.measures[0]
         deployed, joint = (_result(name, rehearsal.arms[arm][name].value) for arm in ("deployed", "joint"))
         told.append(
-            f"The deployed team {deployed}. The joint policy, which has the global state and the Policy Modifier and exists in "
-            f"training only, {joint}."
+            f"The deployed team {deployed}. The joint policy, which exists in training only and may use the global state and a "
+            f"Policy Modifier, {joint}."
         )
     failed = next((one.kept.report for one in known if one.status == "failed" and one.kept and one.kept.report), None)
     if failed:

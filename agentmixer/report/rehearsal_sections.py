@@ -50,8 +50,8 @@ def playing(run: Rehearsal) -> Section:
     numbers = range(1, len(head))
     body = [
         paragraph(
-            f"Three teams played the same {run.parity.episodes:,} episodes. The joint policy sees the global state and holds the "
-            "agents together by the Policy Modifier; it exists in training only. The trained actors are what it leaves behind: "
+            f"Three teams played the same {run.parity.episodes:,} episodes. The joint policy exists in training only, and may "
+            "use the global state and a Policy Modifier. The trained actors are what it leaves behind: "
             "each sees its own observation. The deployed agents are those actors as exported models, each in a process of its own."
         ),
         charts(*drawn),
