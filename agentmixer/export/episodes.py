@@ -21,7 +21,7 @@ from agentmixer.train.team import Team
 GOLDEN_SEED, PROFILE_SEED = 2_000_003, 4_000_037
 GOLDEN_STEPS = 256
 #: Decisions that a profile is measured on, of all environments together, and first observations; fewer of a single environment.
-PROFILE_STEPS, PROFILE_STARTS = 4096, 64
+PROFILE_STEPS, PROFILE_STARTS = 4096, 1024
 
 
 class Seen(NamedTuple):
