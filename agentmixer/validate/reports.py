@@ -18,7 +18,7 @@ class ReportFile:
 
     bundle: whose reports/ folder it goes to, unless `asked` says where; name: of the file there. Where there is a file
     already, it stays, and the report is called -2, -3 and so on; unless `numbered`, it is replaced. option: what chooses
-    another place, for errors. also: endings of files that will lie beside it under the same name, such as ".npz". The folder
+    another place, for errors; empty if nothing does. also: endings of files that will lie beside it under the same name, such as ".npz". The folder
     of a bundle is somebody else's: nothing is
     written through a link that lies in it. Raises AgentMixerError if nothing can be written there, or if a bundle would no
     longer be one with it."""
@@ -28,17 +28,17 @@ class ReportFile:
         also: tuple[str, ...] = (),
     ):  # fmt: skip
         #: What the report is called, without its number and ending.
-        self.name, self._option = Path(name).stem, option
+        self.name, self._choose = Path(name).stem, f"choose another {option}" if option else ""
         first = self.path = asked or bundle / REPORTS_FOLDER / name
         if asked is None:
             self._own_folder(bundle / REPORTS_FOLDER)
         elif (around := bundle_around(asked)) and around / REPORTS_FOLDER not in Path(os.path.abspath(asked)).parents:
             raise AgentMixerError(
-                f"{asked} lies in the bundle {around}, which no file may be added to but in {REPORTS_FOLDER}/; choose another "
-                f"{option}"
+                f"{asked} lies in the bundle {around}, which no file may be added to but in {REPORTS_FOLDER}/; "
+                f"{self._choose}"
             )
         if self.path.suffix in also:
-            raise AgentMixerError(f"{self.path} is where more than the report is kept; choose another {option}")
+            raise AgentMixerError(f"{self.path} is where more than the report is kept; {self._choose}")
         for number in itertools.count(2):
             files = [self.path, *map(self._beside, also)]
             if not numbered or not any(file.is_file() and not file.is_symlink() for file in files):
@@ -72,11 +72,9 @@ class ReportFile:
 
     def _own_folder(self, folder: Path) -> None:
         if os.path.lexists(folder) and not stat.S_ISDIR(os.lstat(folder).st_mode):
-            raise AgentMixerError(
-                f"{folder} is not a folder, and reports are not written through a link; remove it, or choose {self._option}"
-            )
+            ways = ", or ".join(filter(None, ("remove it", self._choose)))
+            raise AgentMixerError(f"{folder} is not a folder, and reports are not written through a link; {ways}")
 
     def _unwritable(self, error: OSError) -> AgentMixerError:
-        return AgentMixerError(
-            f"no report can be written to {self.path} ({error.strerror}); choose another {self._option}"
-        )
+        told = f"no report can be written to {self.path} ({error.strerror})"
+        return AgentMixerError("; ".join(filter(None, (told, self._choose))))

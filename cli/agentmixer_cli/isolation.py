@@ -8,12 +8,12 @@ import typer
 from rich import box
 from rich.table import Table
 
+from agentmixer_cli.kept import Kept
 from agentmixer_cli.opening import BundleArgument, TrustedOption, opened
 from agentmixer_cli.terminal import Terminal, leave
 
 if TYPE_CHECKING:
     from agentmixer.validate.isolation import AttackCheck, IsolationReport
-    from agentmixer.validate.reports import ReportFile
 
 
 def isolation(
@@ -27,22 +27,21 @@ def isolation(
     bundle's reports/. Exits 1 if one gets through or a control fails. Example: agentmixer isolation
     """
     from agentmixer.validate.isolation import self_test
-    from agentmixer.validate.reports import ReportFile
 
     found = opened(bundle, trusted)
-    target = ReportFile(found.path, None, "isolation.json")
     console = Terminal(stderr=as_json)
+    kept = Kept(console, found.path, "isolation.json")
     with console.doing() as doing:
         result = self_test(found, doing)
-    target.write(result.to_json())
+    kept.write(result)
     if as_json:
         typer.echo(result.to_json(), nl=False)
     else:
-        _print(console, target, result)
+        _print(console, kept, result)
     leave(result)
 
 
-def _print(console: Terminal, target: ReportFile, result: IsolationReport) -> None:
+def _print(console: Terminal, kept: Kept, result: IsolationReport) -> None:
     table = Table(title="attacks from the place of one agent", box=box.SIMPLE)
     for column in ("attack", "aim", "without", "in the sandbox"):
         table.add_column(column, overflow="fold")
@@ -63,7 +62,7 @@ def _print(console: Terminal, target: ReportFile, result: IsolationReport) -> No
         f"{len(result.attacks) - len(shown)} not shown here"
     )
     console.sentence(f"still answer after the attacks: {sum(answer)} of {len(answer)} others")
-    console.place("report", target.path)
+    kept.tell()
     console.verdict(result)
 
 

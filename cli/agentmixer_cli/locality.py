@@ -10,13 +10,13 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from agentmixer_cli.kept import Kept
 from agentmixer_cli.opening import BundleArgument, RunOption, TaskCodeOption, TrustedOption, opened_with_run
 from agentmixer_cli.terminal import Terminal, leave
 
 if TYPE_CHECKING:
     from agentmixer.validate.bit_tally import BitCheck
     from agentmixer.validate.locality import LocalityReport
-    from agentmixer.validate.reports import ReportFile
 
 
 def locality(
@@ -36,23 +36,22 @@ def locality(
     Example: agentmixer locality
     """
     from agentmixer.validate import locality as check
-    from agentmixer.validate.reports import ReportFile
 
     opened, source = opened_with_run(bundle, trusted, run, task_code)
     path = opened.path
-    target = ReportFile(path, None, "locality.json")
     console = Terminal(stderr=as_json)
+    kept = Kept(console, path, "locality.json")
     with console.doing() as doing:
         found = check.locality(opened, steps, source, doing)
-    target.write(found.to_json())
+    kept.write(found)
     if as_json:
         typer.echo(found.to_json(), nl=False)
     else:
-        _print(console, path, target, found)
+        _print(console, path, kept, found)
     leave(found)
 
 
-def _print(console: Terminal, path: Path, target: ReportFile, found: LocalityReport) -> None:
+def _print(console: Terminal, path: Path, kept: Kept, found: LocalityReport) -> None:
     console.place("bundle", path)
     table = Table(title=f"{found.steps} recorded steps, every agent in turn", box=box.SIMPLE)
     for column in ("where", "what was changed", "agents", "compared", "bits", "moved", ""):
@@ -72,5 +71,5 @@ def _print(console: Terminal, path: Path, target: ReportFile, found: LocalityRep
         f"static: every output of {len(found.static)} graphs is computed from the agent's own {', '.join(inputs)} alone"
     )
     console.sentence(f"observation: {found.observation}")
-    console.place("report", target.path)
+    kept.tell()
     console.verdict(found)

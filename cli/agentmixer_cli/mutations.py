@@ -9,6 +9,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from agentmixer_cli.kept import Kept
 from agentmixer_cli.opening import BundleArgument, RunOption, TaskCodeOption, TrustedOption, opened_with_run
 from agentmixer_cli.terminal import Terminal, leave
 
@@ -28,15 +29,14 @@ def mutations(
     Example: agentmixer mutations
     """
     from agentmixer.validate import mutations as check
-    from agentmixer.validate.reports import ReportFile
 
     opened, source = opened_with_run(bundle, trusted, run, task_code)
     path = opened.path
-    target = ReportFile(path, None, "mutations.json")
     console = Terminal(stderr=as_json)
+    kept = Kept(console, path, "mutations.json")
     with console.doing() as doing:
         found = check.mutations(opened, source, doing)
-    target.write(found.to_json())
+    kept.write(found)
     if as_json:
         typer.echo(found.to_json(), nl=False)
     else:
@@ -51,7 +51,7 @@ def mutations(
         for control in found.checks:
             if control.control and not control.passed:
                 console.sentence(f"FAIL nothing was wrong, and yet {control.sentence}", indent=5)
-        console.place("report", target.path)
+        kept.tell()
         caught, survived = (sum(m.status == status for m in found.mutations) for status in ("passed", "failed"))
         apart = len(found.mutations) - caught - survived
         console.sentence(f"{caught} caught, {survived} survived, {apart} do not apply")

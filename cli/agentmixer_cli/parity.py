@@ -9,6 +9,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from agentmixer_cli.kept import Kept
 from agentmixer_cli.opening import BundleArgument, RunOption, TaskCodeOption, TrustedOption, opened_with_run
 from agentmixer_cli.terminal import Terminal, leave
 
@@ -28,16 +29,15 @@ def parity(
     Exits 1 if a rung fails. The report is kept in the bundle's reports/. Example: agentmixer parity
     """
     from agentmixer.validate import ladder
-    from agentmixer.validate.reports import ReportFile
 
     console = Terminal(stderr=as_json)
     opened, source = opened_with_run(bundle, trusted, run, task_code)
-    target = ReportFile(opened.path, None, "parity.json")
+    kept = Kept(console, opened.path, "parity.json")
     if not as_json:
         console.place("bundle", opened.path)
     with console.doing() as doing:
         result = ladder.climb(opened, source, doing)
-    target.write(result.to_json())
+    kept.write(result)
     if as_json:
         typer.echo(result.to_json(), nl=False)
     else:
@@ -46,7 +46,7 @@ def parity(
             if not check.passed:
                 console.check(check)
         console.sentence("     closed loop: agentmixer deploy-sim plays whole episodes")
-        console.place("report", target.path)
+        kept.tell()
         console.verdict(result)
     leave(result)
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import re
 from pathlib import Path
 
 import pytest
+from commands import agentmixer
 
 from agentmixer.contract.results import Check, Report
 from agentmixer.errors import AgentMixerError
 from agentmixer.export.exporter import Exported
 from agentmixer.runtime.bundle import Bundle, read_bundle
 from agentmixer.runtime.sandbox import probe
-from agentmixer.validate import isolation
+from agentmixer.validate import isolation, reports
 from agentmixer.validate.attack_aims import AIMS
 from agentmixer.validate.attack_stage import Stage
 from agentmixer.validate.attacker import ATTACKS
@@ -81,12 +81,17 @@ def staged(monkeypatch: pytest.MonkeyPatch, protected: bool) -> None:
     monkeypatch.setattr(Stage, "__init__", lambda self, bundle, **_: real(self, bundle, protected=protected))
 
 
-def test_a_sandbox_that_is_not_there_fails_the_test(
-    bundle: Bundle, result: IsolationReport, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The sandboxed run without its sandbox: whatever can be shown here gets through, and the verdict is FAIL."""
-    staged(monkeypatch, protected=False)
-    found = self_test(bundle)
+@pytest.fixture(scope="module")
+def unprotected(bundle: Bundle) -> IsolationReport:
+    """The sandboxed run without its sandbox."""
+    with pytest.MonkeyPatch.context() as patch:
+        staged(patch, protected=False)
+        return self_test(bundle)
+
+
+def test_a_sandbox_that_is_not_there_fails_the_test(unprotected: IsolationReport, result: IsolationReport) -> None:
+    """Whatever can be shown here gets through, and the verdict is FAIL."""
+    found = unprotected
     assert not found.passed
     shown = {attack.name for attack in result.attacks if attack.status != "does not apply"}
     assert {attack.name for attack in found.attacks if attack.inside} == shown
@@ -136,24 +141,27 @@ def test_the_attacker_is_not_part_of_what_a_device_runs() -> None:
     assert not [file for file in runtime.glob("*.py") if "attack" in file.read_text()]
 
 
-def command(code: str, bundle: Bundle, *options: str) -> subprocess.CompletedProcess[str]:
-    start = f"import sys\nfrom agentmixer_cli.main import main\n{code}\nsys.argv[0] = 'agentmixer'\nmain()"
-    command = [sys.executable, "-c", start, "isolation", str(bundle.path), *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
-
-
-def test_the_command_prints_the_verdict_and_exits_with_it(bundle: Bundle) -> None:
-    passed = command("", bundle, "--json")
+def test_the_command_prints_the_verdict_and_exits_with_it(
+    bundle: Bundle,
+    result: IsolationReport,
+    unprotected: IsolationReport,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The second time the bundle lies where nothing can be written."""
+    monkeypatch.setattr(isolation, "self_test", lambda *_: result)
+    passed = agentmixer("isolation", bundle.path, "--json", cwd=tmp_path)
     assert passed.returncode == 0, passed.stderr
     assert json.loads(passed.stdout)["passed"] is True
-    failed = command(
-        """
-from agentmixer.validate.attack_stage import Stage
-real = Stage.__init__
-Stage.__init__ = lambda self, bundle, protected: real(self, bundle, False)
-""",
-        bundle,
-    )
+
+    def unwritable(path: Path) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(isolation, "self_test", lambda *_: unprotected)
+    monkeypatch.setattr(reports, "check_writable", unwritable)
+    failed = agentmixer("isolation", bundle.path, cwd=tmp_path)
     assert failed.returncode == 1, failed.stderr
     assert "GOT THROUGH" in failed.stdout
+    why = r"note: the report is not kept: no report can be written to \S+ \(Read-only file system\) "
+    assert re.search(why, " ".join(failed.stdout.split()))
     assert failed.stdout.rstrip().splitlines()[-1].startswith("verdict: FAIL: ")
