@@ -22,6 +22,8 @@ GOLDEN_SEED, PROFILE_SEED = 2_000_003, 4_000_037
 GOLDEN_STEPS = 256
 #: Decisions that a profile is measured on, of all environments together, and first observations; fewer of a single environment.
 PROFILE_STEPS, PROFILE_STARTS = 4096, 1024
+#: Each environment plays a whole episode, or so much of it.
+PROFILE_EPISODE = 512
 
 
 class Seen(NamedTuple):
@@ -98,7 +100,7 @@ def profiles(team: Team, task: Task, progress: Callable[[str], None] = lambda _:
 
     One environment plays a quarter of `PROFILE_STEPS`. progress: called with how far it is."""
     spec, device, envs = task.spec, team.device, task.num_envs
-    steps = max(PROFILE_STEPS // envs, min(spec.episode_limit, 512)) if envs > 1 else PROFILE_STEPS // 4
+    steps = max(PROFILE_STEPS // envs, min(spec.episode_limit, PROFILE_EPISODE)) if envs > 1 else PROFILE_STEPS // 4
     starts = []
     for begin in range(0, PROFILE_STARTS if envs > 1 else 4, envs):
         seen = task.reset(PROFILE_SEED, np.arange(begin, begin + envs))

@@ -130,34 +130,34 @@ def check_length(golden: Golden, work: int) -> None:
 def replay(golden: Golden, step: StepFunction, space: ActionSpace, tolerances: Tolerances) -> Parity:
     """Run `step` freely along the trace: its own recurrent state is fed back, so errors may add up. space: the agent's."""
     real = space if isinstance(space, Box) and not space.whole else None
-    state = np.zeros((1, golden.state_out.shape[1]), np.float32)
-    policy_error = state_error = 0.0
-    different = ties = 0
-    first: int | None = None
+    fed = np.zeros((1, golden.state_out.shape[1]), np.float32)
+    answers: list[list[np.ndarray]] = []
     for t in range(len(golden.reset)):
         if golden.reset[t]:
-            state = np.zeros_like(state)
-        action, policy, state = step(golden.obs[t : t + 1], golden.action_mask[t : t + 1], state)
-        # The logits of illegal actions too: one that is given out unmasked is wrong.
-        close = is_close(policy[0], golden.policy[t], tolerances) and is_close(
-            state[0], golden.state_out[t], tolerances
-        )
-        policy_error = max(policy_error, float(np.abs(policy[0] - golden.policy[t]).max()))
-        state_error = max(state_error, float(np.abs(state[0] - golden.state_out[t]).max(initial=0.0)))
-        if real:
-            apart = np.abs(action[0] - golden.action[t])
-            policy_error = max(policy_error, float(apart.max()))
-            close = close and bool((apart <= allowance(real, golden.action[t], tolerances)).all())
-        elif not np.array_equal(action[0], golden.action[t]):
+            fed = np.zeros_like(fed)
+        answers.append(step(golden.obs[t : t + 1], golden.action_mask[t : t + 1], fed))
+        fed = answers[-1][2]
+    action, policy, state = (np.concatenate(column) for column in zip(*answers, strict=True))
+    # The logits of illegal actions too: one that is given out unmasked is wrong.
+    close = is_close(policy, golden.policy, tolerances) & is_close(state, golden.state_out, tolerances)
+    errors = [float(np.abs(policy - golden.policy).max())]
+    different = ties = 0
+    if real:
+        apart = np.abs(action - golden.action)
+        errors.append(float(apart.max()))
+        close &= (apart <= allowance(real, golden.action, tolerances)).all(1)
+    else:
+        for row in np.flatnonzero((action != golden.action).reshape(len(action), -1).any(1)):
             different += 1
-            tie = is_near_tie(space, golden.policy[t], action[0], tolerances)
+            tie = is_near_tie(space, golden.policy[row], action[row], tolerances)
             ties += tie
-            close = close and tie
-        if not close and first is None:
-            first = t
-    return Parity(len(golden.reset), policy_error, state_error, different, ties, first)
+            close[row] &= tie
+    state_error = float(np.abs(state - golden.state_out).max(initial=0.0))
+    first = None if close.all() else int(close.argmin())
+    return Parity(len(golden.reset), max(errors), state_error, different, ties, first)
 
 
-def is_close(ours: np.ndarray, theirs: np.ndarray, tolerances: Tolerances) -> bool:
-    """Whether two arrays differ by no more than the tolerances; a NaN is never close."""
-    return np.allclose(ours, theirs, tolerances.relative, tolerances.absolute)
+def is_close(ours: np.ndarray, theirs: np.ndarray, tolerances: Tolerances) -> np.ndarray:
+    """Which rows of two arrays [T, ...] differ by no more than the tolerances, [T] bool; a NaN is never close."""
+    close = np.isclose(ours, theirs, tolerances.relative, tolerances.absolute)
+    return np.asarray(close.all(tuple(range(1, close.ndim))))

@@ -103,11 +103,10 @@ def lagged(rows: np.ndarray, follows: np.ndarray) -> np.ndarray:
 
 def longest_unchanged(rows: np.ndarray, fresh: np.ndarray) -> np.ndarray:
     """Of each column of [T, D] the most rows in a row that were equal to the row before, [D]. fresh [T]: where an episode began."""
-    longest = run = np.zeros(rows.shape[1], np.int64)
-    for t in range(1, len(rows)):
-        run = np.where((rows[t] == rows[t - 1]) & ~fresh[t], run + 1, 0)
-        longest = np.maximum(longest, run)
-    return longest
+    times = np.arange(len(rows))[:, None]
+    changed = np.ones(rows.shape, bool)
+    changed[1:] = (rows[1:] != rows[:-1]) | fresh[1:, None]
+    return (times - np.maximum.accumulate(np.where(changed, times, 0))).max(0)
 
 
 def _of_actions(actions: np.ndarray, space: ActionSpace) -> np.ndarray:

@@ -270,7 +270,7 @@ def _wrong(host: Host, applied: list[dict[Key, np.ndarray]]) -> tuple[list[dict[
 def _same(action: np.ndarray, expected: np.ndarray, tolerances: Tolerances) -> bool:
     if action.dtype == np.int64:
         return bool(action == expected)
-    return is_close(action, expected, tolerances)
+    return bool(is_close(action, expected, tolerances).all())
 
 
 def replay(files: AgentFiles, delivered: Sequence[bytes | None]) -> dict[Key, np.ndarray]:

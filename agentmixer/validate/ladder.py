@@ -189,11 +189,8 @@ def _extremes(
     precise = copy.copy(team)
     precise.actor = copy.deepcopy(team.actor).double()
     exact = _answers(precise, manifest.index, obs, mask, state)
-    answered = [
-        is_close(answers.policy[t], exact.policy[t], tolerances)
-        and is_close(answers.state_out[t], exact.state_out[t], tolerances)
-        for t in range(len(obs))
-    ]
+    answered = is_close(answers.policy, exact.policy, tolerances)
+    answered &= is_close(answers.state_out, exact.state_out, tolerances)
     kept = Golden(*(array[answered] for array in answers))
     names = {known: [n for n, a in zip(labels, answered, strict=True) if a == known] for known in (True, False)}
     return _Trace(kept, state[answered], names[True], tuple(names[False]))
