@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+#: WebAssembly is compiled once, quickly, and not again for speed: most of a page's work would be that.
+ARGUMENTS = ("--no-sandbox", "--js-flags=--liftoff-only")
 
 
 @contextmanager
@@ -23,7 +25,7 @@ def started() -> Iterator[Any]:
     if program is None:
         pytest.skip(f"pages are tried in a browser, and there is none here: {', '.join(NAMES)}")
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        browser = driver.chromium.launch(executable_path=program, args=ARGUMENTS)
         yield browser
         browser.close()
 

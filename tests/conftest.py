@@ -9,7 +9,9 @@ import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import browser
 import msgspec
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ import torch
 from rich.console import Console
 
 from agentmixer.contract.spec import Box, Discrete, MultiDiscrete, TaskSpec
+from agentmixer.export import episodes
 from agentmixer.export import exporter as export
 from agentmixer.tasks import predator_prey
 from agentmixer.train import run as runs
@@ -57,6 +60,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     places = {here / name: place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: places.get(item.path, len(LONG)))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _brief_profiles() -> Iterator[None]:
+    """Export takes what agents see and do from a few hundred decisions here, and not from thousands."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(episodes, "PROFILE_STEPS", 256)
+        patch.setattr(episodes, "PROFILE_STARTS", 32)
+        patch.setattr(episodes, "PROFILE_EPISODE", 64)
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -191,6 +204,13 @@ def random_masks(generator: np.random.Generator, *shape: int) -> np.ndarray:
     mask = generator.random(shape) < 0.5
     np.put_along_axis(mask, generator.integers(0, shape[-1], (*shape[:-1], 1)), True, -1)
     return mask
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A browser; a test that asks for it is skipped where there is none."""
+    with browser.started() as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

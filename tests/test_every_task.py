@@ -7,22 +7,26 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import browser
 import numpy as np
 import psutil
 import pytest
 from agentmixer_cli.app import app
+from commands import agentmixer
 from conftest import quiet
 from typer.testing import CliRunner
 
 from agentmixer.contract.spec import Box, Discrete
 from agentmixer.errors import AgentMixerError
 from agentmixer.export import exporter as exporting
+from agentmixer.export.exporter import Exported
 from agentmixer.runtime import Agent
 from agentmixer.runtime.bundle import read_bundle
-from agentmixer.tasks import check
+from agentmixer.tasks import check, predator_prey
 from agentmixer.train import run as runs
 from agentmixer.train import trainer
 from agentmixer.train.algorithms import AgentMixerPPO
@@ -42,40 +46,68 @@ def started(task: str, scenario: str, path: Path, options: dict[str, Any], **set
     return runs.create(task, scenario, backend, "agentmixer_ppo", "default", 1, "cpu", resolved, config, path)
 
 
-@pytest.mark.parametrize(
-    ("task", "scenario", "options"),
-    [
-        ("matrix", "climbing", {}),
-        ("matrix", "payoffs.json", {}),
-        ("passage", "two_agents", {}),
-        ("coordsum", "3x10-30", {}),
-        ("predator_prey", "7x7", {"penalty": -1}),
-        ("mamujoco", "Hopper-3x1", {}),
-        ("mamujoco", "Humanoid-9|8", {"agent_obsk": "1"}),
-        ("pettingzoo", "mpe2.simple_spread_v3:parallel_env", {"max_cycles": 10}),
-        ("pettingzoo", "mpe2.simple_spread_v3:parallel_env", {"max_cycles": 10, "continuous_actions": True}),
-        ("pettingzoo", "zoo_envs:Dying", {}),
-        ("pettingzoo", "gymnasium_robotics.mamujoco_v1:parallel_env", {"scenario": "Hopper", "agent_conf": "3x1"}),
-    ],
-    ids=str,
-)
-def test_trained_exported_deployed(
-    task: str, scenario: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(Path(__file__).parent / "tasks")
-    # Three agents with two, three and two actions.
-    Path("payoffs.json").write_text(json.dumps(np.arange(12.0).reshape(2, 3, 2).tolist()))
-    run = started(task, scenario, tmp_path / "run", options)
-    assert trainer.train(run, quiet())
-    exported = exporting.export(runs.load(run.path), tmp_path / "bundle")
-    assert all(parity.passed for kinds in exported.parity.values() for parity in kinds.values())
+class Rehearsed(NamedTuple):
+    """A family's team: exported, and what deploy-sim says and writes of it."""
 
+    exported: Exported
+    report: dict[str, Any]
+    page: Path
+
+
+#: Every family, and of some more than one kind of team.
+FAMILIES: list[tuple[str, str, dict[str, Any]]] = [
+    ("smacv2", "protoss_5v5", {}),
+    ("matrix", "payoffs.json", {}),
+    ("passage", "two_agents", {}),
+    ("coordsum", "3x10-30", {}),
+    ("predator_prey", "7x7", {"penalty": -1}),
+    ("mamujoco", "Hopper-3x1", {}),
+    ("mamujoco", "Humanoid-9|8", {"agent_obsk": "1"}),
+    ("gymnasium", "CartPole-v1", {}),
+    ("pettingzoo", "mpe2.simple_spread_v3:parallel_env", {"max_cycles": 10, "continuous_actions": True}),
+    ("pettingzoo", "zoo_envs:Dying", {}),
+    ("pettingzoo", "gymnasium_robotics.mamujoco_v1:parallel_env", {"scenario": "Hopper", "agent_conf": "3x1"}),
+]
+
+
+@pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: "-".join(map(str, family)))
+def rehearsed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsed]:
+    task, scenario, options = request.param
+    folder = tmp_path_factory.mktemp("every")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.syspath_prepend(Path(__file__).parent / "tasks")
+        patch.setattr(predator_prey, "EPISODE_LIMIT", 20)
+        # Three agents with two, three and two actions.
+        Path("payoffs.json").write_text(json.dumps(np.arange(12.0).reshape(2, 3, 2).tolist()))
+        if task == "smacv2":
+            exported = request.getfixturevalue("exported")
+        else:
+            run = started(task, scenario, folder / "run", options)
+            assert trainer.train(run, quiet())
+            exported = exporting.export(runs.load(run.path), folder / "bundle")
+        command = [
+            "deploy-sim",
+            exported.path,
+            "--episodes",
+            2,
+            "--deadline-ms",
+            10_000,
+            "--report",
+            folder / "found.json",
+        ]
+        done = agentmixer(*command, "--json", cwd=folder)
+        assert done.returncode == 0, done.stderr
+        yield Rehearsed(exported, json.loads(done.stdout), folder / "found.json.html")
+
+
+def test_trained_exported_deployed(rehearsed: Rehearsed) -> None:
+    exported, report, _ = rehearsed
+    assert all(parity.passed for kinds in exported.parity.values() for parity in kinds.values())
     bundle = read_bundle(exported.path)
-    verdict = deploy_sim(bundle, episodes=2, deadline_s=10)
-    assert verdict.passed, verdict.parity
-    assert verdict.parity.different == 0
-    assert ("win_rate" in verdict.arms["deployed"]) == bundle.team.task.reports_wins
+    parity = next(check for check in report["checks"] if check["name"] == "parity")
+    assert (parity["status"], parity["different"]) == ("passed", 0)
+    assert ("win_rate" in report["arms"]["deployed"]) == bundle.team.task.reports_wins
     for name, space in zip(bundle.team.task.agents, bundle.team.task.action_spaces, strict=True):
         agent = Agent.load(bundle.folder(name))
         size = len(agent.manifest.tensor("obs").elements)
@@ -87,6 +119,28 @@ def test_trained_exported_deployed(
             assert isinstance(space, Box)
             assert action.shape == (space.n,) and action.dtype == np.float32
             assert (action >= np.float32(space.low)).all() and (action <= np.float32(space.high)).all()
+
+
+def test_the_report_opens_and_its_replay_plays(rehearsed: Rehearsed, chromium: Any) -> None:
+    """The page that deploy-sim wrote, narrow and wide, dark and light: no error is said on the console, and it never scrolls
+    sideways."""
+    with browser.opened(chromium, rehearsed.page, 390, color_scheme="dark") as page:
+        assert page.inner_text("h1") == "The deployed team does what the trained team does."
+        assert page.evaluate("replayPlayer.all.map((arm) => arm.arm).join()") == "joint,deployed"
+        page.select_option("#replay-speed", "8")
+        page.click("#replay-play")
+        page.wait_for_selector("#replay-player:not([data-step='0'])")
+        page.focus("canvas")
+        page.keyboard.press("End")
+        assert browser.step(page) == page.evaluate("replayPlayer.last")
+        page.keyboard.press("Enter")
+        page.keyboard.press("Home")
+        named = read_bundle(rehearsed.exported.path).team.task.actions_of(0)
+        assert not named or any(name in page.inner_text("#replay-action") for name in named)
+        for width, scheme in ((390, "dark"), (390, "light"), (1440, "light"), (1440, "dark")):
+            page.set_viewport_size({"width": width, "height": 900})
+            page.emulate_media(color_scheme=scheme)
+            assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
 def test_a_run_of_a_foreign_environment_resumes_with_new_episodes(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from agentmixer.report import proofs, rehearsal_sections
 from agentmixer.report.graph_picture import graph_picture
 from agentmixer.report.kept_reports import FaultMatrix, Judged, Rehearsal
 from agentmixer.report.page import Page, Section, Tone
-from agentmixer.report.pieces import charts, command, cut, facts, paragraph, table
+from agentmixer.report.pieces import charts, command, cut, facts, paragraph, subject, table
 from agentmixer.report.proofs import Found
 from agentmixer.report.replay_section import recorded
 from agentmixer.report.training_section import learning_curves, metrics
@@ -51,7 +51,7 @@ def page(
     rehearsal = known[0].kept.figures(Rehearsal) if known[0].kept and known[0].kept.report else None
     tone, headline = _headline(known)
     return Page(
-        subject=f"{bundle.team.task.name} {bundle.team.task.scenario}, {len(bundle.agents)} agents",
+        subject=subject(bundle),
         headline=headline,
         tone=tone,
         lead=tuple(_lead(known, rehearsal)),

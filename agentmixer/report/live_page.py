@@ -11,6 +11,7 @@ from agentmixer.contract.manifest import MODEL_FILE
 from agentmixer.errors import AgentMixerError
 from agentmixer.report.onnxruntime_web import VERSION, WebRuntime
 from agentmixer.report.page import Page, Section, rendered, source
+from agentmixer.report.pieces import subject
 from agentmixer.report.replay_data import SAME
 from agentmixer.report.replay_section import replay_section
 from agentmixer.runtime.bundle import AgentFiles, Bundle
@@ -51,7 +52,7 @@ def live_page(
         },
     )
     return Page(
-        subject=f"{task.name} {task.scenario}, {len(bundle.agents)} agents",
+        subject=subject(bundle),
         headline="The exported policies decide in this page.",
         tone="open",
         lead=(

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from agentmixer.contract.results import Status
 from agentmixer.report.page import rendered
+from agentmixer.runtime.bundle import Bundle
 
 #: Longest text of a report that is shown whole, characters.
 LONGEST = 2_000
@@ -48,6 +49,12 @@ def paragraph(text: str) -> Markup:
 def charts(*drawn: Markup, small: bool = False) -> Markup:
     """Charts beside each other, two or, if small, three where there is room."""
     return Markup('<div class="charts{}">{}</div>').format(" small" if small else "", Markup("").join(drawn))
+
+
+def subject(bundle: Bundle) -> str:
+    """Which bundle a page is about: what its team does, and the beginning of its digest, the SHA-256 of team.json."""
+    task = bundle.team.task
+    return f"{task.name} {task.scenario}, {len(bundle.agents)} agents, bundle {bundle.digest[:8]}"
 
 
 def command(*words: str | Path) -> str:

@@ -83,6 +83,7 @@ def shortened(episode: Episode, steps: int) -> Episode:
         **moments,
         frames=frames,
         actions=episode.actions[:steps],
+        decided=episode.decided[:steps],
         rewards=episode.rewards[:steps],
         won=False,
         ended=False,
@@ -204,6 +205,7 @@ def _arm(episode: Episode, scene: Scene | None, buffer: _Buffer, exact: bool) ->
         "actions": buffer.add(episode.actions.reshape(*episode.actions.shape[:2], -1), exact=True),
         "masks": buffer.add(episode.masks),
         "active": buffer.add(episode.active),
+        "decided": buffer.add(episode.decided),
         "actionWidth": int(np.prod(episode.actions.shape[2:], dtype=int)),
     }
     if scene is not None:

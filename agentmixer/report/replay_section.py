@@ -34,11 +34,9 @@ def recorded(bundle: Bundle, report: Path, run: Path | None = None) -> Section |
 
 def replay_section(
     recording: Recording, spec: TaskSpec, scene: Callable[[Episode], Scene | None], budget: int = BUDGET,
-    exact: bool = False, action_names: tuple[tuple[str, ...], ...] = (),
+    exact: bool = False,
 ) -> Section | None:  # fmt: skip
-    """Episodes to watch; None if not even a part of one fits. Arguments as of `replay_data.packed`.
-
-    action_names: each agent's, of what it may choose; numbers unless given."""
+    """Episodes to watch; None if not even a part of one fits. Arguments as of `replay_data.packed`."""
     found = packed(recording, spec, scene, budget, exact)
     if not found.episodes:
         return None
@@ -49,11 +47,11 @@ def replay_section(
         css=source("replay.css"),
         script="".join(map(source, ("replay_data.js", "scene_canvas.js", "replay_player.js"))),
         data={"episodes": found.episodes, "masked": spec.has_action_mask, "period": spec.control_period_s}
-        | _agents(spec, action_names),
+        | _agents(spec),
     )
 
 
-def _agents(spec: TaskSpec, action_names: tuple[tuple[str, ...], ...]) -> dict[str, Any]:
+def _agents(spec: TaskSpec) -> dict[str, Any]:
     """What the page knows of each agent. Agents that see the same elements share their names."""
     unlike = list(dict.fromkeys(spec.obs_names))
     return {
@@ -64,5 +62,6 @@ def _agents(spec: TaskSpec, action_names: tuple[tuple[str, ...], ...]) -> dict[s
         "choices": [space.n for space in spec.action_spaces],
         "starts": [space.start if isinstance(space, Discrete) else 0 for space in spec.action_spaces],
         "real": [isinstance(space, Box) and not space.whole for space in spec.action_spaces],
-        "actionNames": action_names or [[]] * spec.num_agents,
+        "discrete": [isinstance(space, Discrete) for space in spec.action_spaces],
+        "actionNames": [spec.actions_of(agent) for agent in range(spec.num_agents)],
     }

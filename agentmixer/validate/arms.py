@@ -102,6 +102,8 @@ class DeployedArm:
         self.applied: list[dict[tuple[int, int], np.ndarray]] = [{} for _ in spec.agents]
         self._episode = self._step = 0
         self._room = (spec.num_agents, spec.action_size)
+        #: Whose last action is its own decision, [N] bool; the others fell back.
+        self.decided = np.ones(spec.num_agents, bool)
 
     def reset(self, episode: int) -> None:
         # Counted on by the host, so that the same episodes may be played again over the same links.
@@ -120,6 +122,7 @@ class DeployedArm:
             if decision.in_time:
                 applied[self._episode, self._step] = decision.action
         self._step += 1
+        self.decided = np.array([decision.in_time for decision in decisions])
         if spec.discrete:
             return np.array([decision.action for decision in decisions], np.int32)
         actions = np.zeros(self._room, np.float32)
@@ -185,7 +188,8 @@ def _play(
             if lost_in(task) is not None and isinstance(task, Restarting):
                 raise AgentMixerError(f"{task.failures()[-1]}; choose other episodes with --seed")
             if recorder:
-                recorder.add(action, step)
+                decided = arm.decided if isinstance(arm, DeployedArm) else np.ones(len(action), bool)
+                recorder.add(action, decided, step)
             total += float(np.asarray(step.reward)[0])
             ended = bool(np.asarray(step.terminated)[0] or np.asarray(step.truncated)[0])
         returns.append(total)

@@ -51,6 +51,8 @@ class Episode(NamedTuple):
     active: np.ndarray
     #: [T, N] int32 or [T, N, W] float32, in the task's own units.
     actions: np.ndarray
+    #: [T, N] bool: whose action is its own decision, and not the fallback of an agent whose decision came late or was invalid.
+    decided: np.ndarray
     #: [T] float32.
     rewards: np.ndarray
     won: bool
@@ -118,8 +120,8 @@ class Recorder:
             frame = self._pictures.now if self._pictures else None
             self._keep(frame, states=np.array(step.state)[0], obs=np.array(step.obs)[:, 0])
 
-    def add(self, action: np.ndarray, step: TaskStep) -> None:
-        """An action [N] or [N, W] led to `step`."""
+    def add(self, action: np.ndarray, decided: np.ndarray, step: TaskStep) -> None:
+        """An action [N] or [N, W] led to `step`. decided [N]: as in `Episode`."""
         if not self._fits:
             return
         if not (np.asarray(step.terminated)[0] or np.asarray(step.truncated)[0]):
@@ -127,7 +129,7 @@ class Recorder:
         frame = self._pictures.final if self._pictures else None
         self._keep(
             frame, states=np.array(step.final_state)[0], obs=np.array(step.final_obs)[:, 0], actions=np.array(action),
-            rewards=np.array(step.reward)[0],
+            decided=np.array(decided), rewards=np.array(step.reward)[0],
         )  # fmt: skip
 
     def end(self, won: bool, ended: bool) -> None:
@@ -169,7 +171,7 @@ def gathered(recorders: Mapping[str, Recorder]) -> Recording:
 #: Arrays of a file, in order. Those of all episodes follow one another along the first axis.
 _PER_EPISODE = {"arm": "uint8", "number": "int32", "steps": "int32", "won": "bool", "ended": "bool"}
 _PER_MOMENT = {"states": "float32", "obs": "float32", "masks": "bool", "active": "bool", "frames": "uint8"}
-_MEMBERS = ("played", *_PER_EPISODE, *_PER_MOMENT, "actions", "rewards")
+_MEMBERS = ("played", *_PER_EPISODE, *_PER_MOMENT, "actions", "decided", "rewards")
 #: The shape of frames where there are none.
 _NO_FRAMES = (0, 0, 3)
 
@@ -237,7 +239,8 @@ def _parse(data: bytes, spec: TaskSpec) -> Recording:
         called: dict[str, tuple[str, tuple[int, ...]]] = {
             name: (dtype, (moments, *rows[name])) for name, dtype in _PER_MOMENT.items()
         }
-        called |= {"actions": (action[0], (total, *action[1])), "rewards": ("float32", (total,))}
+        called |= {"actions": (action[0], (total, *action[1])), "decided": ("bool", (total, agents))}
+        called["rewards"] = ("float32", (total,))
         size = sum(np.dtype(dtype).itemsize * prod(shape) for dtype, shape in called.values())
         if size > BUDGET:
             raise ValueError(f"its arrays have {size:,} bytes, where {BUDGET:,} are possible")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -118,8 +119,11 @@ def known(bundle: Path) -> tuple[proofs.Found, ...]:
     return proofs.found(read_bundle(bundle), Report(bundle="x", checks=(Check(name="files", status="passed"),)), {})
 
 
-def test_the_verdict_comes_first_in_words(made: Page, found: Reader) -> None:
+def test_the_verdict_comes_first_in_words(bundle: Path, made: Page, found: Reader) -> None:
     assert made.headline == "The deployed team does what the trained team does."
+    assert made.subject.endswith(
+        f"2 agents, bundle {hashlib.sha256((bundle / 'team.json').read_bytes()).hexdigest()[:8]}"
+    )
     assert made.tone == "good"
     assert "1,234 of 1,234 decisions were the trained actors', and none came later than 50 ms." in made.lead[0]
     assert made.lead[1].startswith("The deployed team won 52.5 % of its episodes. ") and "won 60 %" in made.lead[1]

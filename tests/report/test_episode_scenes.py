@@ -20,6 +20,7 @@ def episode(arm: str = "joint", steps: int = 40, number: int = 0) -> Episode:
     return Episode(
         arm, number, np.zeros((moments, 11), np.float32), random.normal(size=(moments, 3, 7)).astype(np.float32),
         np.ones((moments, 3, 4), bool), np.ones((moments, 3), bool), np.zeros((steps, 3), np.int32),
+        np.ones((steps, 3), bool),
         np.ones(steps, np.float32), True, True,
     )  # fmt: skip
 

@@ -31,6 +31,7 @@ def episode(arm: str, spec: TaskSpec, steps: int, number: int = 0) -> Episode:
         masks=np.ones((steps + 1, spec.num_agents, 4), bool),
         active=np.ones((steps + 1, spec.num_agents), bool),
         actions=chosen.integers(0, 4, (steps, spec.num_agents)).astype(np.int32),
+        decided=np.ones((steps, spec.num_agents), bool),
         rewards=np.ones(steps, np.float32),
         won=True,
         ended=True,

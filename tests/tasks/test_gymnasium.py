@@ -9,18 +9,11 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from conftest import quiet
-from test_every_task import started
 
 from agentmixer import tasks
 from agentmixer.contract.spec import Box, Discrete
 from agentmixer.errors import AgentMixerError
-from agentmixer.export import exporter as exporting
-from agentmixer.runtime.bundle import read_bundle
 from agentmixer.tasks.workers.chunk import episode_seed
-from agentmixer.train import run as runs
-from agentmixer.train import trainer
-from agentmixer.validate.deploy_sim import deploy_sim
 
 GROUP = "agentmixer.tasks"
 
@@ -72,16 +65,6 @@ def test_steps_are_the_bare_environments(limit: int) -> None:
             episode += 1
             seen, _ = bare.reset(seed=episode_seed(3, 1, episode))
     assert set(ends) == {(limit == 500, limit == 5)}
-
-
-def test_trained_exported_and_deployed(tmp_path: Path) -> None:
-    """A few updates; the exported agent decides in its own process as the network does here."""
-    run = started("gymnasium", "CartPole-v1", tmp_path / "run", {"max_episode_steps": 20})
-    assert trainer.train(run, quiet())
-    exported = exporting.export(runs.load(run.path), tmp_path / "bundle")
-    assert all(parity.passed for kinds in exported.parity.values() for parity in kinds.values())
-    verdict = deploy_sim(read_bundle(exported.path), episodes=2, deadline_s=10)
-    assert verdict.passed and verdict.parity.different == 0
 
 
 def test_an_environment_of_the_current_directory_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from agentmixer.runtime.bundle import read_bundle
 from agentmixer.runtime.sandbox import probe
 from agentmixer.tasks.base import TaskStep
 from agentmixer.train.run import Run
+from agentmixer.validate import recording
 from agentmixer.validate.arms import ActorsArm, Played
 from agentmixer.validate.deploy_sim import (
     AgentFigures,
@@ -146,8 +147,11 @@ def test_a_lost_action_is_found_and_fails(exported: Exported, monkeypatch: pytes
 
 
 def test_a_deadline_nobody_can_meet_fails(exported: Exported) -> None:
-    verdict = deploy_sim(read_bundle(exported.path), episodes=1, deadline_s=1e-6)
-    assert sum(agent.missed_deadlines for agent in verdict.agents.values()) > 0
+    kept = recording.recorders()
+    verdict = deploy_sim(read_bundle(exported.path), episodes=1, deadline_s=1e-6, recorders=kept)
+    marked = [int((~kept[arm].episodes[0].decided).sum()) for arm in ("joint", "deployed")]
+    assert marked == [0, verdict.parity.fallbacks]
+    assert verdict.parity.fallbacks >= sum(agent.missed_deadlines for agent in verdict.agents.values()) > 0
     assert "deadline" in {check.name for check in verdict.checks if check.status == "failed"}
     assert not verdict.passed
     json.loads(verdict.to_json(), parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))

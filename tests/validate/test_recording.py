@@ -161,10 +161,10 @@ def bomb(data: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda data: data[: len(data) // 2], "is not an archive of 13 arrays"),
-        (lambda data: b"", "is not an archive of 13 arrays"),
+        (lambda data: data[: len(data) // 2], "is not an archive of 14 arrays"),
+        (lambda data: b"", "is not an archive of 14 arrays"),
         (lambda data: data[:9000] + bytes([data[9000] ^ 255]) + data[9001:], "no recording"),
-        (pickled, "is not an archive of 13 arrays"),
+        (pickled, "is not an archive of 14 arrays"),
         (bomb, "rewards is float32"),
         (changed("states", lambda array: array[:, :-1]), "states is float32"),
         (changed("obs", lambda array: array.astype(np.float64)), "obs is float64"),
@@ -207,7 +207,7 @@ def test_more_than_a_recording_may_have_is_not_read(file: Path, battle: Battle, 
 
 
 def test_episodes_are_kept_whole_while_they_fit_and_the_first_is_cut() -> None:
-    """One agent: a moment takes 4 bytes of state, 4 of observation, 1 of mask and 1 of activity; a step 8 beside."""
+    """One agent: a moment takes 4 bytes of state, 4 of observation, 1 of mask and 1 of activity; a step 9 beside."""
 
     def kept(room: int) -> list[tuple[int, bool]]:
         """Steps and whether it ended, of what is kept of two episodes of 3 steps."""
@@ -225,12 +225,12 @@ def test_episodes_are_kept_whole_while_they_fit_and_the_first_is_cut() -> None:
             ]
             recorder.begin(moments[0])
             for moment in moments[1:]:
-                recorder.add(np.zeros(1, np.int32), moment)
+                recorder.add(np.zeros(1, np.int32), yes, moment)
             recorder.end(True, True)
         assert recorder.played == 2
         return [(len(episode.actions), episode.ended) for episode in recorder.episodes]
 
-    whole = 10 + 3 * 18
+    whole = 10 + 3 * 19
     assert kept(2 * whole) == [(3, True), (3, True)]
     assert kept(2 * whole - 1) == kept(whole) == [(3, True)]
     assert kept(whole - 1) == [(2, False)]

@@ -62,7 +62,7 @@ class LiveTeam {
     const { part, player } = this, { episodes } = player.data;
     part.again.disabled = true;
     part.player.dataset.state = "deciding";
-    for (const agent of this.agents) Object.assign(agent, { decided: 0, equal: 0, far: 0, took: 0 });
+    for (const agent of this.agents) Object.assign(agent, { decided: 0, equal: 0, far: 0, took: 0, late: 0 });
     const steps = episodes.map((episode) => episode.arms.find((arm) => arm.arm === "deployed")?.steps || 0);
     const all = steps.reduce((sum, count) => sum + count, 0) * this.agents.length;
     const begin = performance.now();
@@ -72,7 +72,7 @@ class LiveTeam {
         this.say(`Deciding episode ${index + 1} of ${episodes.length} anew…`);
         const arm = (await openEpisode(episodes[index])).find((one) => one.arm === "deployed");
         this.live.set(index, await Promise.all(this.agents.map((agent) => this.replayed(agent, arm))));
-        part.progress.value = this.total("decided") / all;
+        part.progress.value = (this.total("decided") + this.total("late")) / all;
         this.showAgents();
         this.showStep();
       }
@@ -81,13 +81,14 @@ class LiveTeam {
       return;
     }
     const seconds = (performance.now() - begin) / 1000;
-    const [decided, equal] = [this.total("decided"), this.total("equal")];
+    const [decided, equal, late] = [this.total("decided"), this.total("equal"), this.total("late")];
     part.player.dataset.state = decided === equal ? "equal" : "different";
-    Object.assign(part.player.dataset, { decided, equal, far: Math.max(...this.agents.map((agent) => agent.far)) });
+    Object.assign(part.player.dataset, { decided, equal, late, far: Math.max(...this.agents.map((agent) => agent.far)) });
     const real = this.player.data.real.some(Boolean);
     this.say(`${equal.toLocaleString("en")} of ${decided.toLocaleString("en")} decisions are ${real ? `the recorded ones within ${this.data.same}` : "the recorded ones"}`
-      + `${real ? `; largest difference ${Number(part.player.dataset.far).toExponential(1)}` : ""}.`);
-    part.rate.textContent = `${Math.round(decided / seconds).toLocaleString("en")} decisions a second, all agents together, in this browser.`;
+      + `${real ? `; largest difference ${Number(part.player.dataset.far).toExponential(1)}` : ""}.`
+      + (late ? ` Left out: ${late.toLocaleString("en")} recorded ${late === 1 ? "fallback" : "fallbacks"}, which no policy decided.` : ""));
+    part.rate.textContent = `${Math.round((decided + late) / seconds).toLocaleString("en")} decisions a second, all agents together, in this browser.`;
     part.again.disabled = false;
   }
 
@@ -99,12 +100,16 @@ class LiveTeam {
       const obs = Float32Array.from({ length: own.obs }, (_, k) => arm.obs[(index * most + k) * arm.moments + step]);
       const mask = Uint8Array.from({ length: own.mask }, (_, k) => arm.masks[(index * entries + k) * arm.moments + step]);
       const { action, took } = await this.ask(agent, { obs, mask, first: step === 0 });
+      actions.push(action);
+      agent.took += took;
+      if (!arm.decided[index * arm.steps + step]) {
+        agent.late += 1;
+        continue;
+      }
       const far = Math.max(...action.map((value, k) => Math.abs(value - recorded(arm, index, k, step))));
       agent.decided += 1;
       agent.equal += (data.real[index] ? far <= this.data.same : far === 0) ? 1 : 0;
       agent.far = Math.max(agent.far, far);
-      agent.took += took;
-      actions.push(action);
     }
     return actions;
   }
@@ -112,10 +117,10 @@ class LiveTeam {
   total(name) { return this.agents.reduce((sum, agent) => sum + agent[name], 0); }
 
   showAgents() {
-    for (const { said, decided, equal, far, took } of this.agents) {
+    for (const { said, decided, equal, far, took, late } of this.agents) {
       said.equal.textContent = `${equal.toLocaleString("en")} of ${decided.toLocaleString("en")}`;
       said.far.textContent = far ? far.toExponential(1) : "0";
-      said.took.textContent = `${Math.round((1000 * took) / decided)} µs`;
+      said.took.textContent = `${Math.round((1000 * took) / (decided + late))} µs`;
     }
   }
 
@@ -125,7 +130,7 @@ class LiveTeam {
     for (const { index, said } of this.agents) {
       const action = arm && episode && episode[index][player.step];
       said.now.textContent = !action ? "–"
-        : `${action.map(readable).join(", ")} (recorded ${action.map((_, k) => readable(recorded(arm, index, k, player.step))).join(", ")})`;
+        : `${player.told(index, action)} (recorded ${player.told(index, action.map((_, k) => recorded(arm, index, k, player.step)))})`;
     }
   }
 

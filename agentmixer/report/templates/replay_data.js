@@ -34,7 +34,7 @@ async function openEpisode(episode) {
   const data = whole.slice(4 + length);
   return heads.map((head, index) => {
     const arm = { ...episode.arms[index], actionWidth: head.actionWidth, scene: null, pictures: null, bitmaps: [] };
-    for (const name of ["obs", "actions", "masks", "active"]) arm[name] = unpacked(data, head[name]);
+    for (const name of ["obs", "actions", "masks", "active", "decided"]) arm[name] = unpacked(data, head[name]);
     arm.moments = arm.steps + 1;
     if (head.scene) {
       arm.scene = { ...head.scene };

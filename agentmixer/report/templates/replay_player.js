@@ -263,14 +263,21 @@ class ReplayPlayer {
     if (!arm.active[chosen * arm.moments + step]) return "can no longer act.";
     const size = data.sizes[chosen], action = [];
     for (let k = 0; k < size; k++) action.push(arm.actions[(chosen * width + k) * arm.steps + step]);
-    const names = data.actionNames[chosen], named = (value) => names[value - data.starts[chosen]] || readable(value);
-    const done = action.map(named).join(", ");
-    if (!data.masked || size > 1) return `does ${done}.`;
+    const late = !arm.decided[chosen * arm.steps + step];
+    const done = `${late ? "made no decision in time and fell back to" : "does"} ${this.told(chosen, action)}`;
+    if (!data.masked || size > 1) return `${done}.`;
     const entries = arm.masks.length / arm.moments / data.agents.length, may = [];
     for (let k = 0; k < data.choices[chosen]; k++) {
-      if (arm.masks[(chosen * entries + k) * arm.moments + step]) may.push(named(k + data.starts[chosen]));
+      if (arm.masks[(chosen * entries + k) * arm.moments + step]) may.push(this.told(chosen, [k + data.starts[chosen]]));
     }
-    return `does ${done}; may ${may.join(", ")}.`;
+    return `${done}; may ${may.join(", ")}.`;
+  }
+
+  /** An agent's action by name where the task has names: of what is chosen, or of each element. */
+  told(agent, action) {
+    const names = this.data.actionNames[agent];
+    if (this.data.discrete[agent]) return names[action[0] - this.data.starts[agent]] || readable(action[0]);
+    return action.map((value, k) => (names[k] ? `${names[k]} ${readable(value)}` : readable(value))).join(", ");
   }
 }
 
