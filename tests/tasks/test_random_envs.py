@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from agentmixer.validate.deploy_sim import deploy_sim
 
 SCENARIO = "random_envs:make"
 SETTINGS = {
-    "num_envs": 2, "rollout_length": 8, "total_steps": 48, "hidden": 32, "chunk_length": 4, "minibatches": 1, "epochs": 1,
+    "num_envs": 2, "rollout_length": 8, "total_steps": 32, "hidden": 32, "chunk_length": 4, "minibatches": 1, "epochs": 1,
     "eval_interval": 0, "eval_episodes": 1, "final_episodes": 1, "judge_limit": 20,
 }  # fmt: skip
 #: No environment may take longer, in seconds.
@@ -49,7 +49,7 @@ def limited() -> Iterator[None]:
 
 
 def trained(number: int, path: Path) -> Run:
-    """Three updates. Raises AgentMixerError if the environment is refused."""
+    """Two updates. Raises AgentMixerError if the environment is refused."""
     backend, options = check("pettingzoo", SCENARIO, "serial", {"number": number})
     config = AgentMixerPPO.configure("default", "pettingzoo").replace(SETTINGS)
     run = runs.create("pettingzoo", SCENARIO, backend, "agentmixer_ppo", "default", 1, "cpu", options, config, path)
@@ -74,7 +74,7 @@ def outcome(number: int, path: Path) -> Run | str:
     return run
 
 
-def judge(numbers: range, path: Path, deployed: int) -> None:
+def judge(numbers: Iterable[int], path: Path, deployed: int) -> None:
     found: Counter[str] = Counter()
     for number in numbers:
         run = outcome(number, path / str(number))
@@ -93,8 +93,16 @@ def judge(numbers: range, path: Path, deployed: int) -> None:
     assert not set(wrong) & set(found), found
 
 
-def test_100_random_environments(tmp_path: Path) -> None:
-    judge(range(100), tmp_path, deployed=2)
+def test_random_environments_of_every_kind(tmp_path: Path) -> None:
+    """The first environment that does each thing wrong, and the first 16 that do nothing wrong."""
+    first: dict[str, int] = {}
+    right = [number for number in range(40) if Random(number).fault is None][:16]
+    for number in range(200):
+        if (fault := Random(number).fault) is not None:
+            first.setdefault(fault, number)
+    assert len(right) == 16
+    assert set(first) == {*SPACE_FAULTS, *AGENT_FAULTS, *random_envs.TEAM_FAULTS}
+    judge([*right, *first.values()], tmp_path, deployed=2)
 
 
 @pytest.mark.soak

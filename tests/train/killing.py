@@ -49,17 +49,18 @@ TIMES = {"seconds", "steps_per_second", "seconds_collecting", "seconds_updating"
 
 
 class Writes:
-    """Counts what this process changes below a folder, and kills it just before change number `deadly`, or in its middle
-    where that is a file's content."""
+    """Notes what this process changes below a folder. Before each change, and in the middle of each file's content, the folder is
+    copied to `left` under the change's number: as it would be left by a process killed at that moment. deadly: the number of the
+    change before which this process is really killed; 0 if it lives."""
 
-    def __init__(self, folder: Path, deadly: int = 0):
-        self.folder, self.deadly, self.seen = str(folder), deadly, list[str]()
+    def __init__(self, folder: Path, left: Path, deadly: int = 0):
+        self.folder, self.left, self.deadly, self.seen = folder, left, deadly, list[str]()
         sys.addaudithook(self._hook)
         files.open = records.open = self._open  # type: ignore[attr-defined]
 
     def note(self, what: str, path: object) -> None:
         name = os.fsdecode(path) if isinstance(path, (str, bytes, os.PathLike)) else ""
-        if not name.startswith(self.folder) or threading.current_thread() is not threading.main_thread():
+        if not Path(name).is_relative_to(self.folder) or threading.current_thread() is not threading.main_thread():
             return
         change = f"{what} {os.path.relpath(name, self.folder)}"
         if self.seen and change == self.seen[-1]:  # said twice where `open` was given an opener
@@ -67,6 +68,8 @@ class Writes:
         self.seen.append(change)
         if len(self.seen) == self.deadly:
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.folder.exists():
+            shutil.copytree(self.folder, self.left / str(len(self.seen)))
 
     def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
@@ -130,23 +133,22 @@ def train(path: Path, resume: bool) -> None:
     assert trainer.train(runs.extend(run, None, None) if resume else run, Console(quiet=True), resume)
 
 
-def counted(path: Path, resume: bool, deadly: int = 0) -> tuple[int, list[str]]:
-    """Train in a child that dies before write `deadly`; 0: it lives, and what it wrote is returned."""
-    told = path.with_suffix(".writes")
+def watched(act: Callable[[], object], path: Path, deadly: int = 0) -> tuple[int, list[str], Path]:
+    """Do something in a child. Returns its exit code, what it changed below `path`, and where each change left the folder."""
+    left, told = path.with_name(f"left-by-{path.name}"), path.with_name(f"{path.name}.json")
 
-    def act() -> None:
-        writes = Writes(path, deadly)
-        train(path, resume)
+    def child() -> None:
+        writes = Writes(path, left, deadly)
+        act()
         told.write_text(json.dumps([writes.seen, list(sys.modules)]))
 
-    code = in_a_child(act)
-    if code:
-        return code, []
+    if code := in_a_child(child):
+        return code, [], left
     seen, modules = json.loads(told.read_text())
-    for name in modules:  # what training imports on its way: later children find it here
+    for name in modules:  # what it has imported on its way: later children find it here
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
-    return code, seen
+    return code, seen, left
 
 
 def outcome(path: Path) -> dict[str, Any]:
@@ -185,57 +187,53 @@ def main(folder: Path) -> dict[str, Any]:
     began, failures = time.monotonic(), dict[str, Any]()
 
     # A creation, killed at every write: the same command works again, or the run is there.
-    template, creations = folder / "template", 0
-    while True:
-        path = folder / f"created-{creations + 1}"
-
-        def act(path: Path = path, deadly: int = creations + 1) -> None:
-            Writes(path, deadly)
-            create(path)
-
-        if in_a_child(act) == 0:
-            path.rename(template)
-            break
-        creations += 1
+    template = folder / "template"
+    code, creations, left = watched(functools.partial(create, template), template)
+    assert code == 0, "no run was created"
+    for number, what in enumerate(creations, 1):
+        path = left / str(number)
         again = create(path) if runs.is_vacant(path) else runs.load(path)
         if again != runs.load(path) or sorted(file.name for file in path.iterdir()) != ["config.toml", "lock"]:
-            failures[f"creation {creations}"] = "not as created"
+            failures[f"creation {what}"] = "not as created"
 
     def copy(source: Path, name: str) -> Path:
         return Path(shutil.copytree(source, folder / name))
 
     unbroken = copy(template, "unbroken")
-    code, writes = counted(unbroken, resume=False)
+    code, writes, left = watched(functools.partial(train, unbroken, resume=False), unbroken)
     assert code == 0, "the run that is not killed failed"
     wanted, theirs = outcome(unbroken), load_file(checkpoint.latest(runs.load(unbroken)))
 
     def finish(path: Path, what: str) -> None:
-        code = in_a_child(lambda: train(path, resume=True))
+        code = in_a_child(functools.partial(train, path, resume=True))
         wrong = [f"exit code {code}"] if code else differences(path, wanted, theirs)
         if wrong:
             failures[what] = wrong
         shutil.rmtree(path)
 
+    def names(path: Path) -> set[str]:
+        found = (str(file.relative_to(path)) for file in path.rglob("*"))
+        return {name for name in found if not name.startswith("tensorboard/")}
+
+    # One that is really killed leaves what the others are taken to leave.
+    deadly, killed = writes.index("half of checkpoints/step_000000000024.new.partial") + 1, copy(template, "killed")
+    code, _, _ = watched(functools.partial(train, killed, resume=False), killed, deadly)
+    if code != -signal.SIGKILL or names(killed) != names(left / str(deadly)):
+        failures["killed"] = f"exit code {code}, {sorted(names(killed) ^ names(left / str(deadly)))}"
+    finish(killed, "killed")
+
     resumed = []
     for number, what in enumerate(writes, 1):
-        path = copy(template, f"killed-{number}")
-        code, _ = counted(path, resume=False, deadly=number)
-        if code != -signal.SIGKILL:
-            failures[what] = f"was not killed: {code}"
-            continue
+        path = left / str(number)
         # Killed once more, at every write of the resumption: after the checkpoint of a step, before its line.
         if what == "half of metrics.jsonl" and runs.steps_done(runs.load(path)) == SETTINGS["total_steps"]:
-            _, second = counted(copy(path, "resumed"), resume=True)
-            for deadly, twice in enumerate(second, 1):
-                other = copy(path, f"twice-{deadly}")
-                code, _ = counted(other, resume=True, deadly=deadly)
-                if code != -signal.SIGKILL:
-                    failures[f"then {twice}"] = f"was not killed: {code}"
-                resumed.append(twice)
-                finish(other, f"{number} {what}, then {deadly} {twice}")
+            twice = copy(path, "resumed")
+            _, resumed, left_again = watched(functools.partial(train, twice, resume=True), twice)
+            for second, then in enumerate(resumed, 1):
+                finish(left_again / str(second), f"{number} {what}, then {second} {then}")
         finish(path, f"{number} {what}")
     return {
-        "creations": creations,
+        "creations": len(creations),
         "writes": writes,
         "resumed": resumed,
         "unbroken": wanted,

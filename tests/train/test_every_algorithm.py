@@ -83,7 +83,7 @@ def _one_update(self: Any) -> bool:
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_it_trains_goes_on_and_is_exported_or_refused(algorithm: str, tmp_path: Path) -> None:
-    goes_on_and_is_exported(algorithm, "matrix", "climbing", 512, tmp_path)
+    goes_on_and_is_exported(algorithm, "matrix", "climbing", 384, tmp_path)
 
 
 def test_the_page_says_of_every_algorithm_what_its_class_says() -> None:

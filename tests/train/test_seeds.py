@@ -148,17 +148,18 @@ def test_the_first_rollout_draws_the_same_actions_bit_for_bit(
     [
         ("predator_prey", "5x5", {"pipelined": True}),
         ("predator_prey", "5x5", {"share_parameters": False, "recurrent_critic": True, "ratio": "joint", "signal": 2}),
-        ("mamujoco", "Hopper-3x1", {"share_parameters": False, "input_norm": "running", "total_steps": 384}),
+        ("mamujoco", "Hopper-3x1", {"share_parameters": False, "input_norm": "running"}),
     ],
     ids=["shared", "own", "real-valued"],
 )
 def test_a_stack_of_seeds_is_as_many_single_runs(
     task: str, scenario: str, settings: dict[str, object], tmp_path: Path
 ) -> None:
-    """Everything in the run directories: settings, metrics, summary and each entry of the checkpoints."""
+    """Everything in the run directories of the first and the last: settings, metrics, summary and each entry of the checkpoints."""
+    settings = {"total_steps": 384} | settings
     chosen = [make(tmp_path / "stack", seed, task, scenario, **settings) for seed in SEEDS]
     assert trainer.train_together(chosen, quiet())
-    for run in chosen:
+    for run in chosen[::2]:
         solo = make(tmp_path / "solo", run.seed, task, scenario, **settings)
         assert trainer.train(solo, quiet())
         assert runs.load(run.path).config == runs.load(solo.path).config
