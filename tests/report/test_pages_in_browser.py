@@ -195,7 +195,7 @@ def test_policies_in_workers_decide_what_was_recorded(kind: str, chromium: Any, 
     path = tmp_path / "bundle"
     bundle = read_bundle(made_bundle(path)) if kind == "discrete" else real_valued_bundle(path)
     right = played(bundle, 30)
-    wrong = right._replace(number=1, actions=right.actions.copy())
+    wrong = right._replace(number=1, actions=right.actions.copy(), decided=right.decided.copy())
     wrong.actions[7, 1] = (wrong.actions[7, 1] + 1) % 4 if kind == "discrete" else wrong.actions[7, 1] + 3e-4
     wrong.actions[9, 0], wrong.decided[9, 0] = 0, False
     page = live_page(bundle, Recording((right, wrong), 2), lambda _: None, runtime)

@@ -10,6 +10,7 @@ from made_bundle import made_bundle
 from scipy import stats
 
 from agentmixer.contract.spec import Box, Discrete, MultiDiscrete
+from agentmixer.export import episodes as played
 from agentmixer.export.exporter import Exported
 from agentmixer.runtime import profile
 from agentmixer.runtime.bundle import read_agent
@@ -88,7 +89,7 @@ def test_export_measures_the_teams_own_episodes(exported: Exported) -> None:
     found = profile.parse(files.profile, files.manifest)
     names = files.manifest.tensor("obs").elements
     steps, episodes, starts = found.counts
-    assert steps >= 4000 and starts >= 64 + episodes and episodes >= 16
+    assert steps >= played.PROFILE_STEPS and starts >= played.PROFILE_STARTS + episodes and episodes >= 8
     own = found.quantiles[names.index("own.health")]
     assert own[0] == 0 and own[-1] == 1  # full health at first, and zeros of the dead
     assert found.first[names.index("own.health")].tolist() == [1.0] * 9

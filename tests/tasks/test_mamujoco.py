@@ -54,7 +54,7 @@ def joined(obs: dict[str, np.ndarray], state: np.ndarray) -> np.ndarray:
 def test_every_step_is_the_references(scenario: str, sees: str) -> None:
     """One team of each robot plays up to the longest limit of steps; the others move and end as it does, and see what else
     they see in fewer."""
-    steps = 100 if sees != "0" else 1000 if scenario in ROBOT_TASKS else 300
+    steps = 40 if sees != "0" else 1000 if scenario in ROBOT_TASKS else 100
     task, theirs, rng = MujocoTeam(scenario, 1, sees), reference(scenario, sees), np.random.default_rng(1)
     step = task.reset(1)
     put(theirs, task)
