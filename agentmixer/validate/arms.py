@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from agentmixer.contract.spec import Box, TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.host.lock_step import Decision, Host
+from agentmixer.runtime.log import Logger
 from agentmixer.tasks import Task
 from agentmixer.tasks.base import Restarting, TaskStep, to_torch
 from agentmixer.tasks.side_by_side import lost_in
@@ -92,10 +93,12 @@ class ActorsArm(TorchArm):
 
 
 class DeployedArm:
-    """The exported agents, one process each, over their links. Keeps every decision and step time."""
+    """The exported agents, one process each, over their links. Keeps every decision and step time.
 
-    def __init__(self, host: Host, spec: TaskSpec):
-        self.host, self.spec = host, spec
+    loggers: one an agent, which are told what the agent is sent and what is done; none if nothing is logged."""
+
+    def __init__(self, host: Host, spec: TaskSpec, loggers: Sequence[Logger] = ()):
+        self.host, self.spec, self.loggers = host, spec, loggers
         self.decisions: list[list[Decision]] = []
         self.step_ns: list[int] = []
         #: For each agent the decisions that came in time and were applied, by the host's episode and step.
@@ -106,6 +109,8 @@ class DeployedArm:
     def reset(self, episode: int) -> None:
         # Counted on by the host, so that the same episodes may be played again over the same links.
         self._episode, self._step = self.host.last[0] + 1, 0
+        for logger in self.loggers:
+            logger.reset()
 
     def act(self, step: TaskStep) -> np.ndarray:
         spec = self.spec
@@ -119,6 +124,8 @@ class DeployedArm:
         for applied, decision in zip(self.applied, decisions, strict=True):
             if decision.in_time:
                 applied[self._episode, self._step] = decision.action
+        for i, logger in enumerate(self.loggers):
+            logger.add(obs[i], mine[i] if mine else None, decisions[i].action)
         self._step += 1
         if spec.discrete:
             return np.array([decision.action for decision in decisions], np.int32)

@@ -20,6 +20,7 @@ from agentmixer.runtime.agent import Agent
 from agentmixer.runtime.bundle import AgentFiles, Bundle
 from agentmixer.runtime.frames import observation, unpack
 from agentmixer.runtime.golden import is_close
+from agentmixer.runtime.log import Logger
 from agentmixer.tasks import Task
 from agentmixer.train.evaluate import longest_episode
 from agentmixer.train.run import Run
@@ -94,17 +95,18 @@ class FaultMatrixReport(Report):
 def rehearse(
     bundle: Bundle, faults: Faults, episodes: int, seed: int, run: Run | None = None,
     deadline_s: float | None = None, require_isolation: bool = False,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Callable[[str], None] = lambda _: None, loggers: Sequence[Logger] = (),
 ) -> FaultReport:  # fmt: skip
     """Play `episodes` episodes with the deployed team under `faults`, drawn from `seed` as the episodes are. The same
-    episodes are played without any fault before. Calls `progress` with what is played, and how far.
+    episodes are played without any fault before. Calls `progress` with what is played, and how far. loggers: one an agent,
+    of what is played under faults.
 
     Raises AgentMixerError if the run is gone, an agent cannot be started, or decisions are late without any fault, on a
     busy machine; AgentLost if an agent breaks the protocol."""
     with _task(bundle, run) as (task, longest):
         arguments = episodes, seed, deadline_s, require_isolation
         _check_calm(_rehearse(bundle, task, longest, Faults(), *arguments, _playing(progress, "without faults")))
-        return _rehearse(bundle, task, longest, faults, *arguments, _playing(progress, "with faults"))
+        return _rehearse(bundle, task, longest, faults, *arguments, _playing(progress, "with faults"), loggers)
 
 
 def matrix(
@@ -162,10 +164,10 @@ def _task(bundle: Bundle, run: Run | None) -> Iterator[tuple[Task, int]]:
 
 def _rehearse(
     bundle: Bundle, task: Task, longest: int, faults: Faults, episodes: int, seed: int, deadline_s: float | None,
-    require_isolation: bool, progress: Callable[[str], None],
+    require_isolation: bool, progress: Callable[[str], None], loggers: Sequence[Logger] = (),
 ) -> FaultReport:  # fmt: skip
     with Host(bundle, deadline_s, faults, seed, restart=True, require_isolation=require_isolation) as host:
-        arm = DeployedArm(host, task.spec)
+        arm = DeployedArm(host, task.spec, loggers)
         played = play(arm, task, episodes, seed, longest=longest, progress=progress)
         settle(host, faults)
     figures: dict[str, Any] = {"return": intervals.mean(played.returns)._asdict()}

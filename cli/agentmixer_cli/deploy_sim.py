@@ -66,6 +66,12 @@ def deploy_sim(
     fault_matrix: Annotated[
         bool, typer.Option("--fault-matrix", help="Play with each kind of fault at 0, 1, 5 and 20 % instead.")
     ] = False,
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write what each deployed agent was sent and did to this folder, as AGENT.npz.", metavar="FOLDER"
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Rehearse the deployment: every agent in its own process, against the same episodes in process; a verdict.
@@ -89,6 +95,8 @@ def deploy_sim(
         raise AgentMixerError("--margin compares teams without faults; leave out --fault and --fault-matrix")
     if fault and fault_matrix:
         raise AgentMixerError("--fault-matrix sets the faults itself; leave out --fault")
+    if log and fault_matrix:
+        raise AgentMixerError("--log keeps one rehearsal, and --fault-matrix plays many; leave one of them out")
     faults = parse_faults(fault or [], opened.team.task.agents)
     if not as_json:
         console.place("bundle", path)
@@ -98,7 +106,8 @@ def deploy_sim(
     target = ReportFile(path, report, name, also=(".npz",) if plain else ())
     page = ReportFile(path, beside(target.path, ".html") if report else None, "report.html", numbered=bool(report))
     recorders = recording.recorders() if plain else {}
-    keep = Keeper(console, as_json, target, page, opened, trusted, source, recorders)
+    logs = Logs(opened, log)
+    keep = Keeper(console, as_json, target, page, opened, trusted, source, recorders, logs)
     arguments = (opened, episodes, rehearsal.DEPLOY_SEED if seed is None else seed, source)
     try:
         if fault or fault_matrix:
@@ -113,6 +122,7 @@ def deploy_sim(
                 require_isolation=require_isolation,
                 margin=margin,
                 recorders=recorders,
+                loggers=logs.loggers,
             )
     except AgentLost as error:
         keep(rehearsal.lost_report(opened, error), lambda: None)
@@ -121,8 +131,38 @@ def deploy_sim(
     leave(result)
 
 
+class Logs:
+    """One log an agent in a folder, made sure of before anything is played; none without a folder."""
+
+    def __init__(self, bundle: Bundle, folder: Path | None):
+        from agentmixer.errors import AgentMixerError
+        from agentmixer.runtime.log import Logger
+        from agentmixer.validate.reports import ReportFile
+
+        self.folder = folder
+        self._files: list[ReportFile] = []
+        #: In the agents' order.
+        self.loggers: list[Logger] = []
+        if folder is None:
+            return
+        for name, files in bundle.agents.items():
+            place = folder / f"{name}.npz"
+            if place.exists():
+                raise AgentMixerError(f"{place} exists already, and is not written over; choose another --log FOLDER")
+            self._files.append(ReportFile(bundle.path, place, "", numbered=False, option="--log FOLDER"))
+            self.loggers.append(Logger(files.manifest))
+
+    def write(self) -> None:
+        """Keep what was logged."""
+        from agentmixer.runtime.log import dump
+
+        for file, logger in zip(self._files, self.loggers, strict=True):
+            if logger.added:
+                file.write(dump(logger.log()))
+
+
 class Keeper(NamedTuple):
-    """Where a report goes, and what is kept with it: episodes to replay, and the page that is made anew.
+    """Where a report goes, and what is kept with it: logs, episodes to replay, and the page that is made anew.
 
     recorders: what recorded the episodes, by arm; none if none are kept."""
 
@@ -134,11 +174,13 @@ class Keeper(NamedTuple):
     trusted: Path | None
     run: Run
     recorders: Mapping[str, Recorder]
+    logs: Logs
 
     def __call__(self, report: Report, show: Callable[[], None]) -> None:
         """Write a report, episodes and the page before anything of them is printed. show: prints what comes before the
         verdict."""
         self.target.write(report.to_json())
+        self.logs.write()
         recorded = self._recorded()
 
         def made() -> Page:
@@ -154,6 +196,8 @@ class Keeper(NamedTuple):
         self.console.place("report", self.target.path)
         if recorded:
             self.console.sentence(f"recording {recorded}", indent=2)
+        if self.logs.folder:
+            self.console.place("logs", self.logs.folder)
         if written:
             self.console.place("page", self.page.path)
         self.console.verdict(report)
@@ -200,7 +244,9 @@ def _with_faults(
             result: Report = matrix
             reports = matrix.reports
         else:
-            alone = rehearsal.rehearse(bundle, faults, episodes, seed, run, deadline_s, require_isolation, doing)
+            alone = rehearsal.rehearse(
+                bundle, faults, episodes, seed, run, deadline_s, require_isolation, doing, keep.logs.loggers
+            )
             result, reports = alone, (alone,)
 
     def show() -> None:
