@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from agentmixer.validate.faults import FaultReport
     from agentmixer.validate.recording import Recorder
     from agentmixer.validate.reports import ReportFile
+    from agentmixer.validate.wiring import Wiring
+    from agentmixer.validate.wiring_rehearsal import WiringReport
 
 
 def deploy_sim(
@@ -59,7 +61,9 @@ def deploy_sim(
         list[str] | None,
         typer.Option(
             help="Something that goes wrong, once or more: drop, duplicate, reorder, corrupt, truncate or oversize=RATE, "
-            "delay=20ms:p=RATE, kill=AGENT@STEP, stop=AGENT@STEP:for=500ms.",
+            "delay=20ms:p=RATE, kill=AGENT@STEP, stop=AGENT@STEP:for=500ms; or of an observation, swap=AGENT:NAME,NAME, "
+            "permute=AGENT:GROUP.*, scale=AGENT:NAME:57.3, flip=AGENT:NAME, offset=AGENT:NAME:0.5, freeze=AGENT:NAME@STEP, "
+            "lag=AGENT:NAME:STEPS.",
             metavar="KIND=...",
         ),
     ] = None,
@@ -87,6 +91,7 @@ def deploy_sim(
     from agentmixer.validate import deploy_sim as rehearsal
     from agentmixer.validate import recording
     from agentmixer.validate.reports import ReportFile
+    from agentmixer.validate.wiring import EXAMPLES, parse_wiring
 
     console = Terminal(stderr=as_json)
     opened, source = opened_with_run(bundle, trusted, run, task_code)
@@ -97,11 +102,29 @@ def deploy_sim(
         raise AgentMixerError("--fault-matrix sets the faults itself; leave out --fault")
     if log and fault_matrix:
         raise AgentMixerError("--log keeps one rehearsal, and --fault-matrix plays many; leave one of them out")
-    faults = parse_faults(fault or [], opened.team.task.agents)
+    wired = [text for text in fault or [] if text.partition("=")[0] in EXAMPLES]
+    faults = parse_faults([text for text in fault or [] if text not in wired], opened.team.task.agents, tuple(EXAMPLES))
+    wirings = [parse_wiring(text, {name: files.manifest for name, files in opened.agents.items()}) for text in wired]
+    if wired and len(wired) < len(fault or []):
+        raise AgentMixerError(
+            "faults of an observation and faults of the link are rehearsed apart; leave out one kind of --fault"
+        )
+    if wired and (deadline_ms is not None or require_isolation):
+        raise AgentMixerError(
+            "faults of an observation are played without processes; leave out --deadline-ms and --require-isolation"
+        )
     if not as_json:
         console.place("bundle", path)
         console.sentence(f"the team stands {standing(source, opened.team.source.step)}")
-    name = "faults.json" if fault_matrix else "deploy_sim_faults.json" if fault else "deploy_sim.json"
+    name = (
+        "faults.json"
+        if fault_matrix
+        else "wiring.json"
+        if wired
+        else "deploy_sim_faults.json"
+        if fault
+        else "deploy_sim.json"
+    )
     plain = not fault and not fault_matrix
     target = ReportFile(path, report, name, also=(".npz",) if plain else ())
     page = ReportFile(path, beside(target.path, ".html") if report else None, "report.html", numbered=bool(report))
@@ -110,6 +133,9 @@ def deploy_sim(
     keep = Keeper(console, as_json, target, page, opened, trusted, source, recorders, logs)
     arguments = (opened, episodes, rehearsal.DEPLOY_SEED if seed is None else seed, source)
     try:
+        if wired:
+            _with_wiring(keep, wirings, *arguments)
+            return
         if fault or fault_matrix:
             chosen = None if fault_matrix else faults
             _with_faults(keep, chosen, deadline_ms, require_isolation, *arguments)
@@ -262,6 +288,39 @@ def _with_faults(
 
     keep(result, show)
     leave(result)
+
+
+def _with_wiring(keep: Keeper, wirings: Sequence[Wiring], bundle: Bundle, episodes: int, seed: int, run: Run) -> None:
+    """Rehearse with observations that are put together wrongly."""
+    from agentmixer.validate.wiring_rehearsal import rehearse_wiring
+
+    console = keep.console
+    with console.doing() as doing:
+        result = rehearse_wiring(bundle, wirings, episodes, seed, run, doing, keep.logs.loggers)
+
+    def show() -> None:
+        console.print(_wiring(result))
+        for check in result.checks:
+            console.check(check)
+        for flags in result.flags:
+            console.sentence(f"     {flags.agent}: {flags.told}", indent=5)
+        # An audit of keep.logs, agent by agent, says here whether the fault is found in the log.
+
+    keep(result, show)
+    leave(result)
+
+
+def _wiring(result: WiringReport) -> Table:
+    """What the faults cost."""
+    title = f"{result.task} {result.scenario}, {result.episodes} paired episodes, agents in this process"
+    table = Table(title=escape(title), box=box.SIMPLE)
+    measures = [name for name in ("win_rate", "return") if name in result.figures]
+    for column in ("faults", *(f"{name.replace('_', ' ')} [95 %]" for name in measures)):
+        table.add_column(column)
+    table.add_row("none", *(_interval(result.calm[name]) for name in measures))
+    table.add_row(escape(result.told), *(_interval(result.figures[name]) for name in measures))
+    table.add_row("difference", *(_interval(result.difference[name], "+.3f") for name in measures))
+    return table
 
 
 def _faults(reports: Sequence[FaultReport]) -> list[Table]:
