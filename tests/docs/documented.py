@@ -71,6 +71,7 @@ STORY: tuple[dict[str, How], ...] = (
         "agentmixer settings agentmixer_ppo --task smacv2": AS_IT_IS,
         "agentmixer show": AS_IT_IS,
         "agentmixer verify": AS_IT_IS,
+        "agentmixer probe bundles/<bundle>/agents/agent_0": AS_IT_IS,
         "agentmixer evaluate --policy joint --sampled --episodes 500": How("--episodes 4"),
         "agentmixer locality": How("", (0, 1)),  # so short a training may leave an actor that heeds nothing
         "agentmixer isolation": AS_IT_IS,
