@@ -5,6 +5,7 @@ The agents play in this process, each by `Agent.step`, as a device's own loop ca
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,20 +15,26 @@ import numpy as np
 from agentmixer import intervals
 from agentmixer.contract.results import Check, Report, judged
 from agentmixer.errors import AgentMixerError
+from agentmixer.runtime import profile
 from agentmixer.runtime.actions import as_array
 from agentmixer.runtime.agent import Agent
-from agentmixer.runtime.bundle import Bundle
+from agentmixer.runtime.bundle import AgentFiles, Bundle
 from agentmixer.runtime.log import Logger
+from agentmixer.runtime.named import Observation
+from agentmixer.runtime.probe import probe
 from agentmixer.runtime.status import Status
 from agentmixer.tasks import Task
 from agentmixer.tasks.base import TaskStep
 from agentmixer.train.run import Run
 from agentmixer.validate.arms import Played, joined, of_each, play
 from agentmixer.validate.faults import figures, playing, task_of
-from agentmixer.validate.wiring import Wiring
+from agentmixer.validate.wiring import Wiring, parse_wiring
 
 #: A return has fallen that is lower by this share.
 FALL = 0.1
+#: Of how many elements the matrix has a column of faults, at or by how many steps it freezes and delays them, and on how many recorded
+#: observations it finds the elements.
+MATRIX_ELEMENTS, MATRIX_STEPS, PROBED = 3, 5, 64
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,27 @@ class WiringReport(Report):
     def told(self) -> str:
         """Which faults, as they are typed."""
         return ", ".join(self.faults)
+
+    @property
+    def step(self) -> int | None:
+        """The median, over the episodes that are flagged, of the first step in which a status flags the observation; None if none is."""
+        steps = sorted(step for flags in self.flags for step in flags.episodes if step is not None)
+        return steps[(len(steps) - 1) // 2] if steps else None
+
+    @property
+    def in_time(self) -> bool | None:
+        """Whether the status flags the observation, as a rule, no later than the return has fallen; None if it never falls."""
+        return None if self.fallen is None else self.step is not None and self.step <= self.fallen
+
+
+@dataclass(frozen=True, kw_only=True)
+class WiringMatrixReport(Report):
+    """Several faults of one agent, each by itself on the same episodes: a check and a report for each. agent: whose observation is put
+    together wrongly; elements: those that it heeds most, the most heeded first."""
+
+    agent: str
+    elements: tuple[str, ...]
+    reports: tuple[WiringReport, ...]
 
 
 class SteppedArm:
@@ -163,6 +191,60 @@ def rehearse_wiring(
         )
 
 
+def wiring_matrix(
+    bundle: Bundle, episodes: int, seed: int, run: Run | None = None, progress: Callable[[str], None] = lambda _: None
+) -> WiringMatrixReport:
+    """Play each kind of fault by itself on the elements that are heeded most, of the agent that heeds one most (`runtime.probe`).
+    Each cell is the same episodes. `progress` and errors as in `rehearse_wiring`; AgentMixerError if no agent heeds anything."""
+    progress("trying which elements are heeded")
+    probes = [probe(files, most=PROBED) for files in bundle.agents.values()]
+    most = max(probes, key=lambda one: (one.elements[0].changed, one.elements[0].slope))
+    names = [heed.name for heed in most.elements if heed.heeded]
+    if not names:
+        raise AgentMixerError(
+            "no agent of this team heeds anything that it sees, so that no fault of wiring could show"
+        )
+    manifests = {name: files.manifest for name, files in bundle.agents.items()}
+    cells = matrix_faults(bundle.agents[most.agent], names)
+    reports: list[WiringReport] = []
+    with task_of(bundle, run) as (task, longest):
+        calm = _play(bundle, task, longest, (), episodes, seed, playing(progress, "without faults"))
+        for number, text in enumerate(cells, 1):
+            saying = playing(progress, f"rehearsal {number} of {len(cells)}, {text}")
+            wirings = [parse_wiring(text, manifests)]
+            reports.append(_rehearse(bundle, task, longest, wirings, calm, episodes, seed, saying))
+    return WiringMatrixReport(
+        bundle=str(bundle.path),
+        checks=tuple(map(_cell, reports)),
+        agent=most.agent,
+        elements=tuple(names[:MATRIX_ELEMENTS]),
+        reports=tuple(reports),
+    )
+
+
+def matrix_faults(files: AgentFiles, names: Sequence[str]) -> list[str]:
+    """The matrix's faults, as they are typed. names: the elements that an agent heeds, the most heeded first; at least one."""
+    manifest, figures = files.manifest, profile.parse(files.profile, files.manifest)
+    agent, elements = manifest.agent, manifest.tensor("obs").elements
+    rooms = dict(
+        zip(figures.elements.tolist(), (figures.quantiles[:, -1] - figures.quantiles[:, 0]).tolist(), strict=True)
+    )
+    first, some = list(names[:MATRIX_ELEMENTS]), list(names[: MATRIX_ELEMENTS + 1])
+    groups = [
+        group for group, members in Observation(manifest).groups.items() if len(members) > 1 and {*members} & {*first}
+    ]
+    half = {name: rooms.get(elements.index(name), 0.0) / 2 or 1.0 for name in first}
+    return [
+        *(f"swap={agent}:{one},{other}" for one, other in itertools.pairwise(some)),
+        *(f"permute={agent}:{group}" for group in groups[:MATRIX_ELEMENTS]),
+        *(f"scale={agent}:{name}:57.2958" for name in first),
+        *(f"flip={agent}:{name}" for name in first),
+        *(f"offset={agent}:{name}:{half[name]:.4g}" for name in first),
+        *(f"freeze={agent}:{name}@{MATRIX_STEPS}" for name in first),
+        *(f"lag={agent}:{name}:{MATRIX_STEPS}" for name in first),
+    ]
+
+
 class _Done(NamedTuple):
     """A rehearsal: the arm that has played, and what came of it."""
 
@@ -214,6 +296,14 @@ def fallen(calm: Sequence[np.ndarray], faulty: Sequence[np.ndarray]) -> int | No
     means = [np.mean([np.pad(one, (0, steps - len(one))).cumsum() for one in some], 0) for some in (calm, faulty)]
     below = np.flatnonzero(means[0] - means[1] > FALL * abs(means[0][-1]) + 1e-9)
     return int(below[0]) if len(below) else None
+
+
+def _cell(report: WiringReport) -> Check:
+    """The matrix's check of one fault. A fault that changes nothing shows nothing there, and does not apply."""
+    fault, declared = report.checks
+    if not fault.passed:
+        return Check(name=report.told, status="does not apply", sentence=fault.sentence)
+    return Check(name=report.told, status=declared.status, sentence=declared.sentence)
 
 
 def _changed(wiring: Wiring, changed: int, steps: int) -> Check:

@@ -70,6 +70,13 @@ def deploy_sim(
     fault_matrix: Annotated[
         bool, typer.Option("--fault-matrix", help="Play with each kind of fault at 0, 1, 5 and 20 % instead.")
     ] = False,
+    wiring_matrix: Annotated[
+        bool,
+        typer.Option(
+            "--wiring-matrix",
+            help="Play with each fault of an observation on the elements that are heeded most instead.",
+        ),
+    ] = False,
     log: Annotated[
         Path | None,
         typer.Option(
@@ -96,12 +103,17 @@ def deploy_sim(
     console = Terminal(stderr=as_json)
     opened, source = opened_with_run(bundle, trusted, run, task_code)
     path = opened.path
-    if margin is not None and (fault or fault_matrix):
-        raise AgentMixerError("--margin compares teams without faults; leave out --fault and --fault-matrix")
-    if fault and fault_matrix:
-        raise AgentMixerError("--fault-matrix sets the faults itself; leave out --fault")
-    if log and fault_matrix:
-        raise AgentMixerError("--log keeps one rehearsal, and --fault-matrix plays many; leave one of them out")
+    many = fault_matrix or wiring_matrix
+    if margin is not None and (fault or many):
+        raise AgentMixerError(
+            "--margin compares teams without faults; leave out --fault, --fault-matrix and --wiring-matrix"
+        )
+    if (fault and many) or (fault_matrix and wiring_matrix):
+        raise AgentMixerError(
+            "a matrix sets the faults itself; leave out --fault, and give one of --fault-matrix and --wiring-matrix"
+        )
+    if log and many:
+        raise AgentMixerError("--log keeps one rehearsal, and a matrix plays many; leave one of them out")
     wired = [text for text in fault or [] if text.partition("=")[0] in EXAMPLES]
     faults = parse_faults([text for text in fault or [] if text not in wired], opened.team.task.agents, tuple(EXAMPLES))
     wirings = [parse_wiring(text, {name: files.manifest for name, files in opened.agents.items()}) for text in wired]
@@ -109,23 +121,18 @@ def deploy_sim(
         raise AgentMixerError(
             "faults of an observation and faults of the link are rehearsed apart; leave out one kind of --fault"
         )
-    if wired and (deadline_ms is not None or require_isolation):
+    if (wired or wiring_matrix) and (deadline_ms is not None or require_isolation):
         raise AgentMixerError(
             "faults of an observation are played without processes; leave out --deadline-ms and --require-isolation"
         )
     if not as_json:
         console.place("bundle", path)
         console.sentence(f"the team stands {standing(source, opened.team.source.step)}")
-    name = (
-        "faults.json"
-        if fault_matrix
-        else "wiring.json"
-        if wired
-        else "deploy_sim_faults.json"
-        if fault
-        else "deploy_sim.json"
-    )
-    plain = not fault and not fault_matrix
+    names = {
+        "wiring_matrix.json": wiring_matrix, "faults.json": fault_matrix, "wiring.json": wired, "deploy_sim_faults.json": fault,
+    }  # fmt: skip
+    name = next((name for name, asked in names.items() if asked), "deploy_sim.json")
+    plain = not fault and not many
     target = ReportFile(path, report, name, also=(".npz",) if plain else ())
     page = ReportFile(path, beside(target.path, ".html") if report else None, "report.html", numbered=bool(report))
     recorders = recording.recorders() if plain else {}
@@ -133,7 +140,7 @@ def deploy_sim(
     keep = Keeper(console, as_json, target, page, opened, trusted, source, recorders, logs)
     arguments = (opened, episodes, rehearsal.DEPLOY_SEED if seed is None else seed, source)
     try:
-        if wired:
+        if wired or wiring_matrix:
             _with_wiring(keep, wirings, *arguments)
             return
         if fault or fault_matrix:
@@ -291,35 +298,60 @@ def _with_faults(
 
 
 def _with_wiring(keep: Keeper, wirings: Sequence[Wiring], bundle: Bundle, episodes: int, seed: int, run: Run) -> None:
-    """Rehearse with observations that are put together wrongly."""
-    from agentmixer.validate.wiring_rehearsal import rehearse_wiring
+    """Rehearse with observations that are put together wrongly, or with the matrix of such faults if none are given."""
+    from agentmixer.validate.wiring_rehearsal import rehearse_wiring, wiring_matrix
 
     console = keep.console
     with console.doing() as doing:
-        result = rehearse_wiring(bundle, wirings, episodes, seed, run, doing, keep.logs.loggers)
+        if wirings:
+            alone = rehearse_wiring(bundle, wirings, episodes, seed, run, doing, keep.logs.loggers)
+            result: Report = alone
+            reports: tuple[WiringReport, ...] = (alone,)
+        else:
+            matrix = wiring_matrix(bundle, episodes, seed, run, doing)
+            result, reports = matrix, matrix.reports
 
     def show() -> None:
-        console.print(_wiring(result))
+        console.print(_wiring(reports))
         for check in result.checks:
-            console.check(check)
-        for flags in result.flags:
+            if wirings or not check.passed:
+                console.check(check)
+        for flags in reports[0].flags if wirings else ():
             console.sentence(f"     {flags.agent}: {flags.told}", indent=5)
-        # An audit of keep.logs, agent by agent, says here whether the fault is found in the log.
+            # What an audit of this agent's log in keep.logs finds is said here.
+        if not wirings:
+            console.sentence(
+                "step: of the episodes that the status flags, the median of the first step in which it does", indent=2
+            )
+            console.sentence(
+                "in time: no later than the mean return so far had fallen by a tenth of the whole", indent=2
+            )
 
     keep(result, show)
     leave(result)
 
 
-def _wiring(result: WiringReport) -> Table:
-    """What the faults cost."""
-    title = f"{result.task} {result.scenario}, {result.episodes} paired episodes, agents in this process"
-    table = Table(title=escape(title), box=box.SIMPLE)
-    measures = [name for name in ("win_rate", "return") if name in result.figures]
-    for column in ("faults", *(f"{name.replace('_', ' ')} [95 %]" for name in measures)):
-        table.add_column(column)
-    table.add_row("none", *(_interval(result.calm[name]) for name in measures))
-    table.add_row(escape(result.told), *(_interval(result.figures[name]) for name in measures))
-    table.add_row("difference", *(_interval(result.difference[name], "+.3f") for name in measures))
+def _wiring(reports: Sequence[WiringReport]) -> Table:
+    """What each set of faults cost, and when the status said so."""
+    some = reports[0]
+    title = f"{some.task} {some.scenario}, {some.episodes} paired episodes, agents in this process"
+    table = Table(title=escape(title), box=box.SIMPLE, pad_edge=False)
+    measure = "win_rate" if "win_rate" in some.figures else "return"
+    table.add_column("faults", overflow="fold")
+    for column in (measure.replace("_", " "), "against none [95 %]", "flagged", "step", "in time"):
+        table.add_column(column, justify="right", no_wrap=True)
+    calm = f"{sum(flags.calm for flags in some.flags) / (some.episodes * len(some.flags)):.0%}"
+    table.add_row("none", f"{some.calm[measure]['value']:.3f}", "", calm, "", "")
+    words = {True: "yes", False: "no", None: "no fall"}
+    for report in reports:
+        table.add_row(
+            escape(report.told),
+            f"{report.figures[measure]['value']:.3f}",
+            _interval(report.difference[measure], "+.3f"),
+            f"{sum(flags.flagged for flags in report.flags) / (report.episodes * len(report.flags)):.0%}",
+            "-" if report.step is None else f"{report.step:,}",
+            words[report.in_time],
+        )
     return table
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from agentmixer.runtime.status import Outside, Status
 from agentmixer.tasks.base import TaskStep
 from agentmixer.validate import wiring_rehearsal
 from agentmixer.validate.wiring import EXAMPLES, Wiring, parse_wiring
-from agentmixer.validate.wiring_rehearsal import WiringReport, fallen, rehearse_wiring
+from agentmixer.validate.wiring_rehearsal import WiringReport, fallen, rehearse_wiring, wiring_matrix
 
 #: Two episodes of three and two steps.
 ROWS = np.float32([[1, 10, 100], [2, 20, 200], [3, 30, 300], [4, 40, 400], [5, 50, 500]])
@@ -157,6 +159,36 @@ def test_when_a_return_has_fallen() -> None:
     assert fallen([-np.ones(4)], [-2 * np.ones(4)]) == 0
 
 
+def test_the_matrix_plays_what_is_heeded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """own.x and own.y are heeded alike and enemy.x is not. Offsets are half of 3. Nothing ever changes in a corridor of three steps, so
+    that freezing and delaying by five steps change nothing."""
+    bundle = team(tmp_path)
+    names = [f"{kind}=a:own.{axis}{end}" for kind, end in (
+        ("scale", ":57.2958"), ("flip", ""), ("offset", ":1.5"), ("freeze", "@5"), ("lag", ":5")
+    ) for axis in "xy"]  # fmt: skip
+    monkeypatch.setattr(
+        wiring_rehearsal, "task_of", lambda bundle, run: contextlib.nullcontext((Corridor(bundle.team.task), 10))
+    )
+    found = wiring_matrix(bundle, 5, 0)
+    assert (found.agent, found.elements) == ("a", ("own.x", "own.y")) and found.passed
+    cells = {report.told: report for report in found.reports}
+    assert list(cells) == ["swap=a:own.x,own.y", "permute=a:own.*", *names] == [check.name for check in found.checks]
+    brought = [int(report.figures["return"]["value"]) for report in found.reports]
+    assert brought == [3, 3, 6, 3, 3, 6, 6, 3, 6, 6, 6, 6]
+    assert [check.status for check in found.checks] == ["passed"] * 8 + ["does not apply"] * 4
+    # In range: the swaps, and own.y plus 1.5, which is 2.5. The others are flagged in the first step, in which the return falls.
+    assert [report.step for report in found.reports] == [None, None, 0, 0, 0, 0, 0, None] + [None] * 4
+    assert [report.in_time for report in found.reports] == [False, False, None, True, True, None, None, False] + [
+        None
+    ] * 4
+
+
+def test_a_team_that_heeds_nothing_has_no_matrix(tmp_path: Path) -> None:
+    blind = linear_bundle(tmp_path / "bundle", np.zeros((2, 2), np.float32), np.float32([[0, 1], [1, 0]] * 100))
+    with pytest.raises(AgentMixerError, match="heeds anything that it sees"):
+        wiring_matrix(read_bundle(blind), 5, 0)
+
+
 def test_what_means_nothing_is_refused(tmp_path: Path) -> None:
     manifests = {name: files.manifest for name, files in team(tmp_path).agents.items()}
     assert set(EXAMPLES) == {"swap", "permute", "scale", "flip", "offset", "freeze", "lag"}
@@ -181,13 +213,15 @@ def test_what_means_nothing_is_refused(tmp_path: Path) -> None:
 
 
 def test_wiring_from_the_command_line(exported: Exported, tmp_path: Path) -> None:
-    report, logs = tmp_path / "r.json", tmp_path / "logs"
-    common = ("deploy-sim", exported.path, "--episodes", "2", "--report", report)
+    copy, logs = tmp_path / "bundle", tmp_path / "logs"
+    shutil.copytree(exported.path, copy)
+    report, common = copy / "reports/wiring.json", ("deploy-sim", copy, "--episodes", "2")
     told = agentmixer(*common, "--fault", "offset=agent_1:own.health:5", "--log", logs, cwd=tmp_path)
     assert told.returncode == 0, told.stdout + told.stderr
     assert "agent_1: the status flags 2 of 2 episodes (without the fault" in told.stdout
     found = json.loads(report.read_text())
     assert found["passed"] and found["flags"][0]["first"]["why"].startswith("own.health is 6, outside")
+    assert [file.name for file in (copy / "reports").glob("*.json")] == ["wiring.json"]
     bundle = read_bundle(exported.path)
     log = read(logs / "agent_1.npz", bundle.agents["agent_1"].manifest)
     assert log.obs[0, bundle.team.task.obs_names[1].index("own.health")] == 6 and log.fresh.sum() == 2
