@@ -15,6 +15,7 @@ from agentmixer.contract.manifest import (
     TeamManifest,
     TensorSpec,
     Tolerances,
+    WhenUnusual,
 )
 from agentmixer.contract.spec import Action, Box, Discrete, TaskSpec
 from agentmixer.export.bundle_writer import AgentParts, certified, write_bundle
@@ -32,10 +33,12 @@ def any_profile(manifest: AgentManifest) -> bytes:
 def write_by_hand(
     path: Path, team: tuple[str, int], models: dict[str, bytes], goldens: dict[str, bytes],
     tensors: tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]], space: Box | Discrete, fallback: Action,
-    memory: int = 0, control_period_s: float = 0.2, episode_limit: int = 10,
+    memory: int = 0, control_period_s: float = 0.2, episode_limit: int = 10, figures: bytes | None = None,
+    when_unusual: WhenUnusual = "report",
 ) -> Path:  # fmt: skip
     """Write a team to `path`. team: its name and release; models, goldens: each agent's, by its name; tensors: inputs, the
-    first of which is the observation, and outputs; memory: length of the recurrent state."""
+    first of which is the observation, and outputs; memory: length of the recurrent state; figures: everybody's profile.npz,
+    `any_profile` unless given."""
     source = Source("0", "none", "none", 0, 0, "none", "0" * 64, "none", "0" * 64)
     inputs, outputs = tensors
     masked = "action_mask" in [tensor.name for tensor in inputs]
@@ -79,7 +82,9 @@ def write_by_hand(
             depends_on={},
             files={},
             source=source,
+            when_unusual=when_unusual,
         )
-        agents[name] = AgentParts(certified(manifest, model), model, goldens[name], any_profile(manifest))
+        found = any_profile(manifest) if figures is None else figures
+        agents[name] = AgentParts(certified(manifest, model), model, goldens[name], found)
     write_bundle(path, TeamManifest(SCHEMA_VERSION, *team, task, {}, source, Tolerances()), agents)
     return path

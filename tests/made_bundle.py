@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 from bundle_by_hand import write_by_hand
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
-from agentmixer.contract.manifest import TensorSpec
+from agentmixer.contract.manifest import TensorSpec, WhenUnusual
 from agentmixer.contract.spec import Discrete
+from agentmixer.runtime import profile
 from agentmixer.runtime.agent import make_session
 from agentmixer.runtime.golden import Golden, dump
 
@@ -68,3 +69,39 @@ def made_bundle(
     inputs = (TensorSpec("obs", "float32", (obs,), elements), TensorSpec("action_mask", "bool", (actions,)))
     outputs = (TensorSpec("action", "int64", ()), TensorSpec("logits", "float32", (actions,)))
     return write_by_hand(path, ("made", 1), models, goldens, (inputs, outputs), Discrete(actions), 0)
+
+
+def linear_bundle(
+    path: Path, weights: np.ndarray, seen: np.ndarray, agents: tuple[str, ...] = ("a",),
+    elements: tuple[str, ...] = (), when_unusual: WhenUnusual = "report",
+) -> Path:  # fmt: skip
+    """A team whose agents have the logits obs @ weights, [D, A], where nothing is masked, and have seen `seen`, [T, D], in one episode.
+
+    elements: their names; x0, x1 and so on unless given."""
+    size, actions = weights.shape
+    elements = elements or tuple(f"x{i}" for i in range(size))
+
+    def value(name: str, *shape: int) -> onnx.ValueInfoProto:
+        kind = TensorProto.INT64 if name == "action" else TensorProto.FLOAT
+        return helper.make_tensor_value_info(name, kind, ["batch", *shape])
+
+    nodes = [
+        helper.make_node("MatMul", ["obs", "weights"], ["logits"]),
+        helper.make_node("ArgMax", ["logits"], ["action"], axis=-1, keepdims=0, select_last_index=0),
+    ]
+    constant = numpy_helper.from_array(weights.astype(np.float32), "weights")
+    graph = helper.make_graph(
+        nodes, "policy", [value("obs", size)], [value("action"), value("logits", actions)], [constant]
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    policy, rows = made.SerializeToString(deterministic=True), seen.astype(np.float32)
+    action, logits = make_session(policy).run(["action", "logits"], {"obs": rows})
+    fresh = np.arange(len(rows)) == 0
+    golden = Golden(rows, np.ones(logits.shape, bool), fresh, action, logits, np.zeros((len(rows), 0), np.float32))
+    figures = profile.measure(rows, fresh, rows, action, Discrete(actions))
+    outputs = (TensorSpec("action", "int64", ()), TensorSpec("logits", "float32", (actions,)))
+    return write_by_hand(
+        path, ("linear", 1), dict.fromkeys(agents, policy), dict.fromkeys(agents, dump(golden)),
+        ((TensorSpec("obs", "float32", (size,), elements),), outputs), Discrete(actions), 0,
+        figures=profile.dump(figures), when_unusual=when_unusual,
+    )  # fmt: skip

@@ -53,9 +53,10 @@ class Faults:
     incidents: tuple[Incident, ...] = ()
 
 
-def parse_faults(texts: Sequence[str], agents: Sequence[str]) -> Faults:
+def parse_faults(texts: Sequence[str], agents: Sequence[str], others: Sequence[str] = ()) -> Faults:
     """Faults as typed: `drop=0.05` (so also duplicate, reorder, corrupt, truncate, oversize), `delay=20ms:p=0.1`,
-    `kill=agent_2@100`, `stop=agent_2@100:for=500ms`. agents: the team's names.
+    `kill=agent_2@100`, `stop=agent_2@100:for=500ms`. agents: the team's names; others: kinds of faults that are not of the
+    link, and that an unknown kind may have meant.
 
     Raises AgentMixerError naming the text that means nothing, and what it may be."""
     rates: dict[str, float] = {}
@@ -63,7 +64,8 @@ def parse_faults(texts: Sequence[str], agents: Sequence[str]) -> Faults:
     for text in texts:
         kind, _, value = text.partition("=")
         if kind not in FRAME_FAULTS + PROCESS_FAULTS:
-            raise AgentMixerError(f"unknown fault '{kind}'{nearest(kind, FRAME_FAULTS + PROCESS_FAULTS)}")
+            known = (*FRAME_FAULTS, *PROCESS_FAULTS, *others)
+            raise AgentMixerError(f"unknown fault '{kind}'{nearest(kind, known)}")
         if kind in rates:
             raise AgentMixerError(f"fault {kind} is given twice; give it once")
         if kind in PROCESS_FAULTS:

@@ -12,6 +12,7 @@ from agentmixer.contract.results import Check
 from agentmixer.contract.spec import ActionSpace, Box, Discrete
 from agentmixer.errors import AgentMixerError
 from agentmixer.report import proofs, rehearsal_sections
+from agentmixer.report.charts import Row, bar_chart, linear, short
 from agentmixer.report.graph_picture import graph_picture
 from agentmixer.report.kept_reports import FaultMatrix, Judged, Rehearsal
 from agentmixer.report.page import Page, Section, Tone
@@ -23,9 +24,12 @@ from agentmixer.runtime.bundle import Bundle
 from agentmixer.runtime.certificate import check_locality
 from agentmixer.runtime.datasheet import data_sheet
 from agentmixer.runtime.guard import check_model
+from agentmixer.runtime.probe import probe
 from agentmixer.runtime.verify import verify
 from agentmixer.train.run_files import read_config
 
+#: On how many recorded observations an agent is probed for the page, and how many elements are drawn.
+PROBED, MOST_HEEDED = 32, 12
 #: Headlines where one check of a proof failed, by the proof's name and the check's.
 WRONG = {
     "deploy-sim": {
@@ -76,6 +80,7 @@ def sections(
         found.append(rehearsal_sections.faults(faults))
     found.append(_training(bundle, run))
     found.append(_graph(bundle))
+    found.append(_heeds(bundle))
     found.append(_sheet(bundle, trusted))
     return tuple(section for section in found if section)
 
@@ -166,6 +171,42 @@ def _graph(bundle: Bundle) -> Section:
     ]
     drawn = Markup('<div class="drawn"><figure><figcaption>The graph of {}</figcaption>{}</figure><div>{}</div></div>')
     return Section("graph", "What one agent sees", drawn.format(name, picture, Markup("").join(body)))
+
+
+def _heeds(bundle: Bundle) -> Section | None:
+    """What the first agent heeds; None if that cannot be tried, which `verify` then says."""
+    name, files = next(iter(bundle.agents.items()))
+    try:
+        found = probe(files, most=PROBED)
+    except AgentMixerError:
+        return None
+    heeded = [heed for heed in found.elements if heed.heeded]
+    told = f"{len(heeded):,} of {len(found.elements):,} elements of its observation move what {name} computes."
+    body = [
+        paragraph(
+            f"{told} Each was moved by itself on {found.decisions:,} recorded observations. Make the table of any agent: "
+            f"{command('probe', bundle.folder(name))}"
+        )
+    ]
+    if not heeded:
+        return Section("heeds", "What one agent heeds", Markup("").join(body))
+    first = heeded[:MOST_HEEDED]
+    changes = [Row(heed.name, heed.changed, None, None, f"{heed.changed:.0%}") for heed in first]
+    by_slope = sorted(heeded, key=lambda heed: -heed.slope)[:MOST_HEEDED]
+    slopes = [Row(heed.name, heed.slope, None, None, short(heed.slope)) for heed in by_slope]
+    body.append(
+        charts(
+            bar_chart(
+                "heeds-changed", "Actions that change", "; ".join(f"{row.name} {row.told}" for row in changes),
+                linear([0, 1], "share of decisions, element from its 5 % to its 95 % quantile", (0.0, 1.0)), changes,
+            ),
+            bar_chart(
+                "heeds-slope", "How far the output moves", "; ".join(f"{row.name} {row.told}" for row in slopes),
+                linear([0, *(row.value for row in slopes)], "largest change of a logit or mean, element by its range"), slopes,
+            ),
+        )
+    )  # fmt: skip
+    return Section("heeds", "What one agent heeds", Markup("").join(body))
 
 
 def _sheet(bundle: Bundle, trusted: Path | None) -> Section:

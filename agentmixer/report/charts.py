@@ -6,7 +6,7 @@ A chart is drawn 400 units wide, which a telephone shows about as wide as it is.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from markupsafe import Markup, escape
@@ -118,6 +118,34 @@ def line_chart(name: str, title: str, told: str, x: Axis, y: Axis, series: Seque
 
 def interval_chart(name: str, title: str, told: str, x: Axis, rows: Sequence[Row]) -> Markup:
     """A row for each figure: its name and its number, and below them a dot on its interval."""
+
+    def mark(row: Row, top: int, style: str) -> Markup:
+        whisker = Markup("")
+        if row.low is not None and row.high is not None:
+            whisker = Markup('<line class="whisker {}" x1="{}" x2="{}" y1="{y}" y2="{y}"/>').format(
+                style, _left(x, row.low), _left(x, row.high), y=top + 29
+            )
+        dot = Markup('<circle class="dot {}" cx="{}" cy="{}" r="5"/>').format(style, _left(x, row.value), top + 29)
+        return whisker + dot
+
+    return _rows(name, title, told, x, rows, mark)
+
+
+def bar_chart(name: str, title: str, told: str, x: Axis, rows: Sequence[Row]) -> Markup:
+    """A row for each figure: its name and its number, and below them a bar from the axis' beginning. All have one colour."""
+
+    def mark(row: Row, top: int, style: str) -> Markup:
+        return Markup('<rect class="bar s0" x="{}" y="{}" width="{:.1f}" height="10"/>').format(
+            MARGIN, top + 24, max(_left(x, row.value) - MARGIN, 0.5)
+        )
+
+    return _rows(name, title, told, x, rows, mark)
+
+
+def _rows(
+    name: str, title: str, told: str, x: Axis, rows: Sequence[Row], mark: Callable[[Row, int, str], Markup]
+) -> Markup:
+    """A chart of a row for each figure. mark: draws a figure, given where its row begins and its style."""
     height = 42 * len(rows) + BOTTOM
     parts = []
     for place, text in x.ticks:
@@ -137,15 +165,7 @@ def interval_chart(name: str, title: str, told: str, x: Axis, rows: Sequence[Row
                 WIDTH - MARGIN, top + 16, row.told
             )
         )
-        if row.low is not None and row.high is not None:
-            parts.append(
-                Markup('<line class="whisker {}" x1="{}" x2="{}" y1="{y}" y2="{y}"/>').format(
-                    style, _left(x, row.low), _left(x, row.high), y=top + 29
-                )
-            )
-        parts.append(
-            Markup('<circle class="dot {}" cx="{}" cy="{}" r="5"/>').format(style, _left(x, row.value), top + 29)
-        )
+        parts.append(mark(row, top, style))
     parts.append(
         Markup('<text class="label" x="{}" y="{}" text-anchor="middle">{}</text>').format(
             WIDTH / 2, height - 8, x.label

@@ -6,6 +6,7 @@ import contextlib
 import math
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from agentmixer.runtime.actions import allowed, as_array, parts
 from agentmixer.runtime.bundle import AgentFiles, read_agent
 from agentmixer.runtime.certificate import check_locality
 from agentmixer.runtime.guard import check_model
+from agentmixer.runtime.log import Logger, check_place
 from agentmixer.runtime.named import Observation, named_action
 from agentmixer.runtime.status import Outside, Status, Watch
 
@@ -88,6 +90,7 @@ class Agent:
             self._low, self._high = np.asarray(space.low, np.float32), np.asarray(space.high, np.float32)
         self._lock = threading.Lock() if state else contextlib.nullcontext()
         self._watch = Watch(self.manifest, profile.parse(files.profile, self.manifest))
+        self._logger: Logger | None = None
         self.reset()
         #: What the last decision was the mode of, [A]: logits (an illegal action has a very negative one) or
         #: means in units of half the action range.
@@ -122,6 +125,29 @@ class Agent:
         with self._lock:
             self._state = self._zeros
             self._watch.reset()
+            if self._logger is not None:
+                self._logger.reset()
+
+    @contextlib.contextmanager
+    def logging(self, path: str | Path) -> Iterator[Logger]:
+        """Log every decision in the block, and write the newest of them to `path` when it ends, however it ends.
+
+        >>> with agent.logging("agent_0.npz"):
+        ...     action = agent.act(obs, action_mask)
+
+        A log has what the agent was given, as it was given, and what it decided, or the fallback action where it gave no valid
+        decision (`runtime.log`). An observation that is refused is not in it. Raises AgentMixerError if nothing can be written
+        there, or if the agent is being logged already."""
+        if self._logger is not None:
+            raise AgentMixerError(f"agent {self.manifest.agent} is being logged already; end that block first")
+        place = Path(path)
+        check_place(place)
+        self._logger = logger = Logger(self.manifest)
+        try:
+            yield logger
+        finally:
+            self._logger = None
+            logger.save(place)
 
     def observation(self, keep: bool = False) -> Observation:
         """An observation to be put together by name, and given to `act` or `step` again and again. keep: see `Observation`."""
@@ -145,7 +171,8 @@ class Agent:
         Raises AgentMixerError as `act` does, and if `when_unusual` is "refuse" and an episode's first observation is outside what
         first observations were; not InvalidDecision."""
         begin = time.monotonic_ns()
-        given = self._checked(obs, "obs", self._obs_shape, _FLOAT32) if type(obs) is not Observation else obs.array
+        seen = self._checked(obs, "obs", self._obs_shape, _FLOAT32) if type(obs) is not Observation else obs.array
+        given = seen
         first = fallback = False
         outside: tuple[Outside, ...] = ()
         stale: tuple[str, ...] = ()
@@ -157,12 +184,16 @@ class Agent:
             if first and unusual == "refuse":
                 self._watch.reset()
                 raise self._out_of_depth(outside)
+            if fallback and self._masked:
+                self._checked(action_mask, "action_mask", self._mask_shape, _BOOL)
             if outside and unusual == "clamp":
                 given = self._watch.clamped(given, first)
         try:
-            action = self._fallback.copy() if fallback else self.act(given, action_mask)
+            action = self._fallback.copy() if fallback else self._act(given, action_mask)
         except InvalidDecision:
             action, fallback = self._fallback.copy(), True
+        if self._logger is not None:
+            self._logger.add(seen, action_mask, action)
         if type(obs) is Observation and not obs.keep:
             obs.clear()
         seconds = (time.monotonic_ns() - begin) / 1e9
@@ -179,9 +210,21 @@ class Agent:
         Raises AgentMixerError for a wrong shape or dtype, a value that is not finite, a missing mask or
         one that allows nothing, and InvalidDecision if what the policy computes is not finite (an observation may be so
         large that it overflows), out of range or bounds, or masked; the recurrent state is then unchanged."""
+        if isinstance(obs, Observation):
+            return self._act_by_name(obs, action_mask)
+        if (logger := self._logger) is None:
+            return self._act(obs, action_mask)
+        try:
+            action = self._act(obs, action_mask)
+        except InvalidDecision:
+            logger.add(obs, action_mask, self._fallback)
+            raise
+        logger.add(obs, action_mask, action)
+        return action
+
+    def _act(self, obs: np.ndarray, action_mask: np.ndarray | None) -> np.ndarray:
+        """Decide, see `act`."""
         if type(obs) is not np.ndarray or obs.shape != self._obs_shape or obs.dtype is not _FLOAT32:
-            if type(obs) is Observation:
-                return self._act_by_name(obs, action_mask)
             obs = self._checked(obs, "obs", self._obs_shape, _FLOAT32)
         if not _finite(obs):
             where = int(np.flatnonzero(~np.isfinite(obs))[0])

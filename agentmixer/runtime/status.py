@@ -96,6 +96,10 @@ class Watch:
         self._looks = looks + 1
         return not looks, outside, stale
 
+    def usual(self, obs: np.ndarray) -> np.ndarray:
+        """Which of T observations, [T, D] and none an episode's first, have nothing outside, [T] bool. It remembers none of them."""
+        return np.asarray(((self._usual.low <= obs) & (obs <= self._usual.high)).all(1))
+
     def clamped(self, obs: np.ndarray, first: bool) -> np.ndarray:
         """The observation with every element moved to the nearest value that is not outside, [D] float32."""
         envelope = self._start if first else self._usual

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from agentmixer.contract.spec import Box, TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.host.lock_step import Decision, Host
+from agentmixer.runtime.log import Logger
 from agentmixer.tasks import Task
 from agentmixer.tasks.base import Restarting, TaskStep, to_torch
 from agentmixer.tasks.side_by_side import lost_in
@@ -92,28 +93,28 @@ class ActorsArm(TorchArm):
 
 
 class DeployedArm:
-    """The exported agents, one process each, over their links. Keeps every decision and step time."""
+    """The exported agents, one process each, over their links. Keeps every decision and step time.
 
-    def __init__(self, host: Host, spec: TaskSpec):
-        self.host, self.spec = host, spec
+    loggers: one an agent, which are told what the agent is sent and what is done; none if nothing is logged."""
+
+    def __init__(self, host: Host, spec: TaskSpec, loggers: Sequence[Logger] = ()):
+        self.host, self.spec, self.loggers = host, spec, loggers
         self.decisions: list[list[Decision]] = []
         self.step_ns: list[int] = []
         #: For each agent the decisions that came in time and were applied, by the host's episode and step.
         self.applied: list[dict[tuple[int, int], np.ndarray]] = [{} for _ in spec.agents]
         self._episode = self._step = 0
-        self._room = (spec.num_agents, spec.action_size)
         #: Whose last action is its own decision, [N] bool; the others fell back.
         self.decided = np.ones(spec.num_agents, bool)
 
     def reset(self, episode: int) -> None:
         # Counted on by the host, so that the same episodes may be played again over the same links.
         self._episode, self._step = self.host.last[0] + 1, 0
+        for logger in self.loggers:
+            logger.reset()
 
     def act(self, step: TaskStep) -> np.ndarray:
-        spec = self.spec
-        seen, masks = np.asarray(step.obs)[:, 0], np.asarray(step.action_mask)[:, 0]
-        obs = [row[:size] for row, size in zip(seen, spec.obs_sizes, strict=True)]
-        mine = own_masks(spec, masks)
+        obs, mine = of_each(self.spec, step)
         begin = time.monotonic_ns()
         decisions = self.host.step(self._episode, self._step, obs, mine)
         self.step_ns.append(time.monotonic_ns() - begin)
@@ -121,25 +122,40 @@ class DeployedArm:
         for applied, decision in zip(self.applied, decisions, strict=True):
             if decision.in_time:
                 applied[self._episode, self._step] = decision.action
+        for i, logger in enumerate(self.loggers):
+            logger.add(obs[i], mine[i] if mine else None, decisions[i].action)
         self._step += 1
         self.decided = np.array([decision.in_time for decision in decisions])
-        if spec.discrete:
-            return np.array([decision.action for decision in decisions], np.int32)
-        actions = np.zeros(self._room, np.float32)
-        for row, decision in zip(actions, decisions, strict=True):
-            row[: decision.action.size] = decision.action
-        return actions
+        return joined(self.spec, [decision.action for decision in decisions])
+
+
+def of_each(spec: TaskSpec, step: TaskStep) -> tuple[list[np.ndarray], list[np.ndarray | None] | None]:
+    """What each agent is told in a step of one environment: its observation, [D_i] float32, and `own_masks`."""
+    seen, masks = np.asarray(step.obs)[:, 0], np.asarray(step.action_mask)[:, 0]
+    return [row[:size] for row, size in zip(seen, spec.obs_sizes, strict=True)], own_masks(spec, masks)
+
+
+def joined(spec: TaskSpec, actions: Sequence[np.ndarray]) -> np.ndarray:
+    """The agents' actions, each as `Agent.act` gives it, as a task with one environment takes them: [N] int32 or [N, W] float32."""
+    if spec.discrete:
+        return np.array(actions, np.int32)
+    rows = np.zeros((spec.num_agents, spec.action_size), np.float32)
+    for row, action in zip(rows, actions, strict=True):
+        row[: action.size] = action
+    return rows
 
 
 class Played(NamedTuple):
     """Episodes of one arm, in order. actions: one [T, N] or [T, N, W] array an episode; shadow: what the shadow
-    would have done on the very same observations; unended: episodes that were cut off, which are lost."""
+    would have done on the very same observations; unended: episodes that were cut off, which are lost; rewards: one [T] array
+    an episode."""
 
     returns: np.ndarray
     won: np.ndarray
     actions: list[np.ndarray]
     shadow: list[np.ndarray]
     unended: tuple[int, ...] = ()
+    rewards: Sequence[np.ndarray] = ()
 
 
 def play(
@@ -167,7 +183,7 @@ def _play(
     arm: Arm, task: Task, episodes: int, seed: int, shadow: Arm | None, longest: int, progress: Callable[[str], None],
     recorder: Recorder | None,
 ) -> Played:  # fmt: skip
-    returns, won, actions, shadows, unended = [], [], [], [], []
+    returns, won, actions, shadows, unended, all_rewards = [], [], [], [], [], []
     for episode in range(episodes):
         progress(f"episode {episode + 1} of {episodes}")
         step = task.reset(seed, np.array([episode]))
@@ -177,7 +193,8 @@ def _play(
         if recorder:
             recorder.begin(step)
         taken: list[np.ndarray] = []
-        total, beside, ended = 0.0, [], False
+        rewards: list[float] = []
+        beside, ended = [], False
         while not ended and len(taken) < longest:
             progress(f"episode {episode + 1} of {episodes}")
             if shadow:
@@ -190,9 +207,10 @@ def _play(
             if recorder:
                 decided = arm.decided if isinstance(arm, DeployedArm) else np.ones(len(action), bool)
                 recorder.add(action, decided, step)
-            total += float(np.asarray(step.reward)[0])
+            rewards.append(float(np.asarray(step.reward)[0]))
             ended = bool(np.asarray(step.terminated)[0] or np.asarray(step.truncated)[0])
-        returns.append(total)
+        returns.append(sum(rewards))
+        all_rewards.append(np.array(rewards))
         won.append(ended and bool(np.asarray(step.won)[0]))
         if recorder:
             recorder.end(won[-1], ended)
@@ -200,4 +218,4 @@ def _play(
             unended.append(episode)
         actions.append(np.stack(taken))
         shadows.append(np.stack(beside) if shadow else np.empty(0))
-    return Played(np.array(returns), np.array(won), actions, shadows, tuple(unended))
+    return Played(np.array(returns), np.array(won), actions, shadows, tuple(unended), all_rewards)

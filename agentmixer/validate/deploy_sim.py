@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from agentmixer.host.agent_process import AgentLost
 from agentmixer.host.lock_step import Decision, Host
 from agentmixer.runtime.actions import allowance, array_type, is_near_tie
 from agentmixer.runtime.bundle import Bundle
+from agentmixer.runtime.log import Logger
 from agentmixer.tasks import Task
 from agentmixer.train import checkpoint
 from agentmixer.train.evaluate import longest_episode
@@ -211,25 +212,25 @@ def quantiles(values_ns: list[int]) -> dict[str, float | None]:
 def deploy_sim(
     bundle: Bundle, episodes: int, seed: int = DEPLOY_SEED, run: Run | None = None, deadline_s: float | None = None,
     progress: Callable[[str], None] = lambda _: None, require_isolation: bool = False, margin: float | None = None,
-    recorders: Mapping[str, Recorder] | None = None,
+    recorders: Mapping[str, Recorder] | None = None, loggers: Sequence[Logger] = (),
 ) -> DeploySimReport:  # fmt: skip
     """Play `episodes` paired episodes with each arm and judge the deployed one.
 
     margin: what deployed and actors may differ by (`equivalence.equivalence` says in what unit); if given it decides.
     deadline_s: how long a step waits for decisions; the control period unless given. Calls `progress` with
-    what is played, and how far. recorders: of arms, by name. run: as `source_run.source_run` gives it. Raises AgentMixerError if the run is gone, an agent cannot be started,
+    what is played, and how far. recorders: of arms, by name; loggers: of the deployed agents, one each. run: as `source_run.source_run` gives it. Raises AgentMixerError if the run is gone, an agent cannot be started,
     or its isolation is required and not full."""
     run = run or source_run(bundle)
     with contextlib.closing(run.make_task(1)) as task:
         return _deploy_sim(
-            bundle, run, task, episodes, seed, deadline_s, progress, require_isolation, margin, recorders or {}
+            bundle, run, task, episodes, seed, deadline_s, progress, require_isolation, margin, recorders or {}, loggers
         )
 
 
 def _deploy_sim(
     bundle: Bundle, run: Run, task: Task, episodes: int, seed: int, deadline_s: float | None,
     progress: Callable[[str], None], require_isolation: bool, margin: float | None,
-    recorders: Mapping[str, Recorder],
+    recorders: Mapping[str, Recorder], loggers: Sequence[Logger],
 ) -> DeploySimReport:  # fmt: skip
     check_task(task, bundle, run)
     algorithm, _ = checkpoint.load_weights(run, task, run.checkpoints / bundle.team.source.checkpoint)
@@ -244,7 +245,7 @@ def _deploy_sim(
     joint = JointArm(algorithm.team)
     played = {"joint": playing("joint", joint), "actors": playing("actors", ActorsArm(algorithm.team))}
     with Host(bundle, deadline_s, require_isolation=require_isolation) as host:
-        deployed, shadow = DeployedArm(host, task.spec), ActorsArm(algorithm.team)
+        deployed, shadow = DeployedArm(host, task.spec, loggers), ActorsArm(algorithm.team)
         played["deployed"] = playing("deployed", deployed, shadow)
         figures = {agent.name: _figures(host, i, deployed.decisions) for i, agent in enumerate(host.agents)}
         first_action = max(host.start_seconds) + deployed.step_ns[0] / 1e9

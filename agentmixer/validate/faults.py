@@ -20,10 +20,11 @@ from agentmixer.runtime.agent import Agent
 from agentmixer.runtime.bundle import AgentFiles, Bundle
 from agentmixer.runtime.frames import observation, unpack
 from agentmixer.runtime.golden import is_close
+from agentmixer.runtime.log import Logger
 from agentmixer.tasks import Task
 from agentmixer.train.evaluate import longest_episode
 from agentmixer.train.run import Run
-from agentmixer.validate.arms import DeployedArm, play
+from agentmixer.validate.arms import DeployedArm, Played, play
 from agentmixer.validate.deploy_sim import quantiles
 from agentmixer.validate.source_run import check_task, source_run
 
@@ -94,17 +95,18 @@ class FaultMatrixReport(Report):
 def rehearse(
     bundle: Bundle, faults: Faults, episodes: int, seed: int, run: Run | None = None,
     deadline_s: float | None = None, require_isolation: bool = False,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Callable[[str], None] = lambda _: None, loggers: Sequence[Logger] = (),
 ) -> FaultReport:  # fmt: skip
     """Play `episodes` episodes with the deployed team under `faults`, drawn from `seed` as the episodes are. The same
-    episodes are played without any fault before. Calls `progress` with what is played, and how far.
+    episodes are played without any fault before. Calls `progress` with what is played, and how far. loggers: one an agent,
+    of what is played under faults.
 
     Raises AgentMixerError if the run is gone, an agent cannot be started, or decisions are late without any fault, on a
     busy machine; AgentLost if an agent breaks the protocol."""
-    with _task(bundle, run) as (task, longest):
+    with task_of(bundle, run) as (task, longest):
         arguments = episodes, seed, deadline_s, require_isolation
-        _check_calm(_rehearse(bundle, task, longest, Faults(), *arguments, _playing(progress, "without faults")))
-        return _rehearse(bundle, task, longest, faults, *arguments, _playing(progress, "with faults"))
+        _check_calm(_rehearse(bundle, task, longest, Faults(), *arguments, playing(progress, "without faults")))
+        return _rehearse(bundle, task, longest, faults, *arguments, playing(progress, "with faults"), loggers)
 
 
 def matrix(
@@ -119,19 +121,19 @@ def matrix(
     cells = [Faults()] if 0 in rates else []
     cells += [Faults({kind: rate}, held_s) for kind in kinds for rate in rates if rate]
     reports: list[FaultReport] = []
-    with _task(bundle, run) as (task, longest):
+    with task_of(bundle, run) as (task, longest):
         for number, faults in enumerate(cells, 1):
             told = ", ".join(f"{kind} {rate:.0%}" for kind, rate in faults.rates.items()) or "no fault"
-            playing = _playing(progress, f"rehearsal {number} of {len(cells)}, {told}")
+            saying = playing(progress, f"rehearsal {number} of {len(cells)}, {told}")
             reports.append(
-                _rehearse(bundle, task, longest, faults, episodes, seed, deadline_s, require_isolation, playing)
+                _rehearse(bundle, task, longest, faults, episodes, seed, deadline_s, require_isolation, saying)
             )
             if not faults.rates:
                 _check_calm(reports[0])
     return FaultMatrixReport(bundle=str(bundle.path), checks=tuple(map(_cell, reports)), reports=tuple(reports))
 
 
-def _playing(progress: Callable[[str], None], what: str) -> Callable[[str], None]:
+def playing(progress: Callable[[str], None], what: str) -> Callable[[str], None]:
     """`progress` for the episodes of one rehearsal."""
     return lambda done: progress(f"playing {what}: {done}")
 
@@ -152,7 +154,7 @@ def _cell(report: FaultReport) -> Check:
 
 
 @contextlib.contextmanager
-def _task(bundle: Bundle, run: Run | None) -> Iterator[tuple[Task, int]]:
+def task_of(bundle: Bundle, run: Run | None) -> Iterator[tuple[Task, int]]:
     """The bundle's task, and the steps after which an episode of it is cut off."""
     run = run or source_run(bundle)
     with contextlib.closing(run.make_task(1)) as task:
@@ -162,15 +164,12 @@ def _task(bundle: Bundle, run: Run | None) -> Iterator[tuple[Task, int]]:
 
 def _rehearse(
     bundle: Bundle, task: Task, longest: int, faults: Faults, episodes: int, seed: int, deadline_s: float | None,
-    require_isolation: bool, progress: Callable[[str], None],
+    require_isolation: bool, progress: Callable[[str], None], loggers: Sequence[Logger] = (),
 ) -> FaultReport:  # fmt: skip
     with Host(bundle, deadline_s, faults, seed, restart=True, require_isolation=require_isolation) as host:
-        arm = DeployedArm(host, task.spec)
+        arm = DeployedArm(host, task.spec, loggers)
         played = play(arm, task, episodes, seed, longest=longest, progress=progress)
         settle(host, faults)
-    figures: dict[str, Any] = {"return": intervals.mean(played.returns)._asdict()}
-    if task.spec.reports_wins:
-        figures["win_rate"] = intervals.rate(played.won)._asdict()
     return FaultReport(
         bundle=str(bundle.path),
         task=task.spec.name,
@@ -182,11 +181,17 @@ def _rehearse(
         steps=len(arm.step_ns),
         deadline_s=host.deadline_s,
         step_us=quantiles(arm.step_ns),
-        figures=figures,
+        figures=figures(played, task.spec.reports_wins),
         agents={agent.name: _counts(host, i, len(arm.step_ns)) for i, agent in enumerate(host.agents)},
         events=[event._asdict() for event in host.events],
         checks=tuple(judge(host, arm.applied, max(arm.step_ns) / 1e9, faults)),
     )
+
+
+def figures(played: Played, wins: bool) -> dict[str, Any]:
+    """Return, and win rate where the task knows one (`wins`), with their intervals."""
+    found: dict[str, Any] = {"return": intervals.mean(played.returns)._asdict()}
+    return found | ({"win_rate": intervals.rate(played.won)._asdict()} if wins else {})
 
 
 def settle(host: Host, faults: Faults) -> bool:

@@ -27,6 +27,7 @@ from agentmixer_cli import (
     parity,
     pin,
     plot,
+    probe,
     replay,
     report,
     runs,
@@ -50,6 +51,7 @@ app.command("export")(export.export)
 app.command("deploy-sim")(deploy_sim.deploy_sim)
 app.command("verify")(verify.verify)
 app.command("show")(show.show)
+app.command("probe")(probe.probe)
 app.command("parity")(parity.parity)
 app.command("keygen")(keygen.keygen)
 app.command("pin")(pin.pin)

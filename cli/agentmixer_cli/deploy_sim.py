@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from agentmixer.validate.faults import FaultReport
     from agentmixer.validate.recording import Recorder
     from agentmixer.validate.reports import ReportFile
+    from agentmixer.validate.wiring import Wiring
+    from agentmixer.validate.wiring_rehearsal import WiringReport
 
 
 def deploy_sim(
@@ -59,13 +61,28 @@ def deploy_sim(
         list[str] | None,
         typer.Option(
             help="Something that goes wrong, once or more: drop, duplicate, reorder, corrupt, truncate or oversize=RATE, "
-            "delay=20ms:p=RATE, kill=AGENT@STEP, stop=AGENT@STEP:for=500ms.",
+            "delay=20ms:p=RATE, kill=AGENT@STEP, stop=AGENT@STEP:for=500ms; or of an observation, swap=AGENT:NAME,NAME, "
+            "permute=AGENT:GROUP.*, scale=AGENT:NAME:57.3, flip=AGENT:NAME, offset=AGENT:NAME:0.5, freeze=AGENT:NAME@STEP, "
+            "lag=AGENT:NAME:STEPS.",
             metavar="KIND=...",
         ),
     ] = None,
     fault_matrix: Annotated[
         bool, typer.Option("--fault-matrix", help="Play with each kind of fault at 0, 1, 5 and 20 % instead.")
     ] = False,
+    wiring_matrix: Annotated[
+        bool,
+        typer.Option(
+            "--wiring-matrix",
+            help="Play with each fault of an observation on the elements that are heeded most instead.",
+        ),
+    ] = False,
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write what each deployed agent was sent and did to this folder, as AGENT.npz.", metavar="FOLDER"
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Rehearse the deployment: every agent in its own process, against the same episodes in process; a verdict.
@@ -81,26 +98,51 @@ def deploy_sim(
     from agentmixer.validate import deploy_sim as rehearsal
     from agentmixer.validate import recording
     from agentmixer.validate.reports import ReportFile
+    from agentmixer.validate.wiring import EXAMPLES, parse_wiring
 
     console = Terminal(stderr=as_json)
     opened, source = opened_with_run(bundle, trusted, run, task_code)
     path = opened.path
-    if margin is not None and (fault or fault_matrix):
-        raise AgentMixerError("--margin compares teams without faults; leave out --fault and --fault-matrix")
-    if fault and fault_matrix:
-        raise AgentMixerError("--fault-matrix sets the faults itself; leave out --fault")
-    faults = parse_faults(fault or [], opened.team.task.agents)
+    many = fault_matrix or wiring_matrix
+    if margin is not None and (fault or many):
+        raise AgentMixerError(
+            "--margin compares teams without faults; leave out --fault, --fault-matrix and --wiring-matrix"
+        )
+    if (fault and many) or (fault_matrix and wiring_matrix):
+        raise AgentMixerError(
+            "a matrix sets the faults itself; leave out --fault, and give one of --fault-matrix and --wiring-matrix"
+        )
+    if log and many:
+        raise AgentMixerError("--log keeps one rehearsal, and a matrix plays many; leave one of them out")
+    wired = [text for text in fault or [] if text.partition("=")[0] in EXAMPLES]
+    faults = parse_faults([text for text in fault or [] if text not in wired], opened.team.task.agents, tuple(EXAMPLES))
+    wirings = [parse_wiring(text, {name: files.manifest for name, files in opened.agents.items()}) for text in wired]
+    if wired and len(wired) < len(fault or []):
+        raise AgentMixerError(
+            "faults of an observation and faults of the link are rehearsed apart; leave out one kind of --fault"
+        )
+    if (wired or wiring_matrix) and (deadline_ms is not None or require_isolation):
+        raise AgentMixerError(
+            "faults of an observation are played without processes; leave out --deadline-ms and --require-isolation"
+        )
     if not as_json:
         console.place("bundle", path)
         console.sentence(f"the team stands {standing(source, opened.team.source.step)}")
-    name = "faults.json" if fault_matrix else "deploy_sim_faults.json" if fault else "deploy_sim.json"
-    plain = not fault and not fault_matrix
+    names = {
+        "wiring_matrix.json": wiring_matrix, "faults.json": fault_matrix, "wiring.json": wired, "deploy_sim_faults.json": fault,
+    }  # fmt: skip
+    name = next((name for name, asked in names.items() if asked), "deploy_sim.json")
+    plain = not fault and not many
     target = ReportFile(path, report, name, also=(".npz",) if plain else ())
     page = ReportFile(path, beside(target.path, ".html") if report else None, "report.html", numbered=bool(report))
     recorders = recording.recorders() if plain else {}
-    keep = Keeper(console, as_json, target, page, opened, trusted, source, recorders)
+    logs = Logs(opened, log)
+    keep = Keeper(console, as_json, target, page, opened, trusted, source, recorders, logs)
     arguments = (opened, episodes, rehearsal.DEPLOY_SEED if seed is None else seed, source)
     try:
+        if wired or wiring_matrix:
+            _with_wiring(keep, wirings, *arguments)
+            return
         if fault or fault_matrix:
             chosen = None if fault_matrix else faults
             _with_faults(keep, chosen, deadline_ms, require_isolation, *arguments)
@@ -113,6 +155,7 @@ def deploy_sim(
                 require_isolation=require_isolation,
                 margin=margin,
                 recorders=recorders,
+                loggers=logs.loggers,
             )
     except AgentLost as error:
         keep(rehearsal.lost_report(opened, error), lambda: None)
@@ -121,8 +164,38 @@ def deploy_sim(
     leave(result)
 
 
+class Logs:
+    """One log an agent in a folder, made sure of before anything is played; none without a folder."""
+
+    def __init__(self, bundle: Bundle, folder: Path | None):
+        from agentmixer.errors import AgentMixerError
+        from agentmixer.runtime.log import Logger
+        from agentmixer.validate.reports import ReportFile
+
+        self.folder = folder
+        self._files: list[ReportFile] = []
+        #: In the agents' order.
+        self.loggers: list[Logger] = []
+        if folder is None:
+            return
+        for name, files in bundle.agents.items():
+            place = folder / f"{name}.npz"
+            if place.exists():
+                raise AgentMixerError(f"{place} exists already, and is not written over; choose another --log FOLDER")
+            self._files.append(ReportFile(bundle.path, place, "", numbered=False, option="--log FOLDER"))
+            self.loggers.append(Logger(files.manifest))
+
+    def write(self) -> None:
+        """Keep what was logged."""
+        from agentmixer.runtime.log import dump
+
+        for file, logger in zip(self._files, self.loggers, strict=True):
+            if logger.added:
+                file.write(dump(logger.log()))
+
+
 class Keeper(NamedTuple):
-    """Where a report goes, and what is kept with it: episodes to replay, and the page that is made anew.
+    """Where a report goes, and what is kept with it: logs, episodes to replay, and the page that is made anew.
 
     recorders: what recorded the episodes, by arm; none if none are kept."""
 
@@ -134,11 +207,13 @@ class Keeper(NamedTuple):
     trusted: Path | None
     run: Run
     recorders: Mapping[str, Recorder]
+    logs: Logs
 
     def __call__(self, report: Report, show: Callable[[], None]) -> None:
         """Write a report, episodes and the page before anything of them is printed. show: prints what comes before the
         verdict."""
         self.target.write(report.to_json())
+        self.logs.write()
         recorded = self._recorded()
 
         def made() -> Page:
@@ -154,6 +229,8 @@ class Keeper(NamedTuple):
         self.console.place("report", self.target.path)
         if recorded:
             self.console.sentence(f"recording {recorded}", indent=2)
+        if self.logs.folder:
+            self.console.place("logs", self.logs.folder)
         if written:
             self.console.place("page", self.page.path)
         self.console.verdict(report)
@@ -200,7 +277,9 @@ def _with_faults(
             result: Report = matrix
             reports = matrix.reports
         else:
-            alone = rehearsal.rehearse(bundle, faults, episodes, seed, run, deadline_s, require_isolation, doing)
+            alone = rehearsal.rehearse(
+                bundle, faults, episodes, seed, run, deadline_s, require_isolation, doing, keep.logs.loggers
+            )
             result, reports = alone, (alone,)
 
     def show() -> None:
@@ -216,6 +295,64 @@ def _with_faults(
 
     keep(result, show)
     leave(result)
+
+
+def _with_wiring(keep: Keeper, wirings: Sequence[Wiring], bundle: Bundle, episodes: int, seed: int, run: Run) -> None:
+    """Rehearse with observations that are put together wrongly, or with the matrix of such faults if none are given."""
+    from agentmixer.validate.wiring_rehearsal import rehearse_wiring, wiring_matrix
+
+    console = keep.console
+    with console.doing() as doing:
+        if wirings:
+            alone = rehearse_wiring(bundle, wirings, episodes, seed, run, doing, keep.logs.loggers)
+            result: Report = alone
+            reports: tuple[WiringReport, ...] = (alone,)
+        else:
+            matrix = wiring_matrix(bundle, episodes, seed, run, doing)
+            result, reports = matrix, matrix.reports
+
+    def show() -> None:
+        console.print(_wiring(reports))
+        for check in result.checks:
+            if wirings or not check.passed:
+                console.check(check)
+        for flags in reports[0].flags if wirings else ():
+            console.sentence(f"     {flags.agent}: {flags.told}", indent=5)
+            # What an audit of this agent's log in keep.logs finds is said here.
+        if not wirings:
+            console.sentence(
+                "step: of the episodes that the status flags, the median of the first step in which it does", indent=2
+            )
+            console.sentence(
+                "in time: no later than the mean return so far had fallen by a tenth of the whole", indent=2
+            )
+
+    keep(result, show)
+    leave(result)
+
+
+def _wiring(reports: Sequence[WiringReport]) -> Table:
+    """What each set of faults cost, and when the status said so."""
+    some = reports[0]
+    title = f"{some.task} {some.scenario}, {some.episodes} paired episodes, agents in this process"
+    table = Table(title=escape(title), box=box.SIMPLE, pad_edge=False)
+    measure = "win_rate" if "win_rate" in some.figures else "return"
+    table.add_column("faults", overflow="fold")
+    for column in (measure.replace("_", " "), "against none [95 %]", "flagged", "step", "in time"):
+        table.add_column(column, justify="right", no_wrap=True)
+    calm = f"{sum(flags.calm for flags in some.flags) / (some.episodes * len(some.flags)):.0%}"
+    table.add_row("none", f"{some.calm[measure]['value']:.3f}", "", calm, "", "")
+    words = {True: "yes", False: "no", None: "no fall"}
+    for report in reports:
+        table.add_row(
+            escape(report.told),
+            f"{report.figures[measure]['value']:.3f}",
+            _interval(report.difference[measure], "+.3f"),
+            f"{sum(flags.flagged for flags in report.flags) / (report.episodes * len(report.flags)):.0%}",
+            "-" if report.step is None else f"{report.step:,}",
+            words[report.in_time],
+        )
+    return table
 
 
 def _faults(reports: Sequence[FaultReport]) -> list[Table]:

@@ -71,6 +71,7 @@ STORY: tuple[dict[str, How], ...] = (
         "agentmixer settings agentmixer_ppo --task smacv2": AS_IT_IS,
         "agentmixer show": AS_IT_IS,
         "agentmixer verify": AS_IT_IS,
+        "agentmixer probe bundles/<bundle>/agents/agent_0": AS_IT_IS,
         "agentmixer evaluate --policy joint --sampled --episodes 500": How("--episodes 4"),
         "agentmixer locality": How("", (0, 1)),  # so short a training may leave an actor that heeds nothing
         "agentmixer isolation": AS_IT_IS,
@@ -82,6 +83,8 @@ STORY: tuple[dict[str, How], ...] = (
         ),
         "agentmixer deploy-sim --fault drop=0.05 --fault delay=20ms:p=0.1 --fault kill=agent_2@100 "
         "--fault stop=agent_1@50:for=500ms": How("--episodes 4 --deadline-ms 200", (0, 1, 2)),
+        "agentmixer deploy-sim --fault scale=agent_0:own.health:57.3 --log logs": How("--episodes 2"),
+        "agentmixer deploy-sim --wiring-matrix": How("--episodes 1"),
         "agentmixer keygen release.key && agentmixer export --sign release.key --replace && "
         "agentmixer verify --trusted release.key.pub": AS_IT_IS,
         "agentmixer deploy-sim --trusted release.key.pub": TIMED,

@@ -6,14 +6,16 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from commands import agentmixer
 from conftest import tiny_spec
-from made_bundle import made_bundle
+from made_bundle import linear_bundle, made_bundle
 from pages import Reader, read
 
 from agentmixer.contract.results import Check, Report
@@ -318,6 +320,17 @@ def test_a_graph_as_a_picture(bundle: Path) -> None:
     assert drawn.count('class="box unseen"') == 4 and drawn.count('class="box node"') == 3
     # From both inputs, and of the mask once more for the layer that it passes.
     assert drawn.count('class="edge lit"') == 3
+
+
+def test_what_an_agent_heeds_is_drawn_the_most_heeded_first(tmp_path: Path) -> None:
+    """Logits 4 x0 and x1; x2 has no weight. x0 and x1 were seen as 0 and 1 in turn."""
+    weights, seen = np.float32([[4, 0], [0, 1], [0, 0]]), np.float32([[0, 1, 0], [1, 0, 1]] * 100)
+    made = bundle_page.page(read_bundle(linear_bundle(tmp_path / "bundle", weights, seen)))
+    body = next(section.body for section in made.sections if section.name == "heeds")
+    assert "2 of 3 elements of its observation move what a computes." in body and "on 32 recorded observations" in body
+    slopes = body[body.index("How far the output moves") :]
+    assert re.findall(r'class="(?:name|value)"[^>]*>([^<]*)<', slopes) == ["x0", "4", "x1", "1"]
+    assert ">x2<" not in body
 
 
 def test_a_large_graph_is_one_block() -> None:

@@ -10,6 +10,7 @@ from agentmixer.report.charts import (
     Axis,
     Row,
     Series,
+    bar_chart,
     decades,
     histogram_chart,
     interval_chart,
@@ -53,6 +54,17 @@ def test_intervals() -> None:
     assert '<circle class="dot s0" cx="200.0" cy="29" r="5"/>' in drawn
     assert '<circle class="dot s1" cx="382.0" cy="71" r="5"/>' in drawn
     assert drawn.count("whisker") == 1
+
+
+def test_bars_in_rows() -> None:
+    """From 18 on: 0.5 of 364 is 182; what is nothing is still to be seen."""
+    axis = Axis(0, 1, ((0, "0"), (1, "1")), "share")
+    drawn = bar_chart(
+        "c", "Heeded", "", axis, [Row("own.x", 0.5, None, None, "50%"), Row("own.y", 0, None, None, "0%")]
+    )
+    assert '<rect class="bar s0" x="18" y="24" width="182.0" height="10"/>' in drawn
+    assert '<rect class="bar s0" x="18" y="66" width="0.5" height="10"/>' in drawn
+    assert drawn.index("own.x") < drawn.index("50%") < drawn.index("own.y")
 
 
 def test_bars_are_as_high_as_the_logarithm_of_their_counts() -> None:
