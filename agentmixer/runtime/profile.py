@@ -16,14 +16,15 @@ import numpy as np
 from agentmixer.contract.manifest import AgentManifest
 from agentmixer.contract.spec import ActionSpace, Box
 from agentmixer.errors import AgentMixerError
-from agentmixer.runtime import arrays
+from agentmixer.runtime import arrays, relations
+from agentmixer.runtime.relations import Relations
 
 #: Most bytes of the file.
 MAX_FILE = 1 << 16
 #: Which quantiles are kept; the first and the last are the least and the largest value.
 LEVELS = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 #: Most elements that have figures, so that the file stays small.
-MAX_ELEMENTS = 512
+MAX_ELEMENTS = 256
 #: How many of the other elements are named that an element goes along with most.
 PARTNERS = 3
 
@@ -50,6 +51,12 @@ class Profile(NamedTuple):
     correlation: np.ndarray
     #: [A] float32: how often each whole number was chosen, 0 to 1; of real values [W, 9] float32, the values at `LEVELS`.
     actions: np.ndarray
+    #: How the elements go together.
+    relations: Relations
+
+
+#: The arrays of a file, in order.
+NAMES = (*Profile._fields[:-1], *Relations._fields)
 
 
 def measure(obs: np.ndarray, fresh: np.ndarray, first: np.ndarray, actions: np.ndarray, space: ActionSpace) -> Profile:
@@ -79,8 +86,9 @@ def measure(obs: np.ndarray, fresh: np.ndarray, first: np.ndarray, actions: np.n
         partners=partners,
         correlation=np.take_along_axis(correlation, partners, 1).astype(np.float32),
         actions=_of_actions(actions, space),
+        relations=relations.measure(obs, fresh, relations.action_features(actions, space)),
     )
-    return Profile(*map(np.ascontiguousarray, figures))
+    return Profile._make([*map(np.ascontiguousarray, figures[:-1]), figures.relations])
 
 
 def correlations(rows: np.ndarray) -> np.ndarray:
@@ -120,32 +128,45 @@ def _of_actions(actions: np.ndarray, space: ActionSpace) -> np.ndarray:
 
 
 def dump(profile: Profile) -> bytes:
-    """The bytes of profile.npz."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **profile._asdict())
-    return buffer.getvalue()
+    """The bytes of profile.npz. Where they would be too many, relations of the elements that vary least are left out."""
+    known = profile.relations
+    kept = len(known.kind)
+    while True:
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, allow_pickle=False, **dict(zip(NAMES, (*profile[:-1], *known), strict=True)))
+        if buffer.tell() <= MAX_FILE or not kept:
+            return buffer.getvalue()
+        kept = kept * 3 // 4
+        least = np.argsort(np.argsort(-known.standard[:, 1], kind="stable"), kind="stable") >= kept
+        known = relations.without(known, least)
+
+
+def _sizes(manifest: AgentManifest) -> list[tuple[str, tuple[int, ...]]]:
+    """Type and shape of the arrays of a file."""
+    space, levels = manifest.action_space, len(LEVELS)
+    size = min(len(manifest.tensor("obs").elements), MAX_ELEMENTS)
+    return [
+        ("int64", (size,)), ("int64", (3,)), ("float32", (size, levels)), ("float32", (size, levels)),
+        ("float32", (size, 2)), ("float32", (size,)), ("int64", (size,)), ("int64", (size, PARTNERS)),
+        ("float32", (size, PARTNERS)), ("float32", (space.size, levels) if isinstance(space, Box) else (space.n,)),
+        *relations.layout(size),
+    ]  # fmt: skip
 
 
 def parse(data: bytes, manifest: AgentManifest) -> Profile:
     """Read profile.npz: never unpickling, and no more of it than the manifest's sizes call for.
 
     Raises AgentMixerError if it does not fit the manifest, or holds what no episodes could have given."""
-    whole, space = len(manifest.tensor("obs").elements), manifest.action_space
-    size, levels = min(whole, MAX_ELEMENTS), len(LEVELS)
-    real = isinstance(space, Box)
-    wanted: list[tuple[str, tuple[int, ...]]] = [
-        ("int64", (size,)), ("int64", (3,)), ("float32", (size, levels)), ("float32", (size, levels)),
-        ("float32", (size, 2)), ("float32", (size,)), ("int64", (size,)), ("int64", (size, PARTNERS)),
-        ("float32", (size, PARTNERS)), ("float32", (space.size, levels) if real else (space.n,)),
-    ]  # fmt: skip
+    wanted = _sizes(manifest)
     try:
         if (room := sum(np.dtype(kind).itemsize * prod(shape) for kind, shape in wanted)) > 1 << 26:
             raise ValueError(f"its arrays have {room:,} bytes")
-        with arrays.opened(data, Profile._fields) as archive:
-            profile = Profile(*(
-                arrays.read(archive, name, *found) for name, found in zip(Profile._fields, wanted, strict=True)
-            ))  # fmt: skip
-        _sensible(profile, whole, real)
+        with arrays.opened(data, NAMES) as archive:
+            read = [arrays.read(archive, name, *found) for name, found in zip(NAMES, wanted, strict=True)]
+        own = len(Profile._fields) - 1
+        profile = Profile._make([*read[:own], Relations._make(read[own:])])
+        _sensible(profile, len(manifest.tensor("obs").elements), isinstance(manifest.action_space, Box))
+        relations.check(profile.relations, manifest.action_space.n)
     except Exception as error:  # zipfile, zlib and numpy raise what they like for bytes that are no archive
         raise AgentMixerError(
             f"agent {manifest.agent}: profile.npz cannot be used ({error}); export the bundle again"
@@ -155,7 +176,7 @@ def parse(data: bytes, manifest: AgentManifest) -> Profile:
 
 def _sensible(profile: Profile, whole: int, real: bool) -> None:
     """Raises ValueError for figures that no episodes give."""
-    if not all(np.isfinite(array).all() for array in profile):
+    if not all(np.isfinite(array).all() for array in (*profile[:-1], *profile.relations)):
         raise ValueError("a figure is not finite")
     rows = [profile.quantiles, profile.first] + ([profile.actions] if real else [])
     within = np.abs(profile.correlation) <= 1, np.abs(profile.autocorrelation) <= 1, profile.change >= 0
