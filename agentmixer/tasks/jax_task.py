@@ -112,7 +112,7 @@ def _compile(game: Game, episode_limit: int, agents: int, num_envs: int, process
     """Jitted batched functions, made once a process, game and number of environments. The next process finds on disk what
     JAX compiled, and what it traced of a game that has a key."""
     jax.config.update("jax_compilation_cache_dir", str(_cache()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
     functions = _functions(game, episode_limit)
     if not game.key or processor != "cpu":
         jax.eval_shape(functions.reset, np.uint32(0), np.zeros(num_envs, np.uint32))  # for the tree of what runs
