@@ -192,6 +192,12 @@ def _functions(game: Game, episode_limit: int) -> _Compiled:
 
 
 @functools.cache
+def _tree(game: Game) -> Any:
+    """How the arrays of a game's state hang together."""
+    return jax.tree.structure(jax.eval_shape(game.reset, jax.random.PRNGKey(0)))
+
+
+@functools.cache
 def _look(game: Game) -> Any:
     return jax.jit(jax.vmap(game.look))
 
@@ -255,8 +261,7 @@ class JaxTask:
         """The game's own state, of all environments."""
         if not self._running:
             raise RuntimeError("reset comes first")
-        shape = jax.tree.structure(jax.eval_shape(self._game.reset, jax.random.PRNGKey(0)))
-        return jax.tree.unflatten(shape, self._running[:-2])
+        return jax.tree.unflatten(_tree(self._game), self._running[:-2])
 
     @property
     def probes(self) -> tuple[Probe, ...]:
