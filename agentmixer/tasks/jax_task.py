@@ -112,7 +112,7 @@ def _compile(game: Game, episode_limit: int, agents: int, num_envs: int, process
     """Jitted batched functions, made once a process, game and number of environments. The next process finds on disk what
     JAX compiled, and what it traced of a game that has a key."""
     jax.config.update("jax_compilation_cache_dir", str(_cache()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
     functions = _functions(game, episode_limit)
     if not game.key or processor != "cpu":
         jax.eval_shape(functions.reset, np.uint32(0), np.zeros(num_envs, np.uint32))  # for the tree of what runs
@@ -192,6 +192,12 @@ def _functions(game: Game, episode_limit: int) -> _Compiled:
 
 
 @functools.cache
+def _tree(game: Game) -> Any:
+    """How the arrays of a game's state hang together."""
+    return jax.tree.structure(jax.eval_shape(game.reset, jax.random.PRNGKey(0)))
+
+
+@functools.cache
 def _look(game: Game) -> Any:
     return jax.jit(jax.vmap(game.look))
 
@@ -255,8 +261,7 @@ class JaxTask:
         """The game's own state, of all environments."""
         if not self._running:
             raise RuntimeError("reset comes first")
-        shape = jax.tree.structure(jax.eval_shape(self._game.reset, jax.random.PRNGKey(0)))
-        return jax.tree.unflatten(shape, self._running[:-2])
+        return jax.tree.unflatten(_tree(self._game), self._running[:-2])
 
     @property
     def probes(self) -> tuple[Probe, ...]:

@@ -41,12 +41,12 @@ from agentmixer.validate.source_run import source_run
 
 @pytest.fixture(scope="module")
 def verdict(exported: Exported) -> DeploySimReport:
-    return deploy_sim(read_bundle(exported.path), episodes=32, deadline_s=10)
+    return deploy_sim(read_bundle(exported.path), episodes=12, deadline_s=10)
 
 
 def test_deployed_actions_equal_the_actors_on_every_step(verdict: DeploySimReport) -> None:
-    assert verdict.parity.episodes == 32
-    assert verdict.parity.steps > 32 * 10
+    assert verdict.parity.episodes == 12
+    assert verdict.parity.steps > 12 * 10
     assert verdict.parity.actions == 5 * verdict.parity.steps
     assert verdict.parity.different == verdict.parity.near_ties == 0
     assert verdict.passed
@@ -86,7 +86,7 @@ def test_mode_agreement_is_counted_over_those_who_can_act() -> None:
 
 def test_equivalence_decides_where_a_margin_was_asked_for(verdict: DeploySimReport) -> None:
     same = verdict.equivalence
-    assert (same.mean, same.n, same.margin, same.equivalent) == (0.0, 32, 0.05, True)
+    assert (same.mean, same.n, same.margin, same.equivalent) == (0.0, 12, 0.05, True)
     *others, last = verdict.checks
     assert (last.name, last.status) == ("equivalence", "does not apply")
     unequal = replace(same, equivalent=False)
