@@ -91,13 +91,20 @@ def parse_wiring(text: str, manifests: Mapping[str, AgentManifest]) -> Wiring:
     if kind in ("scale", "offset", "lag", "freeze"):
         what, _, number = what.rpartition("@" if kind == "freeze" else ":")
         value = _number(number, text, example, whole=kind in ("lag", "freeze"))
-    manifest, names = manifests[agent], what.split(",") if kind == "swap" else [what]
+    manifest = manifests[agent]
+    names = _pair(what, manifest.tensor("obs").elements) if kind == "swap" else [what]
     elements = [int(index) for name in names for index in indices(manifest, name)]
     if kind == "swap" and not len(names) == len(set(elements)) == len(elements) == 2:
         raise AgentMixerError(f"fault '{text}' does not name two elements to swap; write it like {example}")
     if kind == "permute" and len(elements) < 2:
         raise AgentMixerError(f"fault '{text}' names no group of two elements or more; write it like {example}")
     return Wiring(kind, elements, value, list(manifests).index(agent), text)
+
+
+def _pair(what: str, known: Sequence[str]) -> list[str]:
+    """What stands on both sides of a comma. A name may hold commas itself, so both sides are names where that can be."""
+    pairs = [[what[:at], what[at + 1 :]] for at, letter in enumerate(what) if letter == ","]
+    return next((pair for pair in pairs if {*pair} <= {*known}), what.split(","))
 
 
 def indices(manifest: AgentManifest, name: str) -> np.ndarray:

@@ -307,12 +307,13 @@ def _with_wiring(keep: Keeper, wirings: Sequence[Wiring], bundle: Bundle, episod
             alone = rehearse_wiring(bundle, wirings, episodes, seed, run, doing, keep.logs.loggers)
             result: Report = alone
             reports: tuple[WiringReport, ...] = (alone,)
+            agent = ""
         else:
             matrix = wiring_matrix(bundle, episodes, seed, run, doing)
-            result, reports = matrix, matrix.reports
+            result, reports, agent = matrix, matrix.reports, matrix.agent
 
     def show() -> None:
-        console.print(_wiring(reports))
+        console.print(_wiring(reports, agent))
         for check in result.checks:
             if wirings or not check.passed:
                 console.check(check)
@@ -331,23 +332,24 @@ def _with_wiring(keep: Keeper, wirings: Sequence[Wiring], bundle: Bundle, episod
     leave(result)
 
 
-def _wiring(reports: Sequence[WiringReport]) -> Table:
-    """What each set of faults cost, and when the status said so."""
+def _wiring(reports: Sequence[WiringReport], agent: str) -> Table:
+    """What each set of faults cost, and when the status said so. agent: whose observation all of them are of, "" if of several."""
     some = reports[0]
     title = f"{some.task} {some.scenario}, {some.episodes} paired episodes, agents in this process"
-    table = Table(title=escape(title), box=box.SIMPLE, pad_edge=False)
+    table = Table(title=escape(f"{title}: what {agent} sees" if agent else title), box=box.SIMPLE, pad_edge=False)
     measure = "win_rate" if "win_rate" in some.figures else "return"
     table.add_column("faults", overflow="fold")
     for column in (measure.replace("_", " "), "against none [95 %]", "flagged", "step", "in time"):
         table.add_column(column, justify="right", no_wrap=True)
     calm = f"{sum(flags.calm for flags in some.flags) / (some.episodes * len(some.flags)):.0%}"
-    table.add_row("none", f"{some.calm[measure]['value']:.3f}", "", calm, "", "")
+    form = ".2f" if abs(some.calm[measure]["value"]) < 100 else ".0f"
+    table.add_row("none", f"{some.calm[measure]['value']:{form}}", "", calm, "", "")
     words = {True: "yes", False: "no", None: "no fall"}
     for report in reports:
         table.add_row(
-            escape(report.told),
-            f"{report.figures[measure]['value']:.3f}",
-            _interval(report.difference[measure], "+.3f"),
+            escape(report.told.replace(f"={agent}:", "=") if agent else report.told),
+            f"{report.figures[measure]['value']:{form}}",
+            _interval(report.difference[measure], f"+{form}"),
             f"{sum(flags.flagged for flags in report.flags) / (report.episodes * len(report.flags)):.0%}",
             "-" if report.step is None else f"{report.step:,}",
             words[report.in_time],

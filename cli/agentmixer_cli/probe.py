@@ -55,14 +55,19 @@ def _print(found: Probe) -> None:
         pad_edge=False,
     )
     table.add_column("element", overflow="fold")
-    for column in ("actions changed", "output moves", "changed at ±1e6", "invalid there"):
+    for column in ("changed", "moves", "at ±1e6", "invalid"):
         table.add_column(column, justify="right")
     for heed in found.elements:
         if heed.heeded:
             name = Text(heed.name)
             table.add_row(name, f"{heed.changed:.1%}", f"{heed.slope:.3g}", f"{heed.extreme:.1%}", f"{heed.invalid:,}")
     console.print(table)
-    console.sentence("actions changed: from the element's 5 % to its 95 % quantile; output moves: for its whole range")
+    for line in (
+        "changed: decisions whose action is another if the element is at its 95 % quantile than at its 5 % quantile",
+        "moves: how far the logit or mean that moves most moves if the element moves by its range",
+        "at ±1e6: decisions whose action is another there; invalid: how many were no valid action there",
+    ):
+        console.sentence(line, indent=2)
     if unheeded := found.unheeded:
         console.sentence(f"never heeded, {len(unheeded):,} of {len(found.elements):,}: {', '.join(unheeded)}", indent=2)
     zeros = "no valid action" if found.zeros is None else f"action {found.zeros}"

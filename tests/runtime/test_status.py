@@ -87,6 +87,8 @@ def test_clamping_falling_back_and_refusing(tmp_path: Path) -> None:
     falls = agent(tmp_path / "fall", "fall back")
     action, status = falls.step(far, MASK)
     assert status.fallback and action == falls.manifest.fallback_action
+    with pytest.raises(AgentMixerError, match="action_mask must be a numpy array"):
+        falls.step(far)  # what falls back needs a mask as well
     refuses = agent(tmp_path / "refuse", "refuse")
     with pytest.raises(
         AgentMixerError, match=r"refuses to start: .* is 500, outside what first observations were .* by 5e\+02"

@@ -212,6 +212,15 @@ def test_what_means_nothing_is_refused(tmp_path: Path) -> None:
     assert (group.agent, group.elements) == (1, [0, 1])
 
 
+def test_names_may_hold_what_a_fault_is_written_with(tmp_path: Path) -> None:
+    seen, names = np.float32([[0, 1, 2], [1, 0, 2]] * 100), ("a,b", "c:d", "e@f=g")
+    bundle = read_bundle(linear_bundle(tmp_path / "bundle", np.eye(3), seen, ("a",), names))
+    manifests = {"a": bundle.agents["a"].manifest}
+    assert parse_wiring("swap=a:c:d,a,b", manifests).elements == [1, 0]
+    assert parse_wiring("scale=a:c:d:2", manifests).elements == [1]
+    assert parse_wiring("freeze=a:e@f=g@3", manifests).elements == [2]
+
+
 def test_wiring_from_the_command_line(exported: Exported, tmp_path: Path) -> None:
     copy, logs = tmp_path / "bundle", tmp_path / "logs"
     shutil.copytree(exported.path, copy)
