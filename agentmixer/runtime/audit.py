@@ -25,6 +25,7 @@ from agentmixer.runtime.bundle import AgentFiles
 from agentmixer.runtime.golden import is_close
 from agentmixer.runtime.log import Log
 from agentmixer.runtime.relations import (
+    ALONE,
     BEFORE,
     FEW,
     MANY,
@@ -41,13 +42,15 @@ NAMED = {
     100.0: "percent, or hundredths of the unit", 10.0: "tenths of the unit",
 }  # fmt: skip
 #: Steps of delay that are tried.
-DELAYS = (1, 2, 3, 4, 5, 6, 8, 10)
+LAGS = (1, 2, 3, 4, 5, 6, 8, 10)
 #: Nats that an explanation must gain.
 ENOUGH = 36.0
 #: Nats that an explanation costs: two elements can be exchanged in more ways than one can be changed.
 COST, COST_OF_TWO = 3.0, 4.0
 #: An element is suspected if its models, or those that look at it, are surprised by more than is usual; so many are tried.
 SUSPECTS = 12
+#: So many partners of a swap, and offsets, are tried: those that suit best whatever the other elements are.
+PARTNERS = 10
 #: Explanations that are made true one after the other.
 MOST = 16
 #: Least decisions that are judged.
@@ -61,7 +64,7 @@ Kind = str
 class Finding(NamedTuple):
     """What is wrong with one element, or with two that are exchanged.
 
-    kind: swap, scale, flip, offset, freeze, delay, or unknown. value: the factor, the offset in the element's unit, or the steps; 0
+    kind: swap, scale, flip, offset, freeze, lag, or unknown. value: the factor, the offset in the element's unit, or the steps; 0
     for other kinds. gain: nats. told: what is wrong, and what mends it."""
 
     kind: Kind
@@ -134,7 +137,7 @@ def explain(manifest: AgentManifest, figures: profile.Profile, log: Log) -> list
 def noticed(manifest: AgentManifest, figures: profile.Profile, log: Log) -> dict[str, int]:
     """On how many elements each kind of fault would be noticed in this log, were the log in order: the fault is put in, and what it costs is counted."""
     search = _Search(manifest, figures, log)
-    counts = dict.fromkeys(("scale", "flip", "offset", "freeze", "delay"), 0)
+    counts = dict.fromkeys(("scale", "flip", "offset", "freeze", "lag"), 0)
     for j in search.varying.tolist():
         column = search.obs[:, j]
         room = search.models.most[j] - search.models.least[j]
@@ -142,9 +145,9 @@ def noticed(manifest: AgentManifest, figures: profile.Profile, log: Log) -> dict
             "scale": column * 57.3,
             "flip": -column,
             "offset": column + room / 2,
-            "freeze": search.frozen(j),
-            "delay": search.late(j, 3),
+            "lag": search.late(j, 3),
         }
+        counts["freeze"] += bool(figures.relations.still[j] == 0)
         for kind, wrong in faults.items():
             counts[kind] += bool(not np.array_equal(wrong, column) and -search.gain({j: wrong}) >= ENOUGH + COST)
     return counts
@@ -226,13 +229,10 @@ class _Search:
             for kind, value, column, kept, factor in self._changes(j):
                 gained = self.gain({j: column}, kept, factor) - COST
                 found.append((gained, self._finding(kind, (j,), value, gained), self._mend({j: column})))
-            for k in self.varying:
-                if k != j and k not in self.lost and k not in self.suspects[:place]:
-                    pair = {j: self.obs[:, k], int(k): self.obs[:, j]}
-                    gained = self.gain(pair) - COST_OF_TWO
-                    found.append(
-                        (gained, self._finding("swap", (min(j, int(k)), max(j, int(k))), 0.0, gained), self._mend(pair))
-                    )
+            for k in self._partners(j, self.suspects[:place]):
+                pair = {j: self.obs[:, k], k: self.obs[:, j]}
+                gained = self.gain(pair) - COST_OF_TWO
+                found.append((gained, self._finding("swap", (min(j, k), max(j, k)), 0.0, gained), self._mend(pair)))
         if not found:
             return None
         gained, best, mend = max(found, key=lambda one: one[0])
@@ -241,6 +241,20 @@ class _Search:
         mend()
         self._judge()
         return best
+
+    def _alone(self, column: np.ndarray, j: int) -> float:
+        """Weighed surprise if element j is `column`, whatever the others are."""
+        alone, outside = self.models.alone(column, j)
+        return float(alone.sum() * self.weight[j, ALONE] + outside.sum() * self.weight[j, OUTSIDE])
+
+    def _partners(self, j: int, tried: Sequence[int]) -> list[int]:
+        """The elements that j may have been exchanged with: those whose values suit it, as its own suit them."""
+        others = [k for k in self.varying.tolist() if k != j and k not in self.lost and k not in tried]
+        costs = [
+            self._alone(self.obs[:, k], j) + self._alone(self.obs[:, j], k) - self._alone(self.obs[:, k], k)
+            for k in others
+        ]
+        return [others[i] for i in np.argsort(costs, kind="stable")[:PARTNERS]]
 
     def _mend(self, columns: Mapping[int, np.ndarray]) -> Callable[[], None]:
         columns = {j: column.copy() for j, column in columns.items()}
@@ -280,10 +294,10 @@ class _Search:
         for offset in self._offsets(j):
             yield "offset", offset, column - offset, None, 1.0
         if spread > 0:
-            for steps in DELAYS:
+            for steps in LAGS:
                 early, kept = self._early(j, steps)
                 if kept.mean() > 0.25:
-                    yield "delay", float(steps), early, kept, 1.0
+                    yield "lag", float(steps), early, kept, 1.0
 
     def _offsets(self, j: int) -> list[float]:
         """What may have been added to element j."""
@@ -300,7 +314,7 @@ class _Search:
         for offset in tried:
             if abs(offset) > 0.1 * unit and all(abs(offset - other) > 0.03 * unit for other in kept):
                 kept.append(float(offset))
-        return kept
+        return sorted(kept, key=lambda offset: self._alone(column - offset, j))[:PARTNERS]
 
     def _early(self, j: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
         """Element j, each value so many steps earlier, [T], and which decisions have one, [T] bool."""
@@ -314,10 +328,6 @@ class _Search:
         """Element j as it was so many steps before, or at the episode's start, [T]."""
         every = np.arange(len(self.obs))
         return np.asarray(self.obs[np.maximum(every - steps, np.maximum.accumulate(np.where(self.fresh, every, 0))), j])
-
-    def frozen(self, j: int) -> np.ndarray:
-        """Element j as it was when the log began, [T]."""
-        return np.full(len(self.obs), self.obs[0, j])
 
     def _finding(self, kind: Kind, elements: tuple[int, ...], value: float, gain: float) -> Finding:
         names = tuple(self.names[j] for j in elements)
@@ -340,7 +350,7 @@ def told(kind: Kind, names: Sequence[str], value: float, unit: str = "") -> str:
         return f"{name} is off by {value:+.4g}{f' {unit}' if unit else ''}: subtract {value:.4g}"
     if kind == "freeze":
         return f"{name} is frozen: it never changes, so look for a sensor or a variable that is not read again"
-    if kind == "delay":
+    if kind == "lag":
         return f"{name} is {value:.0f} step{'s' if value > 1 else ''} late: take its newest value"
     return f"{name} does not go with the others, in a way that has no name here: look at where it comes from"
 

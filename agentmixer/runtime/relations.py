@@ -346,9 +346,11 @@ class Models:
         self.centre, self.unit = relations.standard.T.astype(np.float64)
         self.least, self.most = np.zeros((2, self.size))
         self._cells: dict[int, list[_Cells]] = {}
+        self._sums: dict[int, list[tuple[np.ndarray, np.ndarray, float]]] = {}
         for j in range(self.size):
             if relations.kind[j] == MANY:
                 self._cells[j] = [_cells(quantiles) for quantiles in relations.cells[j]]
+                self._sums[j] = [self._sum(j, model) for model in range(2)]
                 self.least[j], self.most[j] = self.centre[j] + self.unit[j] * relations.cells[j, 0, [0, -1]].astype(
                     float
                 )
@@ -371,11 +373,8 @@ class Models:
 
     def predicted(self, obs: np.ndarray, j: int) -> np.ndarray:
         """Element j of MANY as the others of the same decision predict it, [T]: its median, given them."""
-        terms = self.relations.terms[j, 0]
-        used = terms[terms >= 0]
-        others = (obs[:, used] - self.centre[used]) / self.unit[used]
-        middle = float(self.relations.cells[j, 1, CELLS // 2])
-        found = others @ self.relations.weights[j, 0, : len(used)] + middle
+        used, weights, rest = self._sums[j][0]
+        found = obs[:, used] @ weights + rest + float(self.relations.cells[j, OTHERS, CELLS // 2])
         return np.asarray(found * self.unit[j] + self.centre[j])
 
     def surprise(
@@ -384,52 +383,73 @@ class Models:
         """Negative log-likelihoods [T, len(elements), 4], by ALONE, OTHERS, BEFORE and for being OUTSIDE, in nats up to a constant an element.
 
         obs [T, K] float64; fresh [T] bool; features [T, F]. BEFORE is 0 where an episode begins."""
-        relations, size, steps = self.relations, self.size, len(obs)
+        steps = len(obs)
         before = np.maximum(np.arange(steps) - 1, 0)
         goes_on = ~fresh
         goes_on[:1] = False
         everything = np.concatenate([obs, obs[before], features[before]], 1)
-        found, every = np.zeros((steps, len(elements), 4)), np.arange(steps)
+        found = np.zeros((steps, len(elements), 4))
         for place, j in enumerate(elements):
-            column, kind, mine = obs[:, j], relations.kind[j], found[:, place]
-            if kind == CONSTANT:
-                mine[:, ALONE] = 2 * np.log1p(np.abs(column - self.centre[j]) / (1e-3 * self.unit[j]))
-            elif kind == FEW:
-                values = self.values(j)
-                gap = float(np.diff(values).min())
-                nearest = np.abs(column[:, None] - values).argmin(1)
-                away = np.abs(column - values[nearest])
-                none = away > 1e-4 * gap  # a value that was never seen surprises as the rarest does, and more
-                mine[:, OUTSIDE] = _outside(np.where(none, 20 + 2 * np.log1p(away / gap), 0), away > 0.5 * gap)
-                mine[:, ALONE] = np.where(none, relations.shares[j].max(), relations.shares[j, nearest]) / STEP
-                for model in range(2):
-                    node = np.zeros(steps, np.int64)
-                    tests, thresholds = relations.tests[j, model], relations.thresholds[j, model]
-                    for _ in range(DEPTH):
-                        test = tests[node]
-                        right = (everything[every, np.maximum(test, 0)] > thresholds[node]) & (test >= 0)
-                        node = 2 * node + 1 + right
-                    leaf = relations.leaves[j, model, node - NODES]
-                    mine[:, OTHERS + model] = np.where(none, leaf.max(1), leaf[every, nearest]) / STEP
+            mine, kind = found[:, place], self.relations.kind[j]
+            mine[:, ALONE], mine[:, OUTSIDE] = self.alone(obs[:, j], j)
+            if kind == FEW:
+                self._by_trees(everything, obs[:, j], j, mine)
             elif kind == MANY:
-                span = self.most[j] - self.least[j]
-                away = np.maximum(self.least[j] - column, column - self.most[j]) / span
-                mine[:, OUTSIDE] = _outside(
-                    np.where(away > 0.1, 4 + 2 * np.log1p(8 * np.maximum(away, 0)), 0), away > 1
-                )
-                standard = (column - self.centre[j]) / self.unit[j]
-                targets = standard, standard, standard - standard[before]
-                mine[:, ALONE] = self._cells[j][0].of(standard)
-                for model in range(2):
-                    terms = relations.terms[j, model]
-                    used = terms[terms >= 0]
-                    seen, elements_of = everything[:, used], used < 2 * size
-                    own = used[elements_of] % size
-                    seen[:, elements_of] = (seen[:, elements_of] - self.centre[own]) / self.unit[own]
-                    left = targets[1 + model] - seen @ relations.weights[j, model, : len(used)]
-                    mine[:, OTHERS + model] = self._cells[j][1 + model].of(left)
+                standard = (obs[:, j] - self.centre[j]) / self.unit[j]
+                for model, target in ((OTHERS, standard), (BEFORE, standard - standard[before])):
+                    used, weights, rest = self._sums[j][model - OTHERS]
+                    left = target - everything[:, used] @ weights - rest
+                    mine[:, model] = self._cells[j][model].of(left)
             mine[:, BEFORE] *= goes_on
         return found
+
+    def alone(self, column: np.ndarray, j: int) -> tuple[np.ndarray, np.ndarray]:
+        """Surprise by ALONE and for being OUTSIDE if element j is `column`, [T] each."""
+        kind, nothing = self.relations.kind[j], np.zeros(len(column))
+        if kind == CONSTANT:
+            return 2 * np.log1p(np.abs(column - self.centre[j]) / (1e-3 * self.unit[j])), nothing
+        if kind == FEW:
+            nearest, none, away = self._nearest(column, j)
+            shares = self.relations.shares[j]
+            far = _outside(np.where(none, 20 + 2 * np.log1p(away), 0.0), away > 0.5)
+            return np.where(none, shares.max(), shares[nearest]) / STEP, far
+        if kind == MANY:
+            away = np.maximum(self.least[j] - column, column - self.most[j]) / (self.most[j] - self.least[j])
+            far = _outside(np.where(away > 0.1, 4 + 2 * np.log1p(8 * np.maximum(away, 0)), 0.0), away > 1)
+            return self._cells[j][0].of((column - self.centre[j]) / self.unit[j]), far
+        return nothing, nothing
+
+    def _nearest(self, column: np.ndarray, j: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of an element of FEW: which of its values is nearest, which values are none of them, and how far they are, in gaps."""
+        values = self.values(j)
+        nearest = np.abs(column[:, None] - values).argmin(1)
+        away = np.abs(column - values[nearest]) / np.diff(values).min()
+        return nearest, away > 1e-4, away
+
+    def _by_trees(self, everything: np.ndarray, column: np.ndarray, j: int, mine: np.ndarray) -> None:
+        """Surprise by OTHERS and BEFORE of an element of FEW. A value that was never seen surprises as the rarest does."""
+        nearest, none, _ = self._nearest(column, j)
+        every = np.arange(len(column))
+        for model in (OTHERS, BEFORE):
+            tests, thresholds = self.relations.tests[j, model - OTHERS], self.relations.thresholds[j, model - OTHERS]
+            node = np.zeros(len(column), np.int64)
+            for _ in range(DEPTH):
+                test = tests[node]
+                right = (everything[every, np.maximum(test, 0)] > thresholds[node]) & (test >= 0)
+                node = 2 * node + 1 + right
+            leaf = self.relations.leaves[j, model - OTHERS, node - NODES]
+            mine[:, model] = np.where(none, leaf.max(1), leaf[every, nearest]) / STEP
+
+    def _sum(self, j: int, model: int) -> tuple[np.ndarray, np.ndarray, float]:
+        """What a sum of an element of MANY adds up, as it is observed: which, their weights, and what is left."""
+        terms = self.relations.terms[j, model]
+        used = terms[terms >= 0].astype(np.int64)
+        observed = used < 2 * self.size
+        own = used[observed] % self.size
+        weights, rest = self.relations.weights[j, model, : len(used)].astype(np.float64), 0.0
+        weights[observed] /= self.unit[own]
+        rest -= float(weights[observed] @ self.centre[own])
+        return used, weights, rest
 
 
 def _outside(cost: np.ndarray, far: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ The agents play in this process, each by `Agent.step`, as a device's own loop ca
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,13 +14,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from agentmixer import intervals
+from agentmixer.contract.manifest import AgentManifest
 from agentmixer.contract.results import Check, Report, judged
 from agentmixer.errors import AgentMixerError
 from agentmixer.runtime import profile
 from agentmixer.runtime.actions import as_array
 from agentmixer.runtime.agent import Agent
+from agentmixer.runtime.audit import LEAST_STEPS, Finding, explain
 from agentmixer.runtime.bundle import AgentFiles, Bundle
-from agentmixer.runtime.log import Logger
+from agentmixer.runtime.log import Log, Logger
 from agentmixer.runtime.named import Observation
 from agentmixer.runtime.probe import probe
 from agentmixer.runtime.status import Status
@@ -35,6 +38,8 @@ FALL = 0.1
 #: Of how many elements the matrix has a column of faults, at or by how many steps it freezes and delays them, and on how many recorded
 #: observations it finds the elements.
 MATRIX_ELEMENTS, MATRIX_STEPS, PROBED = 3, 5, 64
+#: Newest decisions of a log that are audited.
+AUDITED = 1000
 
 
 @dataclass(frozen=True)
@@ -42,12 +47,13 @@ class Flags:
     """When one agent's status said that its observation is unusual: an element outside, or stale (`runtime.status`).
 
     episodes: of each episode the first step in which it said so, None where it never did; first: the first of all, with what it said;
-    calm: how many of the same episodes, played without a fault, it flags."""
+    calm: how many of the same episodes, played without a fault, it flags; audit: what an audit of the agent's log finds."""
 
     agent: str
     episodes: tuple[int | None, ...]
     first: dict[str, Any] | None
     calm: int
+    audit: tuple[Finding, ...] = ()
 
     @property
     def flagged(self) -> int:
@@ -69,7 +75,8 @@ class WiringReport(Report):
 
     Its checks: each fault changed something, and the agents did with the unusual what their `when_unusual` declares. What the fault
     costs is reported and not judged. figures, calm: return, and win rate where the task knows one, with and without the fault;
-    difference: with minus without, paired; fallen: see there; flags: of each agent that has a fault."""
+    difference: with minus without, paired; fallen: see there; flags: of each agent that has a fault; named: whether the first thing that
+    an audit of its log says is of the first fault: "fault" if it names element and kind, "element", or "no"."""
 
     task: str
     scenario: str
@@ -82,6 +89,7 @@ class WiringReport(Report):
     difference: dict[str, Any]
     fallen: int | None
     flags: tuple[Flags, ...]
+    named: str
 
     @property
     def told(self) -> str:
@@ -265,8 +273,15 @@ def _rehearse(
     progress: Callable[[str], None], loggers: Sequence[Logger] = (),
 ) -> WiringReport:  # fmt: skip
     """calm: the same episodes without a fault."""
-    arm, played = _play(bundle, task, longest, wirings, episodes, seed, progress, loggers)
-    spec = task.spec
+    kept = loggers or [Logger(files.manifest, AUDITED) for files in bundle.agents.values()]
+    arm, played = _play(bundle, task, longest, wirings, episodes, seed, progress, kept)
+    spec, agents = task.spec, list(bundle.agents.values())
+    faulty = sorted({wiring.agent for wiring in wirings}, key=lambda i: (i != wirings[0].agent, i))
+    flags = tuple(
+        dataclasses.replace(_flags(spec.agents[i], i, arm, calm.arm), audit=_audited(agents[i], kept[i].log()))
+        for i in faulty
+    )
+    manifests = [files.manifest for files in agents]
     measures = {"return": "returns"} | ({"win_rate": "won"} if spec.reports_wins else {})
     changes = zip(wirings, arm.changed, strict=True)
     return WiringReport(
@@ -285,8 +300,26 @@ def _rehearse(
             for name, field in measures.items()
         },
         fallen=fallen(calm.played.rewards, played.rewards),
-        flags=tuple(_flags(spec.agents[i], i, arm, calm.arm) for i in sorted({wiring.agent for wiring in wirings})),
+        flags=flags,
+        named=_named(wirings[0], manifests[wirings[0].agent], flags[0].audit),
     )
+
+
+def _audited(files: AgentFiles, log: Log) -> tuple[Finding, ...]:
+    """What an audit of the newest decisions of a log finds; nothing in a log that is too short."""
+    new = slice(-AUDITED, None)
+    newest = log._replace(obs=log.obs[new], mask=log.mask[new], fresh=log.fresh[new], actions=log.actions[new])
+    if len(newest.obs) < LEAST_STEPS:
+        return ()
+    return tuple(explain(files.manifest, profile.parse(files.profile, files.manifest), newest))
+
+
+def _named(wiring: Wiring, manifest: AgentManifest, found: Sequence[Finding]) -> str:
+    """See `WiringReport`."""
+    names = {manifest.tensor("obs").elements[i] for i in wiring.elements}
+    if not found or not names & set(found[0].elements):
+        return "no"
+    return "fault" if found[0].kind == {"permute": "swap"}.get(wiring.kind, wiring.kind) else "element"
 
 
 def fallen(calm: Sequence[np.ndarray], faulty: Sequence[np.ndarray]) -> int | None:

@@ -15,6 +15,7 @@ from agentmixer.config import checked
 from agentmixer.errors import AgentMixerError
 from agentmixer_cli import (
     analyze,
+    audit,
     compare,
     deploy_sim,
     doctor,
@@ -52,6 +53,7 @@ app.command("deploy-sim")(deploy_sim.deploy_sim)
 app.command("verify")(verify.verify)
 app.command("show")(show.show)
 app.command("probe")(probe.probe)
+app.command("audit")(audit.audit)
 app.command("parity")(parity.parity)
 app.command("keygen")(keygen.keygen)
 app.command("pin")(pin.pin)

@@ -319,7 +319,8 @@ def _with_wiring(keep: Keeper, wirings: Sequence[Wiring], bundle: Bundle, episod
                 console.check(check)
         for flags in reports[0].flags if wirings else ():
             console.sentence(f"     {flags.agent}: {flags.told}", indent=5)
-            # What an audit of this agent's log in keep.logs finds is said here.
+            told = "; ".join(finding.told for finding in flags.audit) or "nothing wrong"
+            console.sentence(f"     {flags.agent}: an audit of its log finds: {told}", indent=5)
         if not wirings:
             console.sentence(
                 "step: of the episodes that the status flags, the median of the first step in which it does", indent=2
@@ -327,6 +328,7 @@ def _with_wiring(keep: Keeper, wirings: Sequence[Wiring], bundle: Bundle, episod
             console.sentence(
                 "in time: no later than the mean return so far had fallen by a tenth of the whole", indent=2
             )
+            console.sentence("audit: what an audit of the agent's log names first", indent=2)
 
     keep(result, show)
     leave(result)
@@ -339,11 +341,11 @@ def _wiring(reports: Sequence[WiringReport], agent: str) -> Table:
     table = Table(title=escape(f"{title}: what {agent} sees" if agent else title), box=box.SIMPLE, pad_edge=False)
     measure = "win_rate" if "win_rate" in some.figures else "return"
     table.add_column("faults", overflow="fold")
-    for column in (measure.replace("_", " "), "against none [95 %]", "flagged", "step", "in time"):
+    for column in (measure.replace("_", " "), "against none [95 %]", "flagged", "step", "in time", "audit"):
         table.add_column(column, justify="right", no_wrap=True)
     calm = f"{sum(flags.calm for flags in some.flags) / (some.episodes * len(some.flags)):.0%}"
     form = ".2f" if abs(some.calm[measure]["value"]) < 100 else ".0f"
-    table.add_row("none", f"{some.calm[measure]['value']:{form}}", "", calm, "", "")
+    table.add_row("none", f"{some.calm[measure]['value']:{form}}", "", calm, "", "", "")
     words = {True: "yes", False: "no", None: "no fall"}
     for report in reports:
         table.add_row(
@@ -353,6 +355,7 @@ def _wiring(reports: Sequence[WiringReport], agent: str) -> Table:
             f"{sum(flags.flagged for flags in report.flags) / (report.episodes * len(report.flags)):.0%}",
             "-" if report.step is None else f"{report.step:,}",
             words[report.in_time],
+            report.named,
         )
     return table
 

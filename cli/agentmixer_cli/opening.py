@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -72,6 +73,18 @@ def opened(bundle: Path | None, trusted: Path | None) -> Bundle:
     from agentmixer.runtime.bundle import newest, read_bundle
 
     return read_bundle(bundle or newest(), trusted)
+
+
+def agent_folder(folder: Path) -> Path:
+    """`folder`, if it can be one agent's. Raises AgentMixerError if it is a whole bundle."""
+    from agentmixer.contract.manifest import AGENTS_FOLDER, TEAM_FILE
+    from agentmixer.errors import AgentMixerError
+
+    if os.path.lexists(folder / TEAM_FILE):
+        raise AgentMixerError(
+            f"{folder} is a whole bundle; give one agent's folder, such as {folder / AGENTS_FOLDER / 'agent_0'}"
+        )
+    return folder
 
 
 def opened_with_run(

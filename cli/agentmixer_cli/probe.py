@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from agentmixer_cli.opening import TrustedOption
+from agentmixer_cli.opening import TrustedOption, agent_folder
 from agentmixer_cli.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -31,16 +30,10 @@ def probe(
     """
     import msgspec
 
-    from agentmixer.contract.manifest import AGENTS_FOLDER, TEAM_FILE
-    from agentmixer.errors import AgentMixerError
     from agentmixer.runtime.bundle import read_agent
     from agentmixer.runtime.probe import probe as tried
 
-    if os.path.lexists(folder / TEAM_FILE):
-        raise AgentMixerError(
-            f"{folder} is a whole bundle; give one agent's folder, such as {folder / AGENTS_FOLDER / 'agent_0'}"
-        )
-    found = tried(read_agent(folder, trusted))
+    found = tried(read_agent(agent_folder(folder), trusted))
     if as_json:
         typer.echo(json.dumps(msgspec.to_builtins(found), indent=2, allow_nan=False))
     else:
