@@ -1,6 +1,7 @@
-"""A program for test_killed.py: kills a run at each of its writes and resumes it. Prints what it found as JSON.
+"""A program for test_killed.py: keeps what a run would leave if it were killed at each of its writes, and resumes from that.
+Prints what it found as JSON.
 
-Everything is imported once; each run to be killed and each to be resumed is a forked child, so that none takes longer
+Everything is imported once; each run to be watched and each to be resumed is a forked child, so that none takes longer
 than its few updates. The task is one without JAX, which does not survive a fork.
 """
 

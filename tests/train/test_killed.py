@@ -10,11 +10,14 @@ from pathlib import Path
 
 
 def test_a_run_killed_at_any_write_is_resumed_to_the_numbers_of_an_unbroken_one(tmp_path: Path) -> None:
-    """SIGKILL just before each change below the run's directory, and in the middle of each file's content: while it is
+    """As it is left just before each change below the run's directory, and in the middle of each file's content: while it is
     created, while it trains through four updates, four checkpoints and two evaluations along the way, and while it is
     judged at its end; and once more at each change of one resumption, of a run killed between its last checkpoint and
     the line of metrics.jsonl that goes with it. Then metrics, summary, final checkpoint, settings and the names of the
     files are those of a run that nobody killed; only times differ.
+
+    The directory is copied at each change of one run: a killed process leaves what it has handed to the system. One process
+    is really killed, in the middle of a checkpoint, and leaves the files that the copy has.
 
     Tensorboard's files are left out: a thread of its own writes them, and nothing reads them back. So are changes that
     change nothing, such as making a folder that is there."""

@@ -246,8 +246,9 @@ def test_arms_first_differ_where_an_action_does(battle: Battle) -> None:
     assert recording.first_difference(one, one._replace(actions=one.actions[:9])) == 9
 
 
-def test_pictures_are_of_the_episode_that_ended(tmp_path: Path) -> None:
+def test_pictures_are_of_the_episode_that_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A picture is as bright as the step's number, at the end too, where the task shows the next episode's start."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "tasks")
 
     class Still:
         def reset(self, episode: int) -> None: ...
