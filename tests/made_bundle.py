@@ -73,11 +73,11 @@ def made_bundle(
 
 def linear_bundle(
     path: Path, weights: np.ndarray, seen: np.ndarray, agents: tuple[str, ...] = ("a",),
-    elements: tuple[str, ...] = (), when_unusual: WhenUnusual = "report",
+    elements: tuple[str, ...] = (), when_unusual: WhenUnusual = "report", fresh: np.ndarray | None = None,
 ) -> Path:  # fmt: skip
-    """A team whose agents have the logits obs @ weights, [D, A], where nothing is masked, and have seen `seen`, [T, D], in one episode.
+    """A team whose agents have the logits obs @ weights, [D, A], where nothing is masked, and have seen `seen`, [T, D].
 
-    elements: their names; x0, x1 and so on unless given."""
+    elements: their names; x0, x1 and so on unless given; fresh [T]: where an episode began; at the start alone unless given."""
     size, actions = weights.shape
     elements = elements or tuple(f"x{i}" for i in range(size))
 
@@ -96,7 +96,7 @@ def linear_bundle(
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     policy, rows = made.SerializeToString(deterministic=True), seen.astype(np.float32)
     action, logits = make_session(policy).run(["action", "logits"], {"obs": rows})
-    fresh = np.arange(len(rows)) == 0
+    fresh = np.arange(len(rows)) == 0 if fresh is None else fresh
     golden = Golden(rows, np.ones(logits.shape, bool), fresh, action, logits, np.zeros((len(rows), 0), np.float32))
     figures = profile.measure(rows, fresh, rows, action, Discrete(actions))
     outputs = (TensorSpec("action", "int64", ()), TensorSpec("logits", "float32", (actions,)))

@@ -44,11 +44,15 @@ NAMED = {
 #: Steps of delay that are tried.
 LAGS = (1, 2, 3, 4, 5, 6, 8, 10)
 #: Nats that an explanation must gain.
-ENOUGH = 36.0
+ENOUGH = 45.0
 #: Nats that an explanation costs: two elements can be exchanged in more ways than one can be changed.
 COST, COST_OF_TWO = 3.0, 4.0
+#: Nats for an element that stays as it is: so many for as long as it ever did in the profile, and at most.
+STILL, MOST_STILL = 3.0, 90.0
+#: It is not called frozen before it stays so many times as long as ever.
+LONGER = 5
 #: An element is suspected if its models, or those that look at it, are surprised by more than is usual; so many are tried.
-SUSPECTS = 12
+SUSPECTS = 6
 #: So many partners of a swap, and offsets, are tried: those that suit best whatever the other elements are.
 PARTNERS = 10
 #: Explanations that are made true one after the other.
@@ -125,11 +129,12 @@ def audit(files: AgentFiles, log: Log, others: Sequence[AgentFiles] = ()) -> Aud
     )
 
 
-def explain(manifest: AgentManifest, figures: profile.Profile, log: Log) -> list[Finding]:
-    """What is wrong with the observations of a log, the first explanation that was made true first; nothing if all is in order."""
+def explain(manifest: AgentManifest, figures: profile.Profile, log: Log, most: int = MOST) -> list[Finding]:
+    """What is wrong with the observations of a log, the first explanation that was made true first; nothing if all is in order. most: how
+    many explanations are looked for."""
     search = _Search(manifest, figures, log)
     found: list[Finding] = []
-    while len(found) < MOST and (best := search.best()) is not None:
+    while len(found) < most and (best := search.best()) is not None:
         found.append(best)
     return found
 
@@ -147,7 +152,8 @@ def noticed(manifest: AgentManifest, figures: profile.Profile, log: Log) -> dict
             "offset": column + room / 2,
             "lag": search.late(j, 3),
         }
-        counts["freeze"] += bool(figures.relations.still[j] == 0)
+        times = (~search.fresh[1:]).sum() / (1 + figures.unchanged[j])
+        counts["freeze"] += bool(STILL * times >= ENOUGH)
         for kind, wrong in faults.items():
             counts[kind] += bool(not np.array_equal(wrong, column) and -search.gain({j: wrong}) >= ENOUGH + COST)
     return counts
@@ -190,10 +196,14 @@ class _Search:
             np.array([self.excess[mine].sum() + 0.01 * strain[mine].sum() for mine in self.models.dependents])
             + sums[:, OUTSIDE]
         )
-        order = np.argsort(-blame, kind="stable")
-        self.suspects = [int(j) for j in order if relations.kind[j] >= FEW and blame[j] > 0 and j not in self.lost][
-            :SUSPECTS
-        ]
+        #: [K, K]: how surprising the values of element k (second) would be as those of j, whatever the others are.
+        self.suits = np.zeros((size, size))
+        for j in self.varying.tolist():
+            self.suits[j, self.varying] = self._alone(self.obs[:, self.varying], j)
+        known = [j for j in self.varying.tolist() if j not in self.lost]
+        blamed = sorted((j for j in known if blame[j] > 0), key=lambda j: -blame[j])[:SUSPECTS]
+        eased = {j: self._eased(j) for j in known}
+        self.suspects = list(dict.fromkeys([*blamed, *sorted(known, key=lambda j: -eased[j])[:SUSPECTS]]))
 
     def _surprise(self, obs: np.ndarray, elements: np.ndarray) -> np.ndarray:
         """Weighed surprise [T, len(elements), 4] of observations [T, K]."""
@@ -204,6 +214,16 @@ class _Search:
             elif self.lost and any(j in self.models.dependents[k] for k in self.lost):
                 found[:, place, OTHERS : BEFORE + 1] = 0
         return np.asarray(found)
+
+    def _eased(self, j: int) -> float:
+        """The most that a change of element j gains which no model of that element alone would ask for."""
+        if self.obs[:, j].std() == 0:
+            return 0.0
+        partners = [{j: self.obs[:, k], k: self.obs[:, j]} for k in self._partners(j, ())[:3]]
+        gains = [self.gain({j: -self.obs[:, j]}), *map(self.gain, partners)]
+        return max(
+            gains + [self.gain({j: early}, kept) for early, kept in (self._early(j, steps) for steps in (1, 3, 6))]
+        )
 
     def gain(self, columns: Mapping[int, np.ndarray], kept: np.ndarray | None = None, factor: float = 1.0) -> float:
         """Nats that are gained by giving elements these columns [T]. kept [T] bool: decisions that count; factor: what the element's values
@@ -224,9 +244,8 @@ class _Search:
         found: list[tuple[float, Finding, Callable[[], None]]] = []
         for place, j in enumerate(self.suspects):
             found.append(broken := self._broken(j))
-            if broken[1].kind == "freeze":
-                continue
-            for kind, value, column, kept, factor in self._changes(j):
+            changes = () if broken[1].kind == "freeze" else self._changes(j)
+            for kind, value, column, kept, factor in changes:
                 gained = self.gain({j: column}, kept, factor) - COST
                 found.append((gained, self._finding(kind, (j,), value, gained), self._mend({j: column})))
             for k in self._partners(j, self.suspects[:place]):
@@ -235,26 +254,24 @@ class _Search:
                 found.append((gained, self._finding("swap", (min(j, k), max(j, k)), 0.0, gained), self._mend(pair)))
         if not found:
             return None
-        gained, best, mend = max(found, key=lambda one: one[0])
+        # Whatever cannot be mended explains away much, so a mend that gains a fifth of that comes first.
+        gained, best, mend = max(found, key=lambda one: one[0] / (5 if one[1].kind in ("freeze", "unknown") else 1))
         if gained < ENOUGH:
             return None
         mend()
         self._judge()
         return best
 
-    def _alone(self, column: np.ndarray, j: int) -> float:
-        """Weighed surprise if element j is `column`, whatever the others are."""
-        alone, outside = self.models.alone(column, j)
-        return float(alone.sum() * self.weight[j, ALONE] + outside.sum() * self.weight[j, OUTSIDE])
+    def _alone(self, columns: np.ndarray, j: int) -> np.ndarray:
+        """Weighed surprise if element j is a column, whatever the others are. columns [T] or [T, C]."""
+        alone, outside = self.models.alone(columns, j)
+        return np.asarray(alone.sum(0) * self.weight[j, ALONE] + outside.sum(0) * self.weight[j, OUTSIDE])
 
     def _partners(self, j: int, tried: Sequence[int]) -> list[int]:
         """The elements that j may have been exchanged with: those whose values suit it, as its own suit them."""
+        cost = self.suits[j] + self.suits[:, j] - np.diag(self.suits)
         others = [k for k in self.varying.tolist() if k != j and k not in self.lost and k not in tried]
-        costs = [
-            self._alone(self.obs[:, k], j) + self._alone(self.obs[:, j], k) - self._alone(self.obs[:, k], k)
-            for k in others
-        ]
-        return [others[i] for i in np.argsort(costs, kind="stable")[:PARTNERS]]
+        return sorted(others, key=lambda k: float(cost[k]))[:PARTNERS]
 
     def _mend(self, columns: Mapping[int, np.ndarray]) -> Callable[[], None]:
         columns = {j: column.copy() for j, column in columns.items()}
@@ -267,16 +284,16 @@ class _Search:
 
     def _broken(self, j: int) -> tuple[float, Finding, Callable[[], None]]:
         """An element that cannot be mended: frozen, or wrong in a way that is not known."""
-        column, relations = self.obs[:, j], self.figures.relations
+        column = self.obs[:, j]
         mine = self.models.dependents[j]
         rest = mine[mine != j]
         excess = float(self.excess[rest, OTHERS : BEFORE + 1].sum() + self.excess[j].sum())
-        moves = ((np.diff(column) != 0) & ~self.fresh[1:]).any()
-        if not moves and relations.still[j] < 0.2:
-            never = 40.0 if relations.still[j] == 0 else -math.log(relations.still[j])
-            gained, kind = never + excess, "freeze"
+        goes_on = ~self.fresh[1:]
+        moves = ((np.diff(column) != 0) & goes_on).any()
+        if not moves and (times := goes_on.sum() / (1 + self.figures.unchanged[j])) > LONGER:
+            gained, kind = min(STILL * float(times), MOST_STILL) + excess, "freeze"
         else:
-            gained, kind = 0.5 * excess, "unknown"
+            gained, kind = excess, "unknown"
         return gained, self._finding(kind, (j,), 0.0, gained), lambda: self.lost.add(j)
 
     def _changes(self, j: int) -> Iterator[tuple[Kind, float, np.ndarray, np.ndarray | None, float]]:
@@ -314,7 +331,7 @@ class _Search:
         for offset in tried:
             if abs(offset) > 0.1 * unit and all(abs(offset - other) > 0.03 * unit for other in kept):
                 kept.append(float(offset))
-        return sorted(kept, key=lambda offset: self._alone(column - offset, j))[:PARTNERS]
+        return sorted(kept, key=lambda offset: float(self._alone(column - offset, j)))[:PARTNERS]
 
     def _early(self, j: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
         """Element j, each value so many steps earlier, [T], and which decisions have one, [T] bool."""
@@ -372,6 +389,7 @@ def _replayed(files: AgentFiles, log: Log) -> Check:
             action = fallback
         if real:
             logged = log.actions[t]
+        logged = log.actions[t]
         as_logged = bool(is_close(action, logged, Tolerances())) if real else bool((action == logged).all())
         same += as_logged
         fallen += not as_logged and bool((logged == fallback).all())

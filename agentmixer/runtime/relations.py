@@ -72,8 +72,6 @@ class Relations(NamedTuple):
     usual: np.ndarray
     spread: np.ndarray
     weight: np.ndarray
-    #: [K] float32: share of windows in which the element never changes within an episode.
-    still: np.ndarray
 
 
 def layout(elements: int) -> list[tuple[str, tuple[int, ...]]]:
@@ -83,7 +81,7 @@ def layout(elements: int) -> list[tuple[str, tuple[int, ...]]]:
         ("uint8", (k,)), ("float32", (k, 2)), ("float16", (k, 3, CELLS + 1)), ("int16", (k, 2, TERMS)),
         ("float32", (k, 2, TERMS)), ("uint8", (k,)), ("float32", (k, ATOMS)), ("uint8", (k, ATOMS)), ("int16", (k, 2, NODES)),
         ("float32", (k, 2, NODES)), ("uint8", (k, 2, LEAVES, ATOMS)), ("float32", (k, 3)), ("float32", (k, 3)),
-        ("float32", (k, 3)), ("float32", (k,)),
+        ("float32", (k, 3)),
     ]  # fmt: skip
 
 
@@ -108,7 +106,7 @@ def check(relations: Relations, features: int) -> None:
         (relations.kind <= MANY).all(), (relations.values <= ATOMS).all(), (relations.values[few] >= 2).all(),
         (np.diff(relations.atoms, axis=1)[rising] > 0).all(), (np.diff(relations.cells[many], axis=2) >= 0).all(),
         (relations.standard[relations.kind > NOTHING, 1] > 0).all(), (relations.spread >= 0).all(),
-        ((relations.weight >= 0) & (relations.weight <= 1)).all(), ((relations.still >= 0) & (relations.still <= 1)).all(),
+        ((relations.weight >= 0) & (relations.weight <= 1)).all(),
     )  # fmt: skip
     looked = np.concatenate([relations.terms.reshape(-1), relations.tests.reshape(-1)])
     if not all(sound) or not ((looked >= -1) & (looked < 2 * elements + features)).all():
@@ -304,8 +302,6 @@ def _calibrate(found: Relations, exact: np.ndarray, fresh: np.ndarray, features:
     parts = whole.reshape(len(whole), WINDOW // PART, PART, *whole.shape[2:])
     together = PART * parts.mean(2).var((0, 1)) / np.maximum(whole.var((0, 1)), 1e-9)
     found.weight[:] = 1 / np.maximum(together, 1)
-    moved = (np.diff(exact, axis=0) != 0) & ~fresh[1:, None]
-    found.still[:] = np.stack([~moved[b : b + WINDOW - 1].any(0) for b in begin]).mean(0)
 
 
 class _Cells(NamedTuple):
@@ -404,8 +400,8 @@ class Models:
         return found
 
     def alone(self, column: np.ndarray, j: int) -> tuple[np.ndarray, np.ndarray]:
-        """Surprise by ALONE and for being OUTSIDE if element j is `column`, [T] each."""
-        kind, nothing = self.relations.kind[j], np.zeros(len(column))
+        """Surprise by ALONE and for being OUTSIDE if element j is `column`, [T] each; [T, C] for as many columns."""
+        kind, nothing = self.relations.kind[j], np.zeros(column.shape)
         if kind == CONSTANT:
             return 2 * np.log1p(np.abs(column - self.centre[j]) / (1e-3 * self.unit[j])), nothing
         if kind == FEW:
@@ -422,7 +418,7 @@ class Models:
     def _nearest(self, column: np.ndarray, j: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of an element of FEW: which of its values is nearest, which values are none of them, and how far they are, in gaps."""
         values = self.values(j)
-        nearest = np.abs(column[:, None] - values).argmin(1)
+        nearest = np.abs(column[..., None] - values).argmin(-1)
         away = np.abs(column - values[nearest]) / np.diff(values).min()
         return nearest, away > 1e-4, away
 
@@ -453,7 +449,6 @@ class Models:
 
 
 def _outside(cost: np.ndarray, far: np.ndarray) -> np.ndarray:
-    """The first value that lies far outside costs more: a single one cannot be."""
-    if far.any():
-        cost[far.argmax()] += FIRST_FAR / OUTSIDE_WEIGHT
-    return cost
+    """The first value that lies far outside costs more: a single one cannot be. Both [T] or [T, C]."""
+    first = far & (np.cumsum(far, 0) == 1)
+    return cost + FIRST_FAR / OUTSIDE_WEIGHT * first

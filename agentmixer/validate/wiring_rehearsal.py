@@ -40,6 +40,8 @@ FALL = 0.1
 MATRIX_ELEMENTS, MATRIX_STEPS, PROBED = 3, 5, 64
 #: Newest decisions of a log that are audited.
 AUDITED = 1000
+#: How many explanations an audit looks for there.
+EXPLAINED = 3
 
 
 @dataclass(frozen=True)
@@ -311,7 +313,7 @@ def _audited(files: AgentFiles, log: Log) -> tuple[Finding, ...]:
     newest = log._replace(obs=log.obs[new], mask=log.mask[new], fresh=log.fresh[new], actions=log.actions[new])
     if len(newest.obs) < LEAST_STEPS:
         return ()
-    return tuple(explain(files.manifest, profile.parse(files.profile, files.manifest), newest))
+    return tuple(explain(files.manifest, profile.parse(files.profile, files.manifest), newest, EXPLAINED))
 
 
 def _named(wiring: Wiring, manifest: AgentManifest, found: Sequence[Finding]) -> str:
