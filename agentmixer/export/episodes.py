@@ -21,7 +21,7 @@ from agentmixer.train.team import Team
 GOLDEN_SEED, PROFILE_SEED = 2_000_003, 4_000_037
 GOLDEN_STEPS = 256
 #: Decisions that a profile is measured on, of all environments together, and first observations; fewer of a single environment.
-PROFILE_STEPS, PROFILE_STARTS = 4096, 1024
+PROFILE_STEPS, PROFILE_STARTS = 16384, 1024
 #: Each environment plays a whole episode, or so much of it.
 PROFILE_EPISODE = 512
 
@@ -95,15 +95,18 @@ def own_action(spec: TaskSpec, index: int, action: torch.Tensor) -> np.ndarray:
 
 
 @torch.no_grad()
-def profiles(team: Team, task: Task, progress: Callable[[str], None] = lambda _: None) -> list[Seen]:
+def profiles(
+    team: Team, task: Task, progress: Callable[[str], None] = lambda _: None, seed: int = PROFILE_SEED, steps: int = 0
+) -> list[Seen]:
     """Let the trained actors play greedily, alone, and keep what each agent sees and does.
 
-    One environment plays a quarter of `PROFILE_STEPS`. progress: called with how far it is."""
+    progress: called with how far it is; seed: of the episodes; steps: of each environment, as many as a profile takes unless given."""
     spec, device, envs = task.spec, team.device, task.num_envs
-    steps = max(PROFILE_STEPS // envs, min(spec.episode_limit, PROFILE_EPISODE)) if envs > 1 else PROFILE_STEPS // 4
+    if not steps:
+        steps = max(PROFILE_STEPS // envs, min(spec.episode_limit, PROFILE_EPISODE)) if envs > 1 else PROFILE_STEPS // 4
     starts = []
     for begin in range(0, PROFILE_STARTS if envs > 1 else 4, envs):
-        seen = task.reset(PROFILE_SEED, np.arange(begin, begin + envs))
+        seen = task.reset(seed, np.arange(begin, begin + envs))
         starts.append(np.array(seen.obs))
     memory, fresh = team.memory(envs)["actor"], torch.ones(envs, device=device)
     kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []

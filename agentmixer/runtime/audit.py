@@ -51,6 +51,8 @@ COST, COST_OF_TWO = 3.0, 4.0
 STILL, MOST_STILL = 3.0, 90.0
 #: It is not called frozen before it stays so many times as long as ever.
 LONGER = 5
+#: Whatever cannot be mended explains away much, so a mend that gains as large a share of it comes first; and how much excess is worth.
+BEFORE_MENDS, UNKNOWN = {"freeze": 0.2, "unknown": 0.5}, 0.4
 #: An element is suspected if its models, or those that look at it, are surprised by more than is usual; so many are tried.
 SUSPECTS = 6
 #: So many partners of a swap, and offsets, are tried: those that suit best whatever the other elements are.
@@ -184,7 +186,7 @@ class _Search:
         """How surprising the log is as it stands, and who is suspected."""
         size = len(self.names)
         self.now = self._surprise(self.obs, np.arange(size))
-        sums = self.now.sum(0)
+        sums = self.now.sum(0) * self.weight
         self.excess = np.maximum(0, sums[:, :OUTSIDE] - len(self.obs) * self.limit)
         self.excess = np.concatenate([self.excess, sums[:, OUTSIDE:]], 1)
         relations = self.figures.relations
@@ -206,8 +208,8 @@ class _Search:
         self.suspects = list(dict.fromkeys([*blamed, *sorted(known, key=lambda j: -eased[j])[:SUSPECTS]]))
 
     def _surprise(self, obs: np.ndarray, elements: np.ndarray) -> np.ndarray:
-        """Weighed surprise [T, len(elements), 4] of observations [T, K]."""
-        found = self.models.surprise(obs, self.fresh, self.features, elements) * self.weight[elements]
+        """Surprise [T, len(elements), 4] of observations [T, K]."""
+        found = self.models.surprise(obs, self.fresh, self.features, elements)
         for place, j in enumerate(elements):
             if j in self.lost:
                 found[:, place] = 0
@@ -232,8 +234,12 @@ class _Search:
         for j, column in columns.items():
             obs[:, j] = column
         rows = np.unique(np.concatenate([self.models.dependents[j] for j in columns]))
-        gained = (self.now[:, rows] - self._surprise(obs, rows)).sum((1, 2))
-        total = float(gained.sum() if kept is None else gained[kept].sum())
+        gained = self.now[:, rows] - self._surprise(obs, rows)
+        weight = self.weight[rows]
+        # Of elements that are exchanged one may gain what the other loses, so neither may count for more.
+        own = np.isin(rows, list(columns))
+        weight[own] = weight[own].min(0)
+        total = float(((gained.sum(0) if kept is None else gained[kept].sum(0)) * weight).sum())
         for j in columns if factor != 1.0 else ():
             if self.figures.relations.kind[j] == MANY:
                 total -= (self.obs[:, j] != 0).sum() * math.log(abs(factor)) * self.weight[j, :OUTSIDE].sum()
@@ -254,8 +260,7 @@ class _Search:
                 found.append((gained, self._finding("swap", (min(j, k), max(j, k)), 0.0, gained), self._mend(pair)))
         if not found:
             return None
-        # Whatever cannot be mended explains away much, so a mend that gains a fifth of that comes first.
-        gained, best, mend = max(found, key=lambda one: one[0] / (5 if one[1].kind in ("freeze", "unknown") else 1))
+        gained, best, mend = max(found, key=lambda one: one[0] * BEFORE_MENDS.get(one[1].kind, 1.0))
         if gained < ENOUGH:
             return None
         mend()
@@ -293,7 +298,7 @@ class _Search:
         if not moves and (times := goes_on.sum() / (1 + self.figures.unchanged[j])) > LONGER:
             gained, kind = min(STILL * float(times), MOST_STILL) + excess, "freeze"
         else:
-            gained, kind = excess, "unknown"
+            gained, kind = UNKNOWN * excess, "unknown"
         return gained, self._finding(kind, (j,), 0.0, gained), lambda: self.lost.add(j)
 
     def _changes(self, j: int) -> Iterator[tuple[Kind, float, np.ndarray, np.ndarray | None, float]]:

@@ -72,6 +72,8 @@ STORY: tuple[dict[str, How], ...] = (
         "agentmixer show": AS_IT_IS,
         "agentmixer verify": AS_IT_IS,
         "agentmixer probe bundles/<bundle>/agents/agent_0": AS_IT_IS,
+        # After the command that writes logs; so short a training and a log may show anything.
+        "agentmixer audit bundles/<bundle>/agents/agent_0 --log logs/agent_0.npz": How("", (0, 1, 2)),
         "agentmixer evaluate --policy joint --sampled --episodes 500": How("--episodes 4"),
         "agentmixer locality": How("", (0, 1)),  # so short a training may leave an actor that heeds nothing
         "agentmixer isolation": AS_IT_IS,

@@ -187,7 +187,7 @@ def test_arrays_of_a_profile(tmp_path: Path) -> None:
     bundle = made_bundle(tmp_path / "bundle", ("a",), obs=6, actions=4)
     sizes = {"K": 6, "A": 4}
     with np.load(bundle / "agents/a/profile.npz") as arrays:
-        assert [names(row[0])[0] for row in rows] == arrays.files == list(profile.Profile._fields)
+        assert [names(row[0])[0] for row in rows] == arrays.files == list(profile.NAMES)
         for (name, array), row in zip(arrays.items(), rows, strict=True):
             assert row[1] == str(array.dtype), name
             shape = re.match(r"\[([^]]+)\]", row[2])

@@ -81,7 +81,8 @@ def test_the_largest_profile_fits_its_file_and_is_read_back(tmp_path: Path) -> N
     data = profile.dump(found)
     assert len(data) <= profile.MAX_FILE
     for name, array in profile.parse(data, manifest)._asdict().items():
-        np.testing.assert_array_equal(array, getattr(found, name))
+        if name != "relations":  # some of them were left out: test_relations.py
+            np.testing.assert_array_equal(array, getattr(found, name))
 
 
 def test_export_measures_the_teams_own_episodes(exported: Exported) -> None:
