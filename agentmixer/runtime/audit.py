@@ -43,8 +43,8 @@ NAMED = {
 }  # fmt: skip
 #: Steps of delay that are tried.
 LAGS = (1, 2, 3, 4, 5, 6, 8, 10)
-#: Nats that an explanation must gain.
-ENOUGH = 45.0
+#: Nats that an explanation must gain; two elements that behave alike can be exchanged by chance.
+ENOUGH, ENOUGH_OF_TWO = 45.0, 80.0
 #: Nats that an explanation costs: two elements can be exchanged in more ways than one can be changed.
 COST, COST_OF_TWO = 3.0, 4.0
 #: Nats for an element that stays as it is: so many for as long as it ever did in the profile, and at most.
@@ -238,7 +238,7 @@ class _Search:
         weight = self.weight[rows]
         # Of elements that are exchanged one may gain what the other loses, so neither may count for more.
         own = np.isin(rows, list(columns))
-        weight[own] = weight[own].min(0)
+        weight[own] = np.exp(np.log(np.maximum(weight[own], 1e-9)).mean(0))
         total = float(((gained.sum(0) if kept is None else gained[kept].sum(0)) * weight).sum())
         for j in columns if factor != 1.0 else ():
             if self.figures.relations.kind[j] == MANY:
@@ -258,11 +258,10 @@ class _Search:
                 pair = {j: self.obs[:, k], k: self.obs[:, j]}
                 gained = self.gain(pair) - COST_OF_TWO
                 found.append((gained, self._finding("swap", (min(j, k), max(j, k)), 0.0, gained), self._mend(pair)))
+        found = [one for one in found if one[0] >= (ENOUGH_OF_TWO if one[1].kind == "swap" else ENOUGH)]
         if not found:
             return None
-        gained, best, mend = max(found, key=lambda one: one[0] * BEFORE_MENDS.get(one[1].kind, 1.0))
-        if gained < ENOUGH:
-            return None
+        _, best, mend = max(found, key=lambda one: one[0] * BEFORE_MENDS.get(one[1].kind, 1.0))
         mend()
         self._judge()
         return best

@@ -30,8 +30,6 @@ DEPTH = 4
 NODES, LEAVES = 2**DEPTH - 1, 2**DEPTH
 #: Windows of so many decisions are what figures of a log are held against.
 WINDOW = 200
-#: Parts of a window whose surprises are taken for independent.
-PART = 40
 #: Most decisions that trees are grown from.
 FIT_ROWS = 6000
 #: Tables hold natural logarithms in steps of a sixteenth.
@@ -296,11 +294,7 @@ def _calibrate(found: Relations, exact: np.ndarray, fresh: np.ndarray, features:
     windows = np.stack([surprise[b : b + WINDOW].mean(0) for b in begin])
     found.usual[:] = windows.mean(0)
     found.spread[:] = np.maximum(windows.std(0), 0.4 * (windows.max(0) - found.usual)) + 0.01
-    # Surprises that come together are worth less; that some windows are more surprising throughout is another matter.
-    whole = np.stack([surprise[b : b + WINDOW] for b in begin])
-    whole -= whole.mean(1, keepdims=True)
-    parts = whole.reshape(len(whole), WINDOW // PART, PART, *whole.shape[2:])
-    together = PART * parts.mean(2).var((0, 1)) / np.maximum(whole.var((0, 1)), 1e-9)
+    together = WINDOW * windows.var(0) / np.maximum(surprise.var(0), 1e-9)
     found.weight[:] = 1 / np.maximum(together, 1)
 
 
