@@ -149,7 +149,7 @@ class Unpickled:
         ({"agent": np.zeros(5000, np.uint8)}, "names an agent in 5,000 bytes"),
         ({"agent": np.array([255], np.uint8)}, "can't decode"),
     ],
-    ids=str,
+    ids=lambda given: "" if isinstance(given, dict) else given,
 )
 def test_what_no_agent_was_given_or_did_is_refused(
     manifest: AgentManifest, changes: dict[str, np.ndarray], reason: str
