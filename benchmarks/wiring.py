@@ -51,16 +51,15 @@ def logs(bundle: Path, agent: str, steps: int, wanted: int) -> tuple[AgentFiles,
     return files, [Log(obs[i], mask, fresh[i], actions[i], agent, digest) for i in range(parts)]
 
 
-def flagged(files: AgentFiles, figures: profile.Profile, log: Log) -> bool:
-    """Whether the status would have flagged a decision of the log."""
-    watch = Watch(files.manifest, figures)
+def flagged(files: AgentFiles, figures: profile.Profile, log: Log) -> float:
+    """The share of a log's decisions that the status flags."""
+    watch, count = Watch(files.manifest, figures), 0
     for row, fresh in zip(log.obs, log.fresh, strict=True):
         if fresh:
             watch.reset()
         _, outside, stale = watch.look(row)
-        if outside or stale:
-            return True
-    return False
+        count += bool(outside or stale)
+    return count / len(log.obs)
 
 
 def fault(kind: str, element: int, log: Log, figures: profile.Profile, rng: np.random.Generator) -> Wiring | None:
@@ -90,7 +89,7 @@ def main() -> None:
     manifest, figures = files.manifest, profile.parse(files.profile, files.manifest)
     rng, console = np.random.default_rng(0), Console()
 
-    def judged(log: Log) -> tuple[bool, bool]:
+    def judged(log: Log) -> tuple[bool, float]:
         return bool(explain(manifest, figures, log, 1)), flagged(files, figures, log)
 
     clean = [judged(log) for log in track(kept[: asked.clean], "clean logs", console=Console(stderr=True))]
@@ -99,11 +98,11 @@ def main() -> None:
     if len(varying) > asked.elements:
         varying = np.sort(rng.choice(varying, asked.elements, replace=False))
     table = Table(title=f"{manifest.task} {manifest.scenario}, {agent}, logs of {asked.steps} decisions")
-    for column in ("fault", "logs", "noticed", "element named", "kind named too", "flagged by the status"):
+    for column in ("fault", "logs", "noticed", "element named", "kind named too", "decisions flagged by the status"):
         table.add_column(column)
-    total = np.zeros(5, int)
+    total = np.zeros(5)
     for kind in KINDS:
-        row = np.zeros(5, int)
+        row = np.zeros(5)
         for element in track(varying.tolist(), kind, console=Console(stderr=True)):
             log = kept[int(rng.integers(len(kept)))]
             wiring = fault(kind, element, log, figures, rng)
@@ -114,10 +113,10 @@ def main() -> None:
             named = bool(found) and names[element] in found[0].elements
             row += (1, bool(found), named, named and found[0].kind == kind, flagged(files, figures, wrong))
         total += row
-        table.add_row(kind, f"{row[0]}", *(f"{count / max(row[0], 1):.0%}" for count in row[1:]))
-    table.add_row("all", f"{total[0]}", *(f"{count / max(total[0], 1):.0%}" for count in total[1:]))
+        table.add_row(kind, f"{row[0]:.0f}", *(f"{count / max(row[0], 1):.0%}" for count in row[1:]))
+    table.add_row("all", f"{total[0]:.0f}", *(f"{count / max(total[0], 1):.0%}" for count in total[1:]))
     complaints, flags = np.sum(clean, 0)
-    table.add_row("none", f"{len(clean)}", f"{complaints} of {len(clean)}", "", "", f"{flags} of {len(clean)}")
+    table.add_row("none", f"{len(clean)}", f"{complaints:.0f} of {len(clean)}", "", "", f"{flags / len(clean):.2%}")
     console.print(table)
     console.print(
         f"a log in order would show a fault of the kind, of {len(varying)} elements:",

@@ -64,6 +64,12 @@ LEAST_STEPS = 50
 #: Surprise beyond this many spreads above what is usual is excess.
 BEYOND = 2.5
 
+#: What is said where nothing was found: without and with models.
+ORDER = (
+    "the profile has no models of any element, for it is of too few decisions; export the team again",
+    "every element is as it was in the team's own episodes, as far as the log tells",
+)
+
 Kind = str
 
 
@@ -101,7 +107,7 @@ def audit(files: AgentFiles, log: Log, others: Sequence[AgentFiles] = ()) -> Aud
         raise AgentMixerError(
             f"the log holds {len(log.obs)} decisions; an audit needs {LEAST_STEPS} at least, and 200 or more are better"
         )
-    findings = explain(manifest, figures, log)
+    findings, modelled = explain(manifest, figures, log), int((figures.relations.kind >= FEW).sum())
     swapped = _another(files, figures, log, others) if findings else None
     checks = [
         _replayed(files, log),
@@ -114,10 +120,10 @@ def audit(files: AgentFiles, log: Log, others: Sequence[AgentFiles] = ()) -> Aud
         Check(
             name="wiring",
             subject=manifest.agent,
-            status=judged(not findings),
+            status=judged(not findings) if modelled else "not run",
             sentence="; ".join(finding.told for finding in findings[:3])
             + (f"; and {len(findings) - 3} more" if len(findings) > 3 else "")
-            or "every element is as it was in the team's own episodes, as far as the log tells",
+            or ORDER[modelled > 0],
         ),
     ]
     return AuditReport(
@@ -125,7 +131,7 @@ def audit(files: AgentFiles, log: Log, others: Sequence[AgentFiles] = ()) -> Aud
         checks=tuple(checks),
         agent=manifest.agent,
         decisions=len(log.obs),
-        elements=int((figures.relations.kind >= FEW).sum()),
+        elements=modelled,
         findings=tuple(findings),
         noticed=noticed(manifest, figures, log),
     )

@@ -13,7 +13,7 @@ from made_bundle import linear_bundle
 from agentmixer.contract.spec import Discrete
 from agentmixer.errors import AgentMixerError
 from agentmixer.runtime import log as logs
-from agentmixer.runtime import profile
+from agentmixer.runtime import profile, relations
 from agentmixer.runtime.agent import Agent
 from agentmixer.runtime.audit import audit, told
 from agentmixer.runtime.bundle import AgentFiles, read_agent
@@ -167,6 +167,13 @@ def test_what_is_said_of_a_factor_that_has_a_name() -> None:
 def test_a_log_that_is_too_short(files: AgentFiles) -> None:
     with pytest.raises(AgentMixerError, match="holds 20 decisions; an audit needs 50"):
         audit(files, logged(files, arm(20, 0)))
+
+
+def test_without_models_nothing_is_in_order(files: AgentFiles) -> None:
+    figures = profile.parse(files.profile, files.manifest)
+    figures = figures._replace(relations=relations.nothing(len(NAMES)))
+    found = audit(files._replace(profile=profile.dump(figures)), logged(files, arm(200, 4)))
+    assert not found.passed and "too few decisions; export the team again" in found.verdict and found.elements == 0
 
 
 def test_the_command(folder: Path, files: AgentFiles, tmp_path: Path) -> None:

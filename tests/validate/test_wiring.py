@@ -223,7 +223,7 @@ def test_names_may_hold_what_a_fault_is_written_with(tmp_path: Path) -> None:
 
 def test_wiring_from_the_command_line(exported: Exported, tmp_path: Path) -> None:
     copy, logs = tmp_path / "bundle", tmp_path / "logs"
-    shutil.copytree(exported.path, copy)
+    shutil.copytree(exported.path, copy, ignore=shutil.ignore_patterns("reports"))
     report, common = copy / "reports/wiring.json", ("deploy-sim", copy, "--episodes", "2")
     told = agentmixer(*common, "--fault", "offset=agent_1:own.health:5", "--log", logs, cwd=tmp_path)
     assert told.returncode == 0, told.stdout + told.stderr
