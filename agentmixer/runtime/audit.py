@@ -121,9 +121,9 @@ def audit(files: AgentFiles, log: Log, others: Sequence[AgentFiles] = ()) -> Aud
             name="wiring",
             subject=manifest.agent,
             status=judged(not findings) if modelled else "not run",
-            sentence="; ".join(finding.told for finding in findings[:3])
-            + (f"; and {len(findings) - 3} more" if len(findings) > 3 else "")
-            or ORDER[modelled > 0],
+            sentence=findings[0].told + (f"; and {len(findings) - 1} more" if len(findings) > 1 else "")
+            if findings
+            else ORDER[modelled > 0],
         ),
     ]
     return AuditReport(

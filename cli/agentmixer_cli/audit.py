@@ -45,8 +45,9 @@ def _print(report: AuditReport) -> None:
     console.sentence(f"{report.agent}: {report.decisions:,} logged decisions, {report.elements:,} elements with models")
     for check in report.checks:
         console.check(check)
-    for finding in report.findings:
+    for finding in report.findings if len(report.findings) > 1 else ():
         console.sentence(f"     {finding.told} ({finding.gain:,.0f} nats)", indent=5)
-    told = ", ".join(f"{kind} {count:,}" for kind, count in report.noticed.items())
-    console.sentence(f"of {report.elements:,} elements, this log would show a fault of the kind: {told}")
+    if not report.findings:
+        told = ", ".join(f"{kind} {count:,}" for kind, count in report.noticed.items())
+        console.sentence(f"of {report.elements:,} elements, this log would show a fault of the kind: {told}")
     console.verdict(report)
