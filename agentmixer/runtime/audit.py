@@ -160,8 +160,8 @@ def noticed(manifest: AgentManifest, figures: profile.Profile, log: Log) -> dict
             "offset": column + room / 2,
             "lag": search.late(j, 3),
         }
-        times = (~search.fresh[1:]).sum() / (1 + figures.unchanged[j])
-        counts["freeze"] += bool(STILL * times >= ENOUGH)
+        times = float((~search.fresh[1:]).sum() / (1 + figures.unchanged[j]))
+        counts["freeze"] += times > LONGER and STILL * times >= ENOUGH
         for kind, wrong in faults.items():
             counts[kind] += bool(not np.array_equal(wrong, column) and -search.gain({j: wrong}) >= ENOUGH + COST)
     return counts
@@ -294,17 +294,22 @@ class _Search:
 
     def _broken(self, j: int) -> tuple[float, Finding, Callable[[], None]]:
         """An element that cannot be mended: frozen, or wrong in a way that is not known."""
-        column = self.obs[:, j]
         mine = self.models.dependents[j]
         rest = mine[mine != j]
         excess = float(self.excess[rest, OTHERS : BEFORE + 1].sum() + self.excess[j].sum())
-        goes_on = ~self.fresh[1:]
-        moves = ((np.diff(column) != 0) & goes_on).any()
-        if not moves and (times := goes_on.sum() / (1 + self.figures.unchanged[j])) > LONGER:
-            gained, kind = min(STILL * float(times), MOST_STILL) + excess, "freeze"
+        if (times := self._still(j)) > LONGER:
+            gained, kind = min(STILL * times, MOST_STILL) + excess, "freeze"
         else:
             gained, kind = UNKNOWN * excess, "unknown"
         return gained, self._finding(kind, (j,), 0.0, gained), lambda: self.lost.add(j)
+
+    def _still(self, j: int) -> float:
+        """For how long element j stays as it is in stretches longer than any in the profile, in units of the longest one there. An
+        element that comes late repeats an episode's first value too, though not for so long."""
+        breaks = np.flatnonzero(np.append(True, np.diff(self.obs[:, j]) != 0) | self.fresh)
+        stretches, longest = np.diff(np.append(breaks, len(self.obs))) - 1, int(self.figures.unchanged[j])
+        more = LAGS[-1] if len(breaks) > self.fresh.sum() else 0
+        return float(stretches[stretches > longest + more].sum() / (1 + longest))
 
     def _changes(self, j: int) -> Iterator[tuple[Kind, float, np.ndarray, np.ndarray | None, float]]:
         """What could be wrong with element j alone: kind, value, the column [T] that mends it, which decisions count, by what it was multiplied."""
