@@ -43,8 +43,8 @@ NAMED = {
 }  # fmt: skip
 #: Steps of delay that are tried.
 LAGS = (1, 2, 3, 4, 5, 6, 8, 10)
-#: Nats that an explanation must gain; two elements that behave alike can be exchanged by chance.
-ENOUGH, ENOUGH_OF_TWO = 45.0, 80.0
+#: Nats that an explanation must gain. Two elements of many values that behave alike, such as places, go better with each other's by chance.
+ENOUGH, ENOUGH_OF_TWO = 50.0, 80.0
 #: Nats that an explanation costs: two elements can be exchanged in more ways than one can be changed.
 COST, COST_OF_TWO = 3.0, 4.0
 #: Nats for an element that stays as it is: so many for as long as it ever did in the profile, and at most.
@@ -264,13 +264,18 @@ class _Search:
                 pair = {j: self.obs[:, k], k: self.obs[:, j]}
                 gained = self.gain(pair) - COST_OF_TWO
                 found.append((gained, self._finding("swap", (min(j, k), max(j, k)), 0.0, gained), self._mend(pair)))
-        found = [one for one in found if one[0] >= (ENOUGH_OF_TWO if one[1].kind == "swap" else ENOUGH)]
+        found = [one for one in found if one[0] >= self._enough(one[1])]
         if not found:
             return None
         _, best, mend = max(found, key=lambda one: one[0] * BEFORE_MENDS.get(one[1].kind, 1.0))
         mend()
         self._judge()
         return best
+
+    def _enough(self, finding: Finding) -> float:
+        """Nats that this explanation must gain."""
+        many = [self.figures.relations.kind[self.names.index(name)] == MANY for name in finding.elements]
+        return ENOUGH_OF_TWO if finding.kind == "swap" and all(many) else ENOUGH
 
     def _alone(self, columns: np.ndarray, j: int) -> np.ndarray:
         """Weighed surprise if element j is a column, whatever the others are. columns [T] or [T, C]."""
