@@ -32,6 +32,7 @@ from agentmixer.runtime.relations import (
     OTHERS,
     OUTSIDE,
     OUTSIDE_WEIGHT,
+    WINDOW,
     Models,
     action_features,
 )
@@ -43,12 +44,13 @@ NAMED = {
 }  # fmt: skip
 #: Steps of delay that are tried.
 LAGS = (1, 2, 3, 4, 5, 6, 8, 10)
-#: Nats that an explanation must gain. Two elements of many values that behave alike, such as places, go better with each other's by chance.
-ENOUGH, ENOUGH_OF_TWO = 50.0, 80.0
+#: Nats that an explanation of `WINDOW` decisions must gain, and of more decisions in proportion to the square root of their number. Two elements of many
+#: values that behave alike, such as places, go better with each other's by chance.
+ENOUGH, ENOUGH_OF_TWO = 60.0, 120.0
 #: Nats that an explanation costs: two elements can be exchanged in more ways than one can be changed.
 COST, COST_OF_TWO = 3.0, 4.0
-#: Nats for an element that stays as it is: so many for as long as it ever did in the profile, and at most.
-STILL, MOST_STILL = 3.0, 90.0
+#: Nats for an element that stays as it is: so many for as long as it ever did in the profile, and at most so many times what is enough.
+STILL, MOST_STILL = 3.0, 1.5
 #: It is not called frozen before it stays so many times as long as ever.
 LONGER = 5
 #: Whatever cannot be mended explains away much, so a mend that gains as large a share of it comes first; and how much excess is worth.
@@ -161,9 +163,9 @@ def noticed(manifest: AgentManifest, figures: profile.Profile, log: Log) -> dict
             "lag": search.late(j, 3),
         }
         times = float((~search.fresh[1:]).sum() / (1 + figures.unchanged[j]))
-        counts["freeze"] += times > LONGER and STILL * times >= ENOUGH
+        counts["freeze"] += times > LONGER and STILL * times >= search.enough
         for kind, wrong in faults.items():
-            counts[kind] += bool(not np.array_equal(wrong, column) and -search.gain({j: wrong}) >= ENOUGH + COST)
+            counts[kind] += bool(not np.array_equal(wrong, column) and -search.gain({j: wrong}) >= search.enough + COST)
     return counts
 
 
@@ -184,6 +186,8 @@ class _Search:
         )
         self.limit = (relations.usual + BEYOND * relations.spread) * relations.weight
         self.varying = np.flatnonzero(relations.kind >= FEW)
+        #: Nats that an explanation must gain.
+        self.enough = ENOUGH * math.sqrt(max(1.0, len(self.obs) / WINDOW))
         #: Elements that are explained already, and cannot be mended: nothing that looks at them counts.
         self.lost: set[int] = set()
         self._judge()
@@ -275,7 +279,7 @@ class _Search:
     def _enough(self, finding: Finding) -> float:
         """Nats that this explanation must gain."""
         many = [self.figures.relations.kind[self.names.index(name)] == MANY for name in finding.elements]
-        return ENOUGH_OF_TWO if finding.kind == "swap" and all(many) else ENOUGH
+        return self.enough * (ENOUGH_OF_TWO / ENOUGH if finding.kind == "swap" and all(many) else 1)
 
     def _alone(self, columns: np.ndarray, j: int) -> np.ndarray:
         """Weighed surprise if element j is a column, whatever the others are. columns [T] or [T, C]."""
@@ -303,7 +307,7 @@ class _Search:
         rest = mine[mine != j]
         excess = float(self.excess[rest, OTHERS : BEFORE + 1].sum() + self.excess[j].sum())
         if (times := self._still(j)) > LONGER:
-            gained, kind = min(STILL * times, MOST_STILL) + excess, "freeze"
+            gained, kind = min(STILL * times, MOST_STILL * self.enough) + excess, "freeze"
         else:
             gained, kind = UNKNOWN * excess, "unknown"
         return gained, self._finding(kind, (j,), 0.0, gained), lambda: self.lost.add(j)
