@@ -411,10 +411,8 @@ def _replayed(files: AgentFiles, log: Log) -> Check:
             action = agent.act(log.obs[t], log.mask[t] if masked else None)
         except InvalidDecision:
             action = fallback
-        if real:
-            logged = log.actions[t]
         logged = log.actions[t]
-        as_logged = bool(is_close(action, logged, Tolerances())) if real else bool((action == logged).all())
+        as_logged = bool((is_close(action, logged, Tolerances()) if real else action == logged).all())
         same += as_logged
         fallen += not as_logged and bool((logged == fallback).all())
     judged_on = len(log.obs) - begin

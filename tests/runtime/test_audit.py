@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from commands import agentmixer
 from made_bundle import linear_bundle
+from test_probe import counting
 
 from agentmixer.contract.spec import Discrete
 from agentmixer.errors import AgentMixerError
+from agentmixer.runtime import golden, profile, relations
 from agentmixer.runtime import log as logs
-from agentmixer.runtime import profile, relations
 from agentmixer.runtime.agent import Agent
 from agentmixer.runtime.audit import audit, told
 from agentmixer.runtime.bundle import AgentFiles, read_agent
@@ -68,6 +69,7 @@ def logged(files: AgentFiles, obs: np.ndarray, begins: np.ndarray | None = None)
     for row, first in zip(obs, fresh(len(obs)) if begins is None else begins, strict=True):
         if first:
             logger.reset()
+            agent.reset()
         logger.add(row, None, agent.act(row))
     return logger.log()
 
@@ -139,6 +141,17 @@ def test_actions_that_the_agent_would_not_take(files: AgentFiles) -> None:
     wrong = int((log.actions[[3, 50]] != 0).sum())  # action 0 is the fallback, which the host may have put in place
     assert found.checks[0].passed == (wrong == 0) and not found.findings
     assert found.checks[0].sentence.startswith("198 of 200 logged actions")
+
+
+def test_real_valued_actions_of_several_elements_are_decided_again(tmp_path: Path) -> None:
+    """The agent's action is (episode, step, count): a logged one whose last element is another is not the agent's."""
+    several = counting(tmp_path)
+    obs = golden.parse(several.golden, several.manifest).obs
+    log = logged(several, obs, np.arange(200) % 10 == 0)
+    assert log.actions.shape == (200, 3) and audit(several, log).checks[0].passed
+    log.actions[7, 2] += 1
+    found = audit(several, log).checks[0]
+    assert not found.passed and found.sentence.startswith("199 of 200 logged actions")
 
 
 def test_another_agents_observation(files: AgentFiles) -> None:
