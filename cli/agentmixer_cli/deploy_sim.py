@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from agentmixer_cli.deploy_sim_faults import with_faults, with_wiring
+from agentmixer_cli.deploy_sim_kept import Keeper, Logs
 from agentmixer_cli.opening import BundleArgument, RunOption, TaskCodeOption, TrustedOption, opened_with_run
-from agentmixer_cli.report import write_page
-from agentmixer_cli.terminal import Terminal, leave
+from agentmixer_cli.terminal import Terminal, interval, leave
 
 if TYPE_CHECKING:
-    from agentmixer.contract.results import Report
-    from agentmixer.host.faulty_link import Faults
-    from agentmixer.report.page import Page
-    from agentmixer.runtime.bundle import Bundle
-    from agentmixer.train.run import Run
     from agentmixer.validate.deploy_sim import DeploySimReport
-    from agentmixer.validate.faults import FaultReport
-    from agentmixer.validate.recording import Recorder
-    from agentmixer.validate.reports import ReportFile
-    from agentmixer.validate.wiring import Wiring
-    from agentmixer.validate.wiring_rehearsal import WiringReport
 
 
 def deploy_sim(
@@ -141,11 +131,11 @@ def deploy_sim(
     arguments = (opened, episodes, rehearsal.DEPLOY_SEED if seed is None else seed, source)
     try:
         if wired or wiring_matrix:
-            _with_wiring(keep, wirings, *arguments)
+            with_wiring(keep, wirings, *arguments)
             return
         if fault or fault_matrix:
             chosen = None if fault_matrix else faults
-            _with_faults(keep, chosen, deadline_ms, require_isolation, *arguments)
+            with_faults(keep, chosen, deadline_ms, require_isolation, *arguments)
             return
         with console.doing() as doing:
             result = rehearsal.deploy_sim(
@@ -164,94 +154,6 @@ def deploy_sim(
     leave(result)
 
 
-class Logs:
-    """One log an agent in a folder, made sure of before anything is played; none without a folder."""
-
-    def __init__(self, bundle: Bundle, folder: Path | None):
-        from agentmixer.errors import AgentMixerError
-        from agentmixer.runtime.log import Logger
-        from agentmixer.validate.reports import ReportFile
-
-        self.folder = folder
-        self._files: list[ReportFile] = []
-        #: In the agents' order.
-        self.loggers: list[Logger] = []
-        if folder is None:
-            return
-        for name, files in bundle.agents.items():
-            place = folder / f"{name}.npz"
-            if place.exists():
-                raise AgentMixerError(f"{place} exists already, and is not written over; choose another --log FOLDER")
-            self._files.append(ReportFile(bundle.path, place, "", numbered=False, option="--log FOLDER"))
-            self.loggers.append(Logger(files.manifest))
-
-    def write(self) -> None:
-        """Keep what was logged."""
-        from agentmixer.runtime.log import dump
-
-        for file, logger in zip(self._files, self.loggers, strict=True):
-            if logger.added:
-                file.write(dump(logger.log()))
-
-
-class Keeper(NamedTuple):
-    """Where a report goes, and what is kept with it: logs, episodes to replay, and the page that is made anew.
-
-    recorders: what recorded the episodes, by arm; none if none are kept."""
-
-    console: Terminal
-    as_json: bool
-    target: ReportFile
-    page: ReportFile
-    bundle: Bundle
-    trusted: Path | None
-    run: Run
-    recorders: Mapping[str, Recorder]
-    logs: Logs
-
-    def __call__(self, report: Report, show: Callable[[], None]) -> None:
-        """Write a report, episodes and the page before anything of them is printed. show: prints what comes before the
-        verdict."""
-        self.target.write(report.to_json())
-        self.logs.write()
-        recorded = self._recorded()
-
-        def made() -> Page:
-            from agentmixer.report import bundle_page
-
-            return bundle_page.page(self.bundle, self.trusted, self.run.path, {self.target.name: self.target.path})
-
-        written = write_page(self.console, self.page, made)
-        if self.as_json:
-            typer.echo(report.to_json(), nl=False)
-            return
-        show()
-        self.console.place("report", self.target.path)
-        if recorded:
-            self.console.sentence(f"recording {recorded}", indent=2)
-        if self.logs.folder:
-            self.console.place("logs", self.logs.folder)
-        if written:
-            self.console.place("page", self.page.path)
-        self.console.verdict(report)
-
-    def _recorded(self) -> str:
-        """Keep episodes beside the report. Returns what is to be said of it; the verdict stands without them."""
-        from agentmixer.errors import AgentMixerError
-        from agentmixer.validate import recording
-
-        if not self.recorders or not all(recorder.played for recorder in self.recorders.values()):
-            return ""
-        kept = recording.gathered(self.recorders)
-        if not kept.episodes:
-            return "of nothing: not one step of an episode fits"
-        try:
-            path = self.target.write_beside(".npz", recording.dump(kept))
-        except AgentMixerError as error:
-            return f"of nothing: {error}"
-        return f"{path} ({len(kept.numbers):,} of {kept.played:,} episodes; see them: agentmixer replay)"
-
-
 def _print(console: Terminal, result: DeploySimReport) -> None:
     for table in (_arms(result), _agents(result)):
         console.print(table)
@@ -259,127 +161,6 @@ def _print(console: Terminal, result: DeploySimReport) -> None:
         console.check(check)
     for line in _sentences(result):
         console.sentence(f"     {line}", indent=5)
-
-
-def _with_faults(
-    keep: Keeper, faults: Faults | None, deadline_ms: float | None, require_isolation: bool,
-    bundle: Bundle, episodes: int, seed: int, run: Run,
-) -> None:  # fmt: skip
-    """Rehearse under these faults, or under the matrix of them."""
-    from agentmixer.validate import faults as rehearsal
-
-    console, deadline_s = keep.console, None if deadline_ms is None else deadline_ms / 1e3
-    with console.doing() as doing:
-        if faults is None:
-            matrix = rehearsal.matrix(
-                bundle, episodes, seed, run, deadline_s, progress=doing, require_isolation=require_isolation
-            )
-            result: Report = matrix
-            reports = matrix.reports
-        else:
-            alone = rehearsal.rehearse(
-                bundle, faults, episodes, seed, run, deadline_s, require_isolation, doing, keep.logs.loggers
-            )
-            result, reports = alone, (alone,)
-
-    def show() -> None:
-        for table in _faults(reports):
-            console.print(table)
-        for report in reports:
-            for check in report.checks:
-                if faults or not check.passed:
-                    console.check(check, f"{report.told}: " if len(reports) > 1 else "")
-        if faults is None and result.passed:
-            promises = ", ".join(check.name for check in reports[0].checks)
-            console.sentence(f"ok   {len(reports)} rehearsals behaved as declared: {promises}", indent=5)
-
-    keep(result, show)
-    leave(result)
-
-
-def _with_wiring(keep: Keeper, wirings: Sequence[Wiring], bundle: Bundle, episodes: int, seed: int, run: Run) -> None:
-    """Rehearse with observations that are put together wrongly, or with the matrix of such faults if none are given."""
-    from agentmixer.validate.wiring_rehearsal import rehearse_wiring, wiring_matrix
-
-    console = keep.console
-    with console.doing() as doing:
-        if wirings:
-            alone = rehearse_wiring(bundle, wirings, episodes, seed, run, doing, keep.logs.loggers)
-            result: Report = alone
-            reports: tuple[WiringReport, ...] = (alone,)
-            agent = ""
-        else:
-            matrix = wiring_matrix(bundle, episodes, seed, run, doing)
-            result, reports, agent = matrix, matrix.reports, matrix.agent
-
-    def show() -> None:
-        console.print(_wiring(reports, agent))
-        for check in result.checks:
-            if wirings or not check.passed:
-                console.check(check)
-        for flags in reports[0].flags if wirings else ():
-            console.sentence(f"     {flags.agent}: {flags.told}", indent=5)
-            told = "; ".join(finding.told for finding in flags.audit) or "nothing wrong"
-            console.sentence(f"     {flags.agent}: an audit of its log finds: {told}", indent=5)
-        if not wirings:
-            console.sentence(
-                "step: of the episodes that the status flags, the median of the first step in which it does", indent=2
-            )
-            console.sentence(
-                "in time: no later than the mean return so far had fallen by a tenth of the whole", indent=2
-            )
-            console.sentence("audit: what an audit of the agent's log names first", indent=2)
-
-    keep(result, show)
-    leave(result)
-
-
-def _wiring(reports: Sequence[WiringReport], agent: str) -> Table:
-    """What each set of faults cost, and when the status said so. agent: whose observation all of them are of, "" if of several."""
-    some = reports[0]
-    title = f"{some.task} {some.scenario}, {some.episodes} paired episodes, agents in this process"
-    table = Table(title=escape(f"{title}: what {agent} sees" if agent else title), box=box.SIMPLE, pad_edge=False)
-    measure = "win_rate" if "win_rate" in some.figures else "return"
-    table.add_column("faults", overflow="fold")
-    for column in (measure.replace("_", " "), "against none [95 %]", "flagged", "step", "in time", "audit"):
-        table.add_column(column, justify="right", no_wrap=True)
-    calm = f"{sum(flags.calm for flags in some.flags) / (some.episodes * len(some.flags)):.0%}"
-    form = ".2f" if abs(some.calm[measure]["value"]) < 100 else ".0f"
-    table.add_row("none", f"{some.calm[measure]['value']:{form}}", "", calm, "", "", "")
-    words = {True: "yes", False: "no", None: "no fall"}
-    for report in reports:
-        table.add_row(
-            escape(report.told.replace(f"={agent}:", "=") if agent else report.told),
-            f"{report.figures[measure]['value']:{form}}",
-            _interval(report.difference[measure], f"+{form}"),
-            f"{sum(flags.flagged for flags in report.flags) / (report.episodes * len(report.flags)):.0%}",
-            "-" if report.step is None else f"{report.step:,}",
-            words[report.in_time],
-            report.named,
-        )
-    return table
-
-
-def _faults(reports: Sequence[FaultReport]) -> list[Table]:
-    """What it came to, and what became of the steps: two tables, since one would not fit a terminal."""
-    some = reports[0]
-    title = f"{some.task} {some.scenario}, {some.episodes} episodes, deadline {some.deadline_s * 1e3:g} ms"
-    results = Table(title=escape(title), box=box.SIMPLE)
-    measures = [name for name in ("win_rate", "return") if name in some.figures]
-    for column in ("faults", *(f"{name.replace('_', ' ')} [95 %]" for name in measures)):
-        results.add_column(column)
-    steps = Table(box=box.SIMPLE, pad_edge=False)
-    steps.add_column("faults", min_width=14)
-    for column in ("fallbacks", "lost", "late", "stale", "double", "refused", "step ms"):
-        steps.add_column(column, justify="right", no_wrap=True)
-    for report in reports:
-        cells = (report.figures[name] for name in measures)
-        name = escape(report.told)
-        results.add_row(name, *map(_interval, cells))
-        counts = ("fallbacks", "lost", "late", "stale", "duplicates", "refused")
-        longest = report.step_us["max"] or 0.0
-        steps.add_row(name, *(f"{report.total(name):,}" for name in counts), f"{longest / 1e3:.1f}")
-    return [results, steps]
 
 
 def _arms(result: DeploySimReport) -> Table:
@@ -392,7 +173,7 @@ def _arms(result: DeploySimReport) -> Table:
     names = {"joint": "joint (PM, state)", "actors": "actors (torch)", "deployed": "deployed (ONNX)"}
     for arm, figures in result.arms.items():
         cells = (figures[name] for name in measures)
-        table.add_row(names[arm], *map(_interval, cells))
+        table.add_row(names[arm], *map(interval, cells))
     return table
 
 
@@ -436,18 +217,11 @@ def _sentences(result: DeploySimReport) -> list[str]:
     ]
     return [
         *cut,
-        f"joint minus deployed, same episodes: {measure} {_interval(gap, '+.3f')}; {modes}",
+        f"joint minus deployed, same episodes: {measure} {interval(gap, '+.3f')}; {modes}",
         f"isolation: {'full' if not lacks else 'without ' + ', '.join(lacks)}",
         f"lock-step round trip of {len(result.agents)} agents: p50 {_number(step['p50'])}, p99 {_number(step['p99'])}, p99.9 {_number(step['p99.9'])}, "
         f"max {_number(step['max'])} µs; start to first action {result.start_to_first_action_s:.2f} s",
     ]
-
-
-def _interval(figure: Mapping[str, float | None], form: str = ".3f") -> str:
-    """A figure of a report with its interval."""
-    from agentmixer.intervals import Estimate
-
-    return Estimate(**figure).told(form)  # type: ignore[arg-type]
 
 
 def _share(found: dict[str, float]) -> str:

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -146,6 +146,13 @@ def leave(report: Report) -> None:
     """End the command with the exit code of a report."""
     if not report.passed:
         raise typer.Exit(1)
+
+
+def interval(figure: Mapping[str, float | None], form: str = ".3f") -> str:
+    """A figure of a report with its interval."""
+    from agentmixer.intervals import Estimate
+
+    return Estimate(**figure).told(form)  # type: ignore[arg-type]
 
 
 def say(text: str, err: bool = False) -> None:
