@@ -1,4 +1,4 @@
-"""The host's side: a team of processes, each sent its own observation and asked for its decision.
+"""The host's side: a team of processes or devices, each sent its own observation and asked for its decision.
 
 Lock-step: all agents get their frames, then all decisions are awaited until the deadline. Who has not decided by then
 contributes its fallback. Time is the monotonic clock's alone: setting the machine's clock changes nothing.
@@ -10,7 +10,6 @@ import contextlib
 import functools
 import select
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,10 +19,13 @@ from typing import NamedTuple
 import numpy as np
 
 from agentmixer.errors import AgentMixerError
-from agentmixer.host.agent_process import START_TIMEOUT_S, AgentProcess, HungUp
+from agentmixer.host.agent_link import AgentLink, HungUp
+from agentmixer.host.agent_process import AgentProcess
+from agentmixer.host.device_link import DeviceLink
+from agentmixer.host.devices import Devices
 from agentmixer.host.faulty_link import Faults, FaultyLink, Key
 from agentmixer.runtime.bundle import Bundle
-from agentmixer.runtime.frames import MAX_FRAME, NOWHERE, Kind, action_of, pack, reason_of, unpack
+from agentmixer.runtime.frames import NOWHERE, Kind, action_of, pack, reason_of, unpack
 
 #: How often in a row a lost agent is started before it is given up.
 START_ATTEMPTS = 3
@@ -96,23 +98,26 @@ class Event(NamedTuple):
 
 
 class Host:
-    """The whole team, one process an agent. Use as a context manager.
+    """The whole team, one process or device an agent. Use as a context manager.
 
     deadline_s: how long a step waits for decisions; the manifest's control period unless given. faults, seed: what is to
     go wrong on purpose, and which draws; damaged and refused frames are then counted, where they would otherwise end
     the team. restart: an agent whose process is gone is started anew, with its recurrent state reset, instead of ending
     the team; until it is back it contributes its fallback. After START_ATTEMPTS starts in vain it is left alone.
-    require_isolation: refuse to start unless every agent's isolation is full.
+    require_isolation: refuse to start unless every agent's isolation is full. devices: which agents run on other machines,
+    and where; a device that goes away is called until it is back, and contributes its fallback meanwhile, whatever
+    `restart` says.
     """
 
     def __init__(
         self, bundle: Bundle, deadline_s: float | None = None,
         faults: Faults | None = None, seed: int = 0, restart: bool = False, require_isolation: bool = False,
+        devices: Devices | None = None,
     ):  # fmt: skip
         self.bundle = bundle
         self.deadline_s = bundle.team.task.control_period_s if deadline_s is None else deadline_s
         self.require_isolation = require_isolation
-        self.agents: list[AgentProcess] = []
+        self.agents: list[AgentLink] = []
         self.start_seconds: list[float] = []
         self.tallies = [Tally() for _ in bundle.team.task.agents]
         self.events: list[Event] = []
@@ -120,7 +125,9 @@ class Host:
         self.links: list[FaultyLink] = []
         #: Episode and step played last.
         self.last: Key = (-1, -1)
-        self._faults, self._seed, self._restarting = faults, seed, restart
+        self._faults, self._seed, self._restarting, self._devices = faults, seed, restart, devices
+        #: Whether frames that are damaged or refused are counted; otherwise they end the team.
+        self._counting = bool(faults or devices)
         self._poll = select.poll()
         self._index: dict[int, int] = {}
         self._played = 0
@@ -132,7 +139,7 @@ class Host:
         #: Agents that do not answer yet, and how often they were started in vain.
         self._starting: dict[int, int] = {}
         self._gone: set[int] = set()
-        self._ended: list[AgentProcess] = []
+        self._ended: list[AgentLink] = []
         #: When which stopped agent continues.
         self._stopped: list[tuple[int, int]] = []
 
@@ -157,16 +164,19 @@ class Host:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for _, index in self._stopped:
-            self.agents[index].process.send_signal(signal.SIGCONT)
+            self.agents[index].signal(signal.SIGCONT)
         for agent in (*self.agents, *self._ended):
             agent.close()
 
-    def _start(self, name: str) -> AgentProcess:
-        return AgentProcess(self.bundle, name, self.require_isolation)
+    def _start(self, name: str) -> AgentLink:
+        files = self.bundle.agents[name]
+        if self._devices and name in self._devices.addresses:
+            return DeviceLink(files, self._devices.addresses[name], self._devices.context, self.require_isolation)
+        return AgentProcess(files, self.bundle.folder(name), self.require_isolation)
 
-    def _listen(self, agent: AgentProcess) -> None:
-        self._index[agent.link.fileno()] = agent.index
-        self._poll.register(agent.link, select.POLLIN)
+    def _listen(self, agent: AgentLink) -> None:
+        self._index[agent.fileno()] = agent.index
+        self._poll.register(agent.fileno(), select.POLLIN)
 
     def step(
         self, episode: int, step: int, obs: list[np.ndarray], masks: list[np.ndarray | None] | None
@@ -191,8 +201,7 @@ class Host:
         for i, agent in enumerate(self.agents):
             if i in self._starting or i in self._gone:
                 self._why[i] = "not running"
-                if agent.age_s() > START_TIMEOUT_S:
-                    agent.process.kill()
+                agent.starting()
                 continue
             seen = obs[i].tobytes()
             allowed = None if masks is None else masks[i]
@@ -265,12 +274,13 @@ class Host:
     def _ready(self, until_ns: int) -> list[int]:
         """Agents that something has come from, or whose frames are due; waits for one no longer than until then."""
         timers = [until_ns, *(due for due, _ in self._stopped), *(link.due_ns() for link in self.links)]
-        wait_ms = min(max(min(timers) - time.monotonic_ns(), 0) / 1e6, _LONGEST_POLL_MS)
-        ready = [self._index[fd] for fd, _ in self._poll.poll(wait_ms)]
+        held = [index for index, agent in enumerate(self.agents) if agent.holds_frame] if self._devices else []
+        wait_ms = 0 if held else min(max(min(timers) - time.monotonic_ns(), 0) / 1e6, _LONGEST_POLL_MS)
+        ready = [*held, *(index for fd, _ in self._poll.poll(wait_ms) if (index := self._index[fd]) not in held)]
         now = time.monotonic_ns()
         for due, index in [entry for entry in self._stopped if entry[0] <= now]:
             self._stopped.remove((due, index))
-            self.agents[index].process.send_signal(signal.SIGCONT)
+            self.agents[index].signal(signal.SIGCONT)
             self._happened(index, "continued")
         for index, link in enumerate(self.links):
             if link.due_ns() <= now:
@@ -304,12 +314,13 @@ class Host:
         """What a frame from an agent decides for the step being played; None if nothing.
 
         Decisions that echo another episode or step are stale, those sent after the deadline late; neither is applied.
-        Host and agent share a machine, and so the monotonic clock."""
+        An agent of this machine shares the monotonic clock. A device does not: its decision is late unless the host holds it
+        when the deadline is over."""
         agent, tally = self.agents[index], self.tallies[index]
         try:
             frame = unpack(data)
         except AgentMixerError as error:
-            if not self.links:
+            if not self._counting:
                 raise agent.lost(f"sent a broken frame ({error})") from error
             tally.broken += 1
             return None
@@ -318,7 +329,7 @@ class Host:
         key = (frame.episode, frame.step)
         if frame.kind == Kind.REFUSE:
             reason = reason_of(frame, agent.space)
-            if not self.links and key in (self._playing, NOWHERE):
+            if not self._counting and key in (self._playing, NOWHERE):
                 raise agent.lost(f"refused step {self.last[1]}: {reason}")
             tally.refused += 1
             self._note(index, key, f"refused: {reason}")
@@ -326,7 +337,7 @@ class Host:
             if key != self._playing:
                 tally.stale += 1
                 self._note(index, key, LATE)
-            elif frame.sent_ns > deadline_ns:
+            elif agent.shares_clock and frame.sent_ns > deadline_ns:
                 self._note(index, key, LATE)
             else:
                 if frame.kind == Kind.FALLBACK:
@@ -356,7 +367,7 @@ class Host:
         """Kill or stop who is to be killed or stopped in this step."""
         for incident in self._faults.incidents if self._faults else ():
             if (incident.kind, incident.step) == (kind, self._played) and incident.agent not in self._gone:
-                self.agents[incident.agent].process.send_signal(signal.SIGKILL if kind == "kill" else signal.SIGSTOP)
+                self.agents[incident.agent].signal(signal.SIGKILL if kind == "kill" else signal.SIGSTOP)
                 if kind == "kill":
                     self._happened(incident.agent, "killed")
                 else:
@@ -369,7 +380,7 @@ class Host:
         try:
             yield
         except HungUp as error:
-            if not self._restarting:
+            if not (self._restarting or isinstance(self.agents[index], DeviceLink)):
                 raise self.agents[index].lost(str(error)) from error
             self._happened(index, "lost")
             self._replace(index, 0)
@@ -377,9 +388,9 @@ class Host:
     def _replace(self, index: int, attempts: int) -> None:
         """Start an agent anew, without waiting for it, unless that was tried often enough."""
         old = self.agents[index]
-        del self._index[old.link.fileno()]
-        self._poll.unregister(old.link)
-        old.process.kill()
+        del self._index[old.fileno()]
+        self._poll.unregister(old.fileno())
+        old.kill()
         self._ended.append(old)  # its last moments would cost the others milliseconds of this step
         if self._playing:
             self._note(index, self._playing, "agent lost")
@@ -397,12 +408,9 @@ class Host:
             self.links[index].restarted(self.agents[index])
 
     def _rejoin(self, index: int) -> None:
-        try:
-            data = self.agents[index].link.recv(MAX_FRAME, socket.MSG_DONTWAIT)
-        except BlockingIOError:
+        data = self.agents[index].first()
+        if data is None:
             return
-        except OSError:
-            data = b""
         try:
             self.agents[index].announced(data)
         except AgentMixerError:

@@ -18,11 +18,12 @@ from agentmixer.errors import AgentMixerError
 from agentmixer.runtime.actions import allowed
 
 MAGIC = b"AMXR"
-VERSION = 3
+VERSION = 4
 #: magic, version, kind, agent, episode, step, send time ns (sender's monotonic clock), deadline us after
 #: it, observation bytes, mask bytes, first 8 bytes of the agent.json SHA-256; then CRC-32 of those and of the payload.
 _FIELDS = struct.Struct("<4sHHIIIQIII8s")
 _CHECKSUM = struct.Struct("<I")
+_DEADLINE = slice(struct.calcsize("<4sHHIIIQ"), struct.calcsize("<4sHHIIIQI"))
 HEADER = struct.Struct(_FIELDS.format + "I")
 #: Before the action in a decision: time spent deciding in ns.
 DECIDING = struct.Struct("<Q")
@@ -42,6 +43,7 @@ class Kind(IntEnum):
     REFUSE = 4  # agent -> host: why not, payload: text
     STOP = 5  # host -> agent: end
     FALLBACK = 6  # agent -> host: no valid decision; the fallback action, as ACT has its action, then text: why
+    HEALTH = 7  # host -> device, empty: how are you? device -> host, payload: JSON of `health.Health`
 
 
 class Frame(NamedTuple):
@@ -90,11 +92,26 @@ def unpack(data: bytes) -> Frame:
     if (
         (kind == Kind.OBSERVE and len(payload) != obs_bytes + mask_bytes)
         or (kind in (Kind.ACT, Kind.FALLBACK) and len(payload) <= DECIDING.size)
-        or (kind in (Kind.READY, Kind.REFUSE) and len(payload) > MAX_REASON)
+        or (kind in (Kind.READY, Kind.REFUSE, Kind.HEALTH) and len(payload) > MAX_REASON)
         or (kind == Kind.STOP and len(payload))
     ):
         raise AgentMixerError(f"frame of kind {Kind(kind).name} carries {len(payload)} bytes, not what its header says")
     return Frame(Kind(kind), agent, episode, step, sent, deadline, obs_bytes, mask_bytes, digest, payload)
+
+
+def kind_of(data: bytes) -> int:
+    """The kind that a frame says it is of, unchecked; 0 if it is too short to say."""
+    return int.from_bytes(data[6:8], "little") if len(data) >= HEADER.size else 0
+
+
+def deadline_of(data: bytes) -> int:
+    """The deadline that a frame says it has, unchecked: us after it was sent. data: at least a header."""
+    return int.from_bytes(data[_DEADLINE], "little")
+
+
+def key_of(data: bytes) -> tuple[int, int]:
+    """The episode and step that a frame says it is about, unchecked; NOWHERE if it is too short to say."""
+    return struct.unpack_from("<II", data, 12) if len(data) >= HEADER.size else NOWHERE
 
 
 def observation(frame: Frame) -> tuple[np.ndarray, np.ndarray | None]:

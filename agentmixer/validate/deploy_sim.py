@@ -7,13 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from agentmixer import intervals
 from agentmixer.contract.manifest import Tolerances
 from agentmixer.contract.results import Check, Report, Status, judged
 from agentmixer.contract.spec import Box, TaskSpec
-from agentmixer.host.agent_process import AgentLost
+from agentmixer.host.agent_link import AgentLost
+from agentmixer.host.device_link import DeviceLink
+from agentmixer.host.devices import Devices
 from agentmixer.host.lock_step import Decision, Host
 from agentmixer.runtime.actions import allowance, array_type, is_near_tie
 from agentmixer.runtime.bundle import Bundle
@@ -55,6 +58,16 @@ class ParityCheck(Check):
 
 
 @dataclass(frozen=True)
+class DeviceFigures:
+    """An agent's device. address: where it was called; lost: how often it went away; health: what it counted since it was
+    called last (`runtime.health.Health`), None if it did not say."""
+
+    address: str
+    lost: int
+    health: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
 class AgentFigures:
     """What one agent's process cost, and its isolation: level, and what full isolation has beyond it. Times in
     microseconds, memory in MB of 2^20 bytes."""
@@ -71,6 +84,8 @@ class AgentFigures:
     missed_deadlines: int
     #: Steps in which the agent's policy gave no valid decision, and it fell back.
     invalid_decisions: int
+    #: None for an agent that ran on the host's machine.
+    device: DeviceFigures | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +210,39 @@ def timing_checks(figures: dict[str, AgentFigures], deadline_s: float, control_p
     ]
 
 
+def devices_check(host: Host, figures: dict[str, AgentFigures]) -> list[Check]:
+    """Whether all devices stayed, and refused nothing; no check for a team without devices."""
+    devices = {name: agent.device for name, agent in figures.items() if agent.device}
+    if not devices:
+        return []
+    told = [f"{event.agent} {event.what} at step {event.step:,}" for event in host.events if event.agent in devices]
+    refused = sum(tally.refused + tally.broken for tally in host.tallies)
+    if refused:
+        told.append(f"{refused:,} frames were refused or broken")
+    return [
+        Check(
+            name="devices",
+            status=judged(not told),
+            sentence=f"{len(devices)} agents on devices, over mutual TLS: " + ("; ".join(told) or "none went away"),
+        )
+    ]
+
+
+def compared(host: Host, episodes: Sequence[np.ndarray], decisions: list[list[Decision]]) -> np.ndarray:
+    """Which decisions can be held against the actors', [steps of all episodes, N] bool: those that came in time. A device with
+    memory that missed a step may not have seen that step, so the rest of that episode is left out.
+
+    episodes: an array of a length per episode."""
+    found = np.array([[d.in_time and d.invalid is None for d in step] for step in decisions])
+    forgetful = [isinstance(agent, DeviceLink) and agent.files.manifest.memory > 0 for agent in host.agents]
+    begin = 0
+    for length in map(len, episodes):
+        rows = found[begin : begin + length]
+        rows[:, forgetful] = np.logical_and.accumulate(rows[:, forgetful], axis=0)
+        begin += length
+    return found
+
+
 def equivalence_check(found: Equivalence, wins: bool, margin_asked: bool) -> Check:
     """Whether equivalence was shown, if a margin was asked for. wins: whether win rates were compared."""
     status: Status = judged(found.equivalent) if margin_asked else "does not apply"
@@ -212,25 +260,27 @@ def quantiles(values_ns: list[int]) -> dict[str, float | None]:
 def deploy_sim(
     bundle: Bundle, episodes: int, seed: int = DEPLOY_SEED, run: Run | None = None, deadline_s: float | None = None,
     progress: Callable[[str], None] = lambda _: None, require_isolation: bool = False, margin: float | None = None,
-    recorders: Mapping[str, Recorder] | None = None, loggers: Sequence[Logger] = (),
+    recorders: Mapping[str, Recorder] | None = None, loggers: Sequence[Logger] = (), devices: Devices | None = None,
 ) -> DeploySimReport:  # fmt: skip
     """Play `episodes` paired episodes with each arm and judge the deployed one.
 
     margin: what deployed and actors may differ by (`equivalence.equivalence` says in what unit); if given it decides.
     deadline_s: how long a step waits for decisions; the control period unless given. Calls `progress` with
-    what is played, and how far. recorders: of arms, by name; loggers: of the deployed agents, one each. run: as `source_run.source_run` gives it. Raises AgentMixerError if the run is gone, an agent cannot be started,
+    what is played, and how far. recorders: of arms, by name; loggers: of the deployed agents, one each.
+    devices: which of the deployed agents run on other machines. run: as `source_run.source_run` gives it. Raises AgentMixerError if the run is gone, an agent cannot be started,
     or its isolation is required and not full."""
     run = run or source_run(bundle)
     with contextlib.closing(run.make_task(1)) as task:
         return _deploy_sim(
-            bundle, run, task, episodes, seed, deadline_s, progress, require_isolation, margin, recorders or {}, loggers
-        )
+            bundle, run, task, episodes, seed, deadline_s, progress, require_isolation, margin, recorders or {}, loggers,
+            devices,
+        )  # fmt: skip
 
 
 def _deploy_sim(
     bundle: Bundle, run: Run, task: Task, episodes: int, seed: int, deadline_s: float | None,
     progress: Callable[[str], None], require_isolation: bool, margin: float | None,
-    recorders: Mapping[str, Recorder], loggers: Sequence[Logger],
+    recorders: Mapping[str, Recorder], loggers: Sequence[Logger], devices: Devices | None,
 ) -> DeploySimReport:  # fmt: skip
     check_task(task, bundle, run)
     algorithm, _ = checkpoint.load_weights(run, task, run.checkpoints / bundle.team.source.checkpoint)
@@ -244,7 +294,7 @@ def _deploy_sim(
 
     joint = JointArm(algorithm.team)
     played = {"joint": playing("joint", joint), "actors": playing("actors", ActorsArm(algorithm.team))}
-    with Host(bundle, deadline_s, require_isolation=require_isolation) as host:
+    with Host(bundle, deadline_s, require_isolation=require_isolation, devices=devices) as host:
         deployed, shadow = DeployedArm(host, task.spec, loggers), ActorsArm(algorithm.team)
         played["deployed"] = playing("deployed", deployed, shadow)
         figures = {agent.name: _figures(host, i, deployed.decisions) for i, agent in enumerate(host.agents)}
@@ -260,9 +310,10 @@ def _deploy_sim(
                 shadow.policies,
                 task.spec,
                 bundle.team.tolerances,
-                np.array([[d.in_time and d.invalid is None for d in step] for step in deployed.decisions]),
+                compared(host, played["deployed"].actions, deployed.decisions),
             ),
             *timing_checks(figures, host.deadline_s, task.spec.control_period_s),
+            *devices_check(host, figures),
             equivalence_check(equivalent, task.spec.reports_wins, margin is not None),
         ),
         task=task.spec.name,
@@ -296,6 +347,11 @@ def _deploy_sim(
 
 def _figures(host: Host, index: int, decisions: list[list[Decision]]) -> AgentFigures:
     agent, mine = host.agents[index], [step[index] for step in decisions]
+    device = None
+    if isinstance(agent, DeviceLink):
+        health = agent.health()
+        lost = sum(event.agent == agent.name and event.what == "lost" for event in host.events)
+        device = DeviceFigures(agent.where, lost, msgspec.structs.asdict(health) if health else None)
     resident, peak = agent.resident_mb()
     deciding_ns = [decision.deciding_ns for decision in mine if decision.in_time]
     return AgentFigures(
@@ -310,6 +366,7 @@ def _figures(host: Host, index: int, decisions: list[list[Decision]]) -> AgentFi
         bytes_from_agent=agent.received_bytes,
         missed_deadlines=sum(not decision.in_time and decision.invalid is None for decision in mine),
         invalid_decisions=sum(decision.invalid is not None for decision in mine),
+        device=device,
     )
 
 

@@ -14,6 +14,7 @@ from agentmixer import intervals
 from agentmixer.contract.manifest import Tolerances
 from agentmixer.contract.results import Check, Report, judged
 from agentmixer.errors import AgentMixerError
+from agentmixer.host.devices import Devices
 from agentmixer.host.faulty_link import Faults, Key
 from agentmixer.host.lock_step import Event, Host
 from agentmixer.runtime.agent import Agent
@@ -95,18 +96,19 @@ class FaultMatrixReport(Report):
 def rehearse(
     bundle: Bundle, faults: Faults, episodes: int, seed: int, run: Run | None = None,
     deadline_s: float | None = None, require_isolation: bool = False,
-    progress: Callable[[str], None] = lambda _: None, loggers: Sequence[Logger] = (),
+    progress: Callable[[str], None] = lambda _: None, loggers: Sequence[Logger] = (), devices: Devices | None = None,
 ) -> FaultReport:  # fmt: skip
     """Play `episodes` episodes with the deployed team under `faults`, drawn from `seed` as the episodes are. The same
     episodes are played without any fault before. Calls `progress` with what is played, and how far. loggers: one an agent,
-    of what is played under faults.
+    of what is played under faults. devices: which agents run on other machines, where no process can be killed or stopped.
 
     Raises AgentMixerError if the run is gone, an agent cannot be started, or decisions are late without any fault, on a
     busy machine; AgentLost if an agent breaks the protocol."""
     with task_of(bundle, run) as (task, longest):
         arguments = episodes, seed, deadline_s, require_isolation
-        _check_calm(_rehearse(bundle, task, longest, Faults(), *arguments, playing(progress, "without faults")))
-        return _rehearse(bundle, task, longest, faults, *arguments, playing(progress, "with faults"), loggers)
+        calm = playing(progress, "without faults")
+        _check_calm(_rehearse(bundle, task, longest, Faults(), *arguments, calm, devices=devices))
+        return _rehearse(bundle, task, longest, faults, *arguments, playing(progress, "with faults"), loggers, devices)
 
 
 def matrix(
@@ -165,8 +167,9 @@ def task_of(bundle: Bundle, run: Run | None) -> Iterator[tuple[Task, int]]:
 def _rehearse(
     bundle: Bundle, task: Task, longest: int, faults: Faults, episodes: int, seed: int, deadline_s: float | None,
     require_isolation: bool, progress: Callable[[str], None], loggers: Sequence[Logger] = (),
+    devices: Devices | None = None,
 ) -> FaultReport:  # fmt: skip
-    with Host(bundle, deadline_s, faults, seed, restart=True, require_isolation=require_isolation) as host:
+    with Host(bundle, deadline_s, faults, seed, True, require_isolation, devices) as host:
         arm = DeployedArm(host, task.spec, loggers)
         played = play(arm, task, episodes, seed, longest=longest, progress=progress)
         settle(host, faults)

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from agentmixer.errors import AgentMixerError
-from agentmixer.host.agent_process import AgentProcess, HungUp
+from agentmixer.host.agent_link import AgentLink, HungUp
 from agentmixer.host.lock_step import Host
 from agentmixer.runtime.agent import Agent
 from agentmixer.runtime.bundle import Bundle
-from agentmixer.runtime.frames import MAX_FRAME, Kind, action_of, pack, unpack
+from agentmixer.runtime.frames import Kind, action_of, pack, unpack
 from agentmixer.validate.bit_tally import REPLACEMENTS, BitCheck, Tally, replaced
 from agentmixer.validate.moments import PATIENCE_S, Moment
 
@@ -101,15 +101,14 @@ class _Team:
             if killed and t == len(moments) // 2:
                 for agent in self.host.agents:
                     if agent.index != index:
-                        agent.process.kill()
-                        agent.process.wait()
+                        agent.kill()
             given = change(moment)
             asked = [j for j in given.order if self._ask(self.host.agents[j], t, given)]
             replies = {j: self._answer(self.host.agents[j], t) for j in asked}
             answers.append(replies.get(index))
         return answers
 
-    def _ask(self, agent: AgentProcess, step: int, given: Inputs) -> bool:
+    def _ask(self, agent: AgentLink, step: int, given: Inputs) -> bool:
         seen = given.obs[agent.index].tobytes()
         legal = None if given.masks is None else given.masks[agent.index]
         mask = b"" if legal is None else legal.tobytes()
@@ -121,15 +120,15 @@ class _Team:
         except HungUp:
             return False
 
-    def _answer(self, agent: AgentProcess, step: int) -> np.ndarray | None:
+    def _answer(self, agent: AgentLink, step: int) -> np.ndarray | None:
         end = time.monotonic() + PATIENCE_S
-        while select.select([agent.link], [], [], max(end - time.monotonic(), 0.0))[0]:
+        while select.select([agent], [], [], max(end - time.monotonic(), 0.0))[0]:
             try:
-                data = agent.link.recv(MAX_FRAME)
-            except OSError:
+                data = agent.receive()
+            except HungUp:
                 return None
-            if not data:
-                return None
+            if data is None:
+                continue
             frame = unpack(data)
             if (frame.episode, frame.step) == (self.episode, step):
                 return np.asarray(action_of(frame, agent.space)[0]) if frame.kind == Kind.ACT else None

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from agentmixer.errors import AgentMixerError
-from agentmixer.host.agent_process import AgentLost
+from agentmixer.host.agent_link import AgentLost
+from agentmixer.host.agent_process import AgentProcess
 from agentmixer.host.lock_step import Host
 from agentmixer.runtime.agent import Agent
 from agentmixer.runtime.frames import Kind, pack, unpack
@@ -126,7 +127,7 @@ def tampered(context: Context, progress: Callable[[str], None] = lambda _: None)
     ):
         progress(f"wrong team: {name}")
         with Host(bundle, PATIENCE_S) as host:
-            host.agents[0].link = _Link(host.agents[0].link, change)  # type: ignore[assignment]
+            _tamper(host, 0, change)
             checks.append(mutation_check(name, what, _check_echo(host, context, 0)))
 
     name, what = "stale decision", "an agent answers with its last decision under the right echo"
@@ -137,8 +138,7 @@ def tampered(context: Context, progress: Callable[[str], None] = lambda _: None)
     ]  # fmt: skip
     if varies:
         with Host(bundle, PATIENCE_S) as host:
-            agent = host.agents[varies[0]]
-            agent.link = _Link(agent.link, _one_late())  # type: ignore[assignment]
+            _tamper(host, varies[0], _one_late())
             checks.append(mutation_check(name, what, check_parity(host, context)))
     else:
         why = f"every agent does the same at all {len(context.moments)} recorded steps"
@@ -155,6 +155,13 @@ def tampered(context: Context, progress: Callable[[str], None] = lambda _: None)
         with _SwappingHost(bundle, PATIENCE_S) as host:
             checks.append(mutation_check(name, what, check_parity(host, context)))
     return checks
+
+
+def _tamper(host: Host, index: int, change: Callable[[bytes], bytes]) -> None:
+    """Let `change` rewrite what comes from an agent."""
+    agent = host.agents[index]
+    assert isinstance(agent, AgentProcess)
+    agent.link = _Link(agent.link, change)  # type: ignore[assignment]
 
 
 def _heeded(context: Context) -> bool:

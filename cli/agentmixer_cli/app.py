@@ -14,6 +14,7 @@ from agentmixer import __version__
 from agentmixer.config import checked
 from agentmixer.errors import AgentMixerError
 from agentmixer_cli import (
+    agent,
     analyze,
     audit,
     compare,
@@ -54,6 +55,7 @@ app.command("verify")(verify.verify)
 app.command("show")(show.show)
 app.command("probe")(probe.probe)
 app.command("audit")(audit.audit)
+app.command("agent")(agent.agent)
 app.command("parity")(parity.parity)
 app.command("keygen")(keygen.keygen)
 app.command("pin")(pin.pin)

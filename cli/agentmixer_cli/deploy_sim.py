@@ -73,6 +73,12 @@ def deploy_sim(
             help="Write what each deployed agent was sent and did to this folder, as AGENT.npz.", metavar="FOLDER"
         ),
     ] = None,
+    devices: Annotated[
+        Path | None,
+        typer.Option(
+            help="Which agents run on other machines, under agentmixer agent: a TOML file.", metavar="DEVICES.toml"
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Rehearse the deployment: every agent in its own process, against the same episodes in process; a verdict.
@@ -82,7 +88,8 @@ def deploy_sim(
     """
     from agentmixer.errors import AgentMixerError
     from agentmixer.files import beside
-    from agentmixer.host.agent_process import AgentLost
+    from agentmixer.host.agent_link import AgentLost
+    from agentmixer.host.devices import read_devices
     from agentmixer.host.faulty_link import parse_faults
     from agentmixer.train.run import standing
     from agentmixer.validate import deploy_sim as rehearsal
@@ -104,6 +111,10 @@ def deploy_sim(
         )
     if log and many:
         raise AgentMixerError("--log keeps one rehearsal, and a matrix plays many; leave one of them out")
+    if devices and many:
+        raise AgentMixerError(
+            "a matrix plays on this machine alone; leave out --devices, or give single --fault options"
+        )
     wired = [text for text in fault or [] if text.partition("=")[0] in EXAMPLES]
     faults = parse_faults([text for text in fault or [] if text not in wired], opened.team.task.agents, tuple(EXAMPLES))
     wirings = [parse_wiring(text, {name: files.manifest for name, files in opened.agents.items()}) for text in wired]
@@ -111,10 +122,17 @@ def deploy_sim(
         raise AgentMixerError(
             "faults of an observation and faults of the link are rehearsed apart; leave out one kind of --fault"
         )
-    if (wired or wiring_matrix) and (deadline_ms is not None or require_isolation):
+    if (wired or wiring_matrix) and (deadline_ms is not None or require_isolation or devices):
         raise AgentMixerError(
-            "faults of an observation are played without processes; leave out --deadline-ms and --require-isolation"
+            "faults of an observation are played without processes; leave out --deadline-ms, --require-isolation and --devices"
         )
+    where = read_devices(devices, opened.team.task.agents) if devices else None
+    for incident in faults.incidents:
+        name = opened.team.task.agents[incident.agent]
+        if where and name in where.addresses:
+            raise AgentMixerError(
+                f"--fault {incident.kind}={name} stops a process of this machine, and {name} runs on a device; stop it there"
+            )
     if not as_json:
         console.place("bundle", path)
         console.sentence(f"the team stands {standing(source, opened.team.source.step)}")
@@ -135,7 +153,7 @@ def deploy_sim(
             return
         if fault or fault_matrix:
             chosen = None if fault_matrix else faults
-            with_faults(keep, chosen, deadline_ms, require_isolation, *arguments)
+            with_faults(keep, chosen, deadline_ms, require_isolation, where, *arguments)
             return
         with console.doing() as doing:
             result = rehearsal.deploy_sim(
@@ -146,6 +164,7 @@ def deploy_sim(
                 margin=margin,
                 recorders=recorders,
                 loggers=logs.loggers,
+                devices=where,
             )
     except AgentLost as error:
         keep(rehearsal.lost_report(opened, error), lambda: None)
@@ -215,8 +234,14 @@ def _sentences(result: DeploySimReport) -> list[str]:
         f"(the first: episode {found[0]}); they count as lost"
         for arm, found in result.unended.items()
     ]
+    told = [
+        f"{name} on {agent.device.address}: {_health(agent.device.health)}"
+        for name, agent in result.agents.items()
+        if agent.device
+    ]
     return [
         *cut,
+        *told,
         f"joint minus deployed, same episodes: {measure} {interval(gap, '+.3f')}; {modes}",
         f"isolation: {'full' if not lacks else 'without ' + ', '.join(lacks)}",
         f"lock-step round trip of {len(result.agents)} agents: p50 {_number(step['p50'])}, p99 {_number(step['p99'])}, p99.9 {_number(step['p99.9'])}, "
@@ -230,3 +255,11 @@ def _share(found: dict[str, float]) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.0f}"
+
+
+def _health(counts: dict[str, float | None] | None) -> str:
+    """What a device counted, in words."""
+    if counts is None:
+        return "it did not say how it is"
+    words = [f"{counts[name]:,} {name}" for name in ("steps", "late", "fallbacks", "refused", "restarts")]
+    return ", ".join([*words, *([f"{counts['temperature_c']:.0f} °C"] if counts["temperature_c"] else [])])

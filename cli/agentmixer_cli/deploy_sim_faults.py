@@ -14,6 +14,7 @@ from agentmixer_cli.terminal import interval, leave
 
 if TYPE_CHECKING:
     from agentmixer.contract.results import Report
+    from agentmixer.host.devices import Devices
     from agentmixer.host.faulty_link import Faults
     from agentmixer.runtime.bundle import Bundle
     from agentmixer.train.run import Run
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def with_faults(
-    keep: Keeper, faults: Faults | None, deadline_ms: float | None, require_isolation: bool,
+    keep: Keeper, faults: Faults | None, deadline_ms: float | None, require_isolation: bool, devices: Devices | None,
     bundle: Bundle, episodes: int, seed: int, run: Run,
 ) -> None:  # fmt: skip
     """Rehearse under these faults, or under the matrix of them."""
@@ -39,7 +40,7 @@ def with_faults(
             reports = matrix.reports
         else:
             alone = rehearsal.rehearse(
-                bundle, faults, episodes, seed, run, deadline_s, require_isolation, doing, keep.logs.loggers
+                bundle, faults, episodes, seed, run, deadline_s, require_isolation, doing, keep.logs.loggers, devices
             )
             result, reports = alone, (alone,)
 

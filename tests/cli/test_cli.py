@@ -16,7 +16,7 @@ from commands import ON_A_DEVICE, agentmixer
 from pages import read
 
 from agentmixer.export.exporter import Exported
-from agentmixer.host.agent_process import AgentLost
+from agentmixer.host.agent_link import AgentLost
 from agentmixer.host.lock_step import Host
 from agentmixer.train.run import Run
 

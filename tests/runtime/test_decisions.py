@@ -19,7 +19,8 @@ from strange import rewritten
 from agentmixer.contract.spec import Box, Discrete
 from agentmixer.errors import AgentMixerError
 from agentmixer.host import agent_process as processes
-from agentmixer.host.agent_process import AgentLost, AgentProcess
+from agentmixer.host.agent_link import AgentLost
+from agentmixer.host.agent_process import AgentProcess
 from agentmixer.host.lock_step import Host
 from agentmixer.runtime import Agent
 from agentmixer.runtime.agent import InvalidDecision

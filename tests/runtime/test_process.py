@@ -20,7 +20,7 @@ from made_bundle import made_bundle
 import agentmixer
 from agentmixer.errors import AgentMixerError
 from agentmixer.export.exporter import Exported
-from agentmixer.host.agent_process import AgentLost
+from agentmixer.host.agent_link import AgentLost
 from agentmixer.host.lock_step import Host
 from agentmixer.runtime import Agent
 from agentmixer.runtime.bundle import Bundle, read_bundle
