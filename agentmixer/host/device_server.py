@@ -18,10 +18,11 @@ import msgspec
 from agentmixer.errors import AgentMixerError
 from agentmixer.host.agent_link import START_TIMEOUT_S, HungUp
 from agentmixer.host.agent_process import AgentProcess
+from agentmixer.host.events import Events
 from agentmixer.runtime import tls
 from agentmixer.runtime.bundle import read_agent
 from agentmixer.runtime.frames import NOWHERE, Kind, deadline_of, key_of, kind_of, pack
-from agentmixer.runtime.health import Events, Health, temperature_c
+from agentmixer.runtime.health import Health, temperature_c
 from agentmixer.runtime.tls import Address, Closed, Stream, resolved, tuned
 
 #: Seconds that a caller has for its handshake, and how many may be at it at once.

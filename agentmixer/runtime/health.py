@@ -1,16 +1,11 @@
-"""What a device tells of itself: counts for its host, the same as Prometheus text, and one line an event."""
+"""What a device tells of itself: counts for its host, and the same as Prometheus text."""
 
 from __future__ import annotations
 
-import contextlib
-import datetime
 import http.server
-import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TextIO
 
 import msgspec
 
@@ -28,6 +23,11 @@ class Health(msgspec.Struct, kw_only=True):
     refused: int = 0
     #: How often the agent's process ended by itself and was started anew.
     restarts: int = 0
+    #: Of a control loop (`runtime.control`): ticks without an observation, ticks in which the device raised an error, and ticks
+    #: that were left out.
+    silent: int = 0
+    failed: int = 0
+    skipped: int = 0
     resident_mb: float = 0.0
     peak_mb: float = 0.0
     temperature_c: float | None = None
@@ -40,6 +40,9 @@ _HELP = {
     "fallbacks": "Steps in which the fallback action was taken.",
     "refused": "Frames or observations that the agent refused.",
     "restarts": "Times the agent's process ended by itself and was started anew.",
+    "silent": "Ticks without an observation.",
+    "failed": "Ticks in which the device raised an error.",
+    "skipped": "Ticks that were left out.",
     "resident_mb": "Resident memory of the agent's process, in 2^20 bytes.",
     "peak_mb": "Peak resident memory of the agent's process, in 2^20 bytes.",
     "temperature_c": "The hottest temperature that the system tells, in degrees Celsius.",
@@ -97,25 +100,3 @@ def serve_metrics(address: Address, agent: str, health: Callable[[], Health]) ->
         ) from error
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
-
-
-class Events:
-    """One line an event: wall-clock time, seconds of the monotonic clock, what happened, and details as name=value."""
-
-    def __init__(self, file: TextIO | None = None):
-        self._file = file or sys.stderr
-
-    def __call__(self, event: str, **details: object) -> None:
-        """Write a line. Never raises: a full disk must not stop an agent."""
-        wall = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        words = [f"{name}={_word(str(value))}" for name, value in details.items()]
-        with contextlib.suppress(OSError, ValueError):
-            print(wall, f"{time.monotonic():.6f}", event, *words, file=self._file, flush=True)
-
-
-def _word(text: str) -> str:
-    return (
-        text
-        if text and all(letter.isprintable() and letter not in ' "=' for letter in text)
-        else msgspec.json.encode(text).decode()
-    )

@@ -57,8 +57,8 @@ def keygen(
 
 
 def _certificates(path: Path, bundle: Path | None, days: int, as_json: bool) -> None:
+    from agentmixer.host.tls_keys import AUTHORITY, make
     from agentmixer.runtime.bundle import newest, read_bundle
-    from agentmixer.runtime.tls_keys import AUTHORITY, make
 
     made = make(path, read_bundle(bundle or newest()).team.task.agents, days)
     if as_json:

@@ -90,7 +90,13 @@ STORY: tuple[dict[str, How], ...] = (
         "agentmixer keygen release.key && agentmixer export --sign release.key --replace && "
         "agentmixer verify --trusted release.key.pub": AS_IT_IS,
         "agentmixer deploy-sim --trusted release.key.pub": TIMED,
-        "python examples/control_loop.py bundles/<bundle>/agents/agent_0 --steps 1000": How("--steps 5"),
+        "agentmixer agent bundles/<bundle>/agents/agent_0 --control control_loop:device --steps 1000": no(
+            "it is typed where the example lies"
+        ),
+        "agentmixer agent bundles/<bundle>/agents/agent_0 --control golden --rate-hz 50 --steps 1000": How("--steps 5"),
+        "agentmixer keygen keys --tls": AS_IT_IS,
+        "agentmixer agent agent_0 --listen 0.0.0.0:7447 --tls keys/agent_0": no("it is typed on a device, and waits"),
+        "agentmixer deploy-sim --devices devices.toml": no("it needs devices"),
         "> cp -r bundles/<bundle>/agents/agent_0 .": AS_IT_IS,
         "agentmixer verify agent_0": AS_IT_IS,
         "agentmixer verify agent_0 --trusted release.key.pub": AS_IT_IS,

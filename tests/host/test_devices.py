@@ -23,14 +23,15 @@ import pytest
 from counting_bundle import FALLBACK, counting_bundle, seen
 
 from agentmixer.errors import AgentMixerError
-from agentmixer.host import device_link, device_server
+from agentmixer.host import device_link, device_server, tls_keys
 from agentmixer.host.device_server import DeviceServer
 from agentmixer.host.devices import Devices, read_devices
+from agentmixer.host.events import Events
 from agentmixer.host.lock_step import Host
-from agentmixer.runtime import health, tls, tls_keys
+from agentmixer.runtime import health, tls
 from agentmixer.runtime.bundle import Bundle
 from agentmixer.runtime.frames import Kind, action_of, pack, reason_of, unpack
-from agentmixer.runtime.health import Events, Health
+from agentmixer.runtime.health import Health
 from agentmixer.runtime.tls import Address, Closed, Stream, Untrusted, parse_address, tuned
 
 TEAM = ("a", "b", "c")

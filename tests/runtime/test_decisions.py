@@ -212,12 +212,10 @@ def test_who_comes_back_as_something_else_does_not_hold_up_a_step(
 ) -> None:
     """An agent is killed, and what is started in its place is no agent: the others' steps go on, it falls back, and after
     some starts in vain it is left alone."""
-    from agentmixer.host import lock_step as hosts
-
     with Host(team, 0.2, restart=True) as host:
         host.step(0, 0, seen(0, 0), None)
         monkeypatch.setattr(processes, "PROCESS", script(tmp_path, code))
-        monkeypatch.setattr(hosts, "START_TIMEOUT_S", 0.5)
+        monkeypatch.setattr(processes, "START_TIMEOUT_S", 0.5)
         host.agents[1].process.kill()
         step = 0
         while "gone" not in [event.what for event in host.events]:

@@ -61,7 +61,7 @@ def test_a_changed_byte_anywhere_is_refused(position: int, flip: int) -> None:
 
 def test_the_header_is_little_endian_and_fixed() -> None:
     fields = (
-        "414d5852" "0300" "0500" "01000000" "02000000" "00000000" "0000000000000000" "00000000" "00000000" "00000000"
+        "414d5852" "0400" "0500" "01000000" "02000000" "00000000" "0000000000000000" "00000000" "00000000" "00000000"
     ) + b"12345678".hex()  # fmt: skip
     # CRC-32 bit by bit, as IEEE 802.3 has it: reflected, polynomial 0xEDB88320.
     crc = 2**32 - 1
