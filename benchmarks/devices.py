@@ -150,7 +150,9 @@ def devices(bundle: Bundle, keys: Path, steps: int) -> np.ndarray:
     masked = next(iter(bundle.agents.values())).manifest.mask_rule == "forbid"
     rows = [(bundle.folder(name), keys / name) for name in bundle.agents]
     with processes(device, rows) as ports:
-        places = {name: (Address("127.0.0.1", ports[bundle.folder(name).name]),) for name in bundle.agents}
+        places: dict[str, tuple[Address, ...]] = {
+            name: (Address("127.0.0.1", ports[bundle.folder(name).name]),) for name in bundle.agents
+        }
         with Host(bundle, 1.0, devices=Devices(places, tls.context(keys / "host", server=False))) as host:
 
             def step(number: int) -> None:

@@ -20,10 +20,10 @@ from rich.table import Table
 from agentmixer.contract.manifest import encode, sha256
 from agentmixer.export.episodes import profiles
 from agentmixer.runtime import profile
-from agentmixer.runtime.audit import explain, noticed
 from agentmixer.runtime.bundle import AgentFiles, read_bundle
 from agentmixer.runtime.log import Log
 from agentmixer.runtime.status import Watch
+from agentmixer.runtime.wiring_search import Search
 from agentmixer.train import checkpoint
 from agentmixer.validate.source_run import source_run
 from agentmixer.validate.wiring import Wiring
@@ -90,7 +90,7 @@ def main() -> None:
     rng, console = np.random.default_rng(0), Console()
 
     def judged(log: Log) -> tuple[bool, float]:
-        return bool(explain(manifest, figures, log, 1)), flagged(files, figures, log)
+        return bool(Search(manifest, figures, log).explain(1)), flagged(files, figures, log)
 
     clean = [judged(log) for log in track(kept[: asked.clean], "clean logs", console=Console(stderr=True))]
     names = manifest.tensor("obs").elements
@@ -109,7 +109,7 @@ def main() -> None:
             wrong = log if wiring is None else log._replace(obs=wiring.apply_all(log.obs, log.fresh))
             if np.array_equal(wrong.obs, log.obs):
                 continue
-            found = explain(manifest, figures, wrong, 1)
+            found = Search(manifest, figures, wrong).explain(1)
             named = bool(found) and names[element] in found[0].elements
             row += (1, bool(found), named, named and found[0].kind == kind, flagged(files, figures, wrong))
         total += row
@@ -120,7 +120,7 @@ def main() -> None:
     console.print(table)
     console.print(
         f"a log in order would show a fault of the kind, of {len(varying)} elements:",
-        noticed(manifest, figures, kept[0]),
+        Search(manifest, figures, kept[0]).noticed(),
     )
 
 

@@ -20,16 +20,17 @@ from agentmixer.report.pieces import charts, command, cut, facts, paragraph, sub
 from agentmixer.report.proofs import Found
 from agentmixer.report.replay_section import recorded
 from agentmixer.report.training_section import learning_curves, metrics
+from agentmixer.report.wiring_section import wiring
 from agentmixer.runtime.bundle import Bundle
 from agentmixer.runtime.certificate import check_locality
 from agentmixer.runtime.datasheet import data_sheet
 from agentmixer.runtime.guard import check_model
-from agentmixer.runtime.probe import probe
+from agentmixer.runtime.probe import Probe, probe
 from agentmixer.runtime.verify import verify
 from agentmixer.train.run_files import read_config
 
-#: On how many recorded observations an agent is probed for the page, and how many elements are drawn.
-PROBED, MOST_HEEDED = 32, 12
+#: How many agents are probed for the page, on how many recorded observations, and how many elements are drawn.
+MOST_PROBED, PROBED, MOST_HEEDED = 8, 32, 12
 #: Headlines where one check of a proof failed, by the proof's name and the check's.
 WRONG = {
     "deploy-sim": {
@@ -59,14 +60,15 @@ def page(
         headline=headline,
         tone=tone,
         lead=tuple(_lead(known, rehearsal)),
-        sections=sections(bundle, known, rehearsal, trusted, run),
+        sections=sections(bundle, known, rehearsal, trusted, run, instead or {}),
         notes=(f"Bundle {bundle.path.name}. Make this page again: {command('report', bundle.path)}",),
     )
 
 
 def sections(
-    bundle: Bundle, known: tuple[Found, ...], rehearsal: Rehearsal | None, trusted: Path | None, run: Path | None
-) -> tuple[Section, ...]:
+    bundle: Bundle, known: tuple[Found, ...], rehearsal: Rehearsal | None, trusted: Path | None, run: Path | None,
+    instead: Mapping[str, Path],
+) -> tuple[Section, ...]:  # fmt: skip
     """Everything under the headline, in order."""
     found: list[Section | None] = []
     if rehearsal:
@@ -78,6 +80,7 @@ def sections(
         found.append(rehearsal_sections.timing(rehearsal))
     if (faults := known[-1].kept) and faults.report:
         found.append(rehearsal_sections.faults(faults))
+    found.append(wiring(bundle, instead))
     found.append(_training(bundle, run))
     found.append(_graph(bundle))
     found.append(_heeds(bundle))
@@ -174,39 +177,38 @@ def _graph(bundle: Bundle) -> Section:
 
 
 def _heeds(bundle: Bundle) -> Section | None:
-    """What the first agent heeds; None if that cannot be tried, which `verify` then says."""
-    name, files = next(iter(bundle.agents.items()))
+    """What each agent heeds; None if that cannot be tried, which `verify` then says."""
     try:
-        found = probe(files, most=PROBED)
+        found = [probe(files, most=PROBED) for files in list(bundle.agents.values())[:MOST_PROBED]]
     except AgentMixerError:
         return None
+    first, left = found[0], len(bundle.agents) - len(found)
+    told = f"Each element was moved by itself on {first.decisions:,} recorded observations. "
+    told += f"The other {left:,} agents were not tried here. " if left else ""
+    told += f"Make the table of any agent: {command('probe', bundle.folder(first.agent))}"
+    drawn = Markup("").join(_heeded(i, one) for i, one in enumerate(found))
+    return Section("heeds", "What each agent heeds", paragraph(told) + drawn)
+
+
+def _heeded(number: int, found: Probe) -> Markup:
+    """What one agent heeds, the most heeded first."""
     heeded = [heed for heed in found.elements if heed.heeded]
-    told = f"{len(heeded):,} of {len(found.elements):,} elements of its observation move what {name} computes."
-    body = [
-        paragraph(
-            f"{told} Each was moved by itself on {found.decisions:,} recorded observations. Make the table of any agent: "
-            f"{command('probe', bundle.folder(name))}"
-        )
-    ]
+    told = f"{len(heeded):,} of {len(found.elements):,} elements of its observation move what {found.agent} computes."
     if not heeded:
-        return Section("heeds", "What one agent heeds", Markup("").join(body))
-    first = heeded[:MOST_HEEDED]
-    changes = [Row(heed.name, heed.changed, None, None, f"{heed.changed:.0%}") for heed in first]
+        return paragraph(told)
+    changes = [Row(heed.name, heed.changed, None, None, f"{heed.changed:.0%}") for heed in heeded[:MOST_HEEDED]]
     by_slope = sorted(heeded, key=lambda heed: -heed.slope)[:MOST_HEEDED]
     slopes = [Row(heed.name, heed.slope, None, None, short(heed.slope)) for heed in by_slope]
-    body.append(
-        charts(
-            bar_chart(
-                "heeds-changed", "Actions that change", "; ".join(f"{row.name} {row.told}" for row in changes),
-                linear([0, 1], "share of decisions, element from its 5 % to its 95 % quantile", (0.0, 1.0)), changes,
-            ),
-            bar_chart(
-                "heeds-slope", "How far the output moves", "; ".join(f"{row.name} {row.told}" for row in slopes),
-                linear([0, *(row.value for row in slopes)], "largest change of a logit or mean, element by its range"), slopes,
-            ),
-        )
+    return paragraph(told) + charts(
+        bar_chart(
+            f"heeds-changed-{number}", f"{found.agent}: actions that change", "; ".join(f"{row.name} {row.told}" for row in changes),
+            linear([0, 1], "share of decisions, element from its 5 % to its 95 % quantile", (0.0, 1.0)), changes,
+        ),
+        bar_chart(
+            f"heeds-slope-{number}", f"{found.agent}: how far the output moves", "; ".join(f"{row.name} {row.told}" for row in slopes),
+            linear([0, *(row.value for row in slopes)], "largest change of a logit or mean, element by its range"), slopes,
+        ),
     )  # fmt: skip
-    return Section("heeds", "What one agent heeds", Markup("").join(body))
 
 
 def _sheet(bundle: Bundle, trusted: Path | None) -> Section:

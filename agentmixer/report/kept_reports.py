@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -174,6 +174,58 @@ class FaultMatrix(msgspec.Struct, frozen=True):
     """See `validate.faults.FaultMatrixReport`."""
 
     reports: tuple[FaultFigures, ...]
+
+
+class WiringFlags(msgspec.Struct, frozen=True):
+    """See `validate.wiring_rehearsal.Flags`. episodes: of each the first step that is flagged."""
+
+    episodes: tuple[Count | None, ...]
+    calm: Count
+
+    @property
+    def flagged(self) -> int:
+        """How many episodes are flagged."""
+        return sum(step is not None for step in self.episodes)
+
+
+class WiringFigures(msgspec.Struct, frozen=True):
+    """One rehearsal with observations that are put together wrongly (`validate.wiring_rehearsal.WiringReport`)."""
+
+    seed: int
+    faults: tuple[str, ...]
+    episodes: Count
+    figures: dict[str, Figure]
+    calm: dict[str, Figure]
+    difference: dict[str, Figure]
+    fallen: Count | None
+    flags: tuple[WiringFlags, ...]
+    named: Literal["fault", "element", "no"]
+
+    def __post_init__(self) -> None:
+        if "return" not in self.measured:
+            raise ValueError("it has no return")
+
+    @property
+    def measured(self) -> set[str]:
+        """What was measured, with and without the fault."""
+        return self.figures.keys() & self.calm.keys() & self.difference.keys()
+
+    @property
+    def step(self) -> int | None:
+        """See `WiringReport.step`."""
+        steps = sorted(step for flags in self.flags for step in flags.episodes if step is not None)
+        return steps[(len(steps) - 1) // 2] if steps else None
+
+    @property
+    def in_time(self) -> bool | None:
+        """See `WiringReport.in_time`."""
+        return None if self.fallen is None else self.step is not None and self.step <= self.fallen
+
+
+class WiringMatrix(msgspec.Struct, frozen=True):
+    """See `validate.wiring_rehearsal.WiringMatrixReport`."""
+
+    reports: tuple[WiringFigures, ...]
 
 
 class LocalityFigures(msgspec.Struct, frozen=True):

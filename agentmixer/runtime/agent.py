@@ -21,7 +21,7 @@ from agentmixer.runtime.bundle import AgentFiles, read_agent
 from agentmixer.runtime.certificate import check_locality
 from agentmixer.runtime.guard import check_model
 from agentmixer.runtime.log import Logger, check_place
-from agentmixer.runtime.named import Observation, named_action
+from agentmixer.runtime.named import Observation, check_finite, named_action
 from agentmixer.runtime.status import Outside, Status, Watch
 
 
@@ -78,6 +78,7 @@ class Agent:
         state = self.manifest.state
         self._outputs = ["action", self.manifest.policy] + ([state.output] if state else [])
         self._obs_shape = self.manifest.tensor("obs").shape
+        self._period = self.manifest.control_period_s
         self._masked = self.manifest.mask_rule == "forbid"
         self._mask_shape = self.manifest.tensor("action_mask").shape if self._masked else ()
         self._zeros = np.zeros((1, self.manifest.memory), np.float32)
@@ -85,7 +86,7 @@ class Agent:
         self._space = space = self.manifest.action_space
         self._start, self._n = space.start if isinstance(space, Discrete) else None, space.n
         self._real_valued = isinstance(space, Box) and not space.whole
-        self._fallback, self._tie = as_array(self.manifest.fallback_action, space), np.float32(Tolerances().near_tie)
+        self._fallback, self._tie = as_array(self.manifest.fallback_action, space), Tolerances().near_tie
         if isinstance(space, Box):  # compared in float32, which the graph clamps in
             self._low, self._high = np.asarray(space.low, np.float32), np.asarray(space.high, np.float32)
         self._lock = threading.Lock() if state else contextlib.nullcontext()
@@ -170,34 +171,29 @@ class Agent:
 
         Raises AgentMixerError as `act` does, and if `when_unusual` is "refuse" and an episode's first observation is outside what
         first observations were; not InvalidDecision."""
-        begin = time.monotonic_ns()
-        seen = self._checked(obs, "obs", self._obs_shape, _FLOAT32) if type(obs) is not Observation else obs.array
-        given = seen
-        first = fallback = False
-        outside: tuple[Outside, ...] = ()
-        stale: tuple[str, ...] = ()
-        if _finite(given):  # what is not finite, `act` refuses with its name
-            first, outside, stale = self._watch.look(given)
-        unusual = self.manifest.when_unusual
+        begin = time.monotonic()
+        given = seen = obs.array if isinstance(obs, Observation) else obs
+        self._check(seen, action_mask)
+        first, outside, stale = self._watch.look(seen)
+        fallback = False
         if outside or stale:
-            fallback = unusual == "fall back"
+            unusual = self.manifest.when_unusual
             if first and unusual == "refuse":
                 self._watch.reset()
                 raise self._out_of_depth(outside)
-            if fallback and self._masked:
-                self._checked(action_mask, "action_mask", self._mask_shape, _BOOL)
+            fallback = unusual == "fall back"
             if outside and unusual == "clamp":
-                given = self._watch.clamped(given, first)
+                given = self._watch.clamped(seen, first)
         try:
-            action = self._fallback.copy() if fallback else self._act(given, action_mask)
+            action = self._fallback.copy() if fallback else self._decide(given, action_mask)
         except InvalidDecision:
             action, fallback = self._fallback.copy(), True
         if self._logger is not None:
             self._logger.add(seen, action_mask, action)
         if type(obs) is Observation and not obs.keep:
             obs.clear()
-        seconds = (time.monotonic_ns() - begin) / 1e9
-        late = seconds > self.manifest.control_period_s
+        seconds = time.monotonic() - begin
+        late = seconds > self._period
         tie = not fallback and self._is_near_tie(action)
         return action, Status(late, outside, first, stale, tie, fallback, seconds)
 
@@ -224,27 +220,32 @@ class Agent:
 
     def _act(self, obs: np.ndarray, action_mask: np.ndarray | None) -> np.ndarray:
         """Decide, see `act`."""
-        if type(obs) is not np.ndarray or obs.shape != self._obs_shape or obs.dtype is not _FLOAT32:
-            obs = self._checked(obs, "obs", self._obs_shape, _FLOAT32)
+        self._check(obs, action_mask)
         if not _finite(obs):
-            where = int(np.flatnonzero(~np.isfinite(obs))[0])
-            name = self.manifest.tensor("obs").elements[where]
-            raise AgentMixerError(
-                f"agent {self.manifest.agent}: obs[{where}] ({name}) is {obs[where]}; send finite numbers only (an "
-                "observation put together by name is nan where nobody has set it)"
-            )
-        feed, mask = {"obs": obs[None]}, action_mask
+            check_finite(self.manifest, obs)
+        return self._decide(obs, action_mask)
+
+    def _check(self, obs: np.ndarray, action_mask: np.ndarray | None) -> None:
+        """Raises AgentMixerError for an observation of another shape or type, and for a mask that is none."""
+        if type(obs) is not np.ndarray or obs.shape != self._obs_shape or obs.dtype is not _FLOAT32:
+            self._check_array(obs, "obs", self._obs_shape, _FLOAT32)
+        mask = action_mask
         if self._masked:
             if type(mask) is not np.ndarray or mask.shape != self._mask_shape or mask.dtype is not _BOOL:
-                mask = self._checked(mask, "action_mask", self._mask_shape, _BOOL)
-            if mask.tobytes().strip(b"\0\1"):  # the graph would compute with another number
+                self._check_array(mask, "action_mask", self._mask_shape, _BOOL)
+            if mask.tobytes().strip(b"\0\1"):  # type: ignore[union-attr]  # the graph would compute with another number
                 raise AgentMixerError(
                     f"agent {self.manifest.agent}: action_mask has bytes other than 0 and 1, which are no bool; make it with "
                     "array != 0"
                 )
-            feed["action_mask"] = mask[None]
         elif mask is not None:
             raise AgentMixerError(f"agent {self.manifest.agent}: this task has no action mask; call act(obs)")
+
+    def _decide(self, obs: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+        """Decide on a finite observation and a mask that are checked."""
+        feed = {"obs": obs[None]}
+        if mask is not None:
+            feed["action_mask"] = mask[None]
         if self._state_input is None:
             return self._decided(feed, mask)
         with self._lock:
@@ -267,8 +268,9 @@ class Agent:
         """Whether another whole number was as good as the last decision's, to within the tolerance."""
         if self._start is None or self.policy is None:
             return False
-        policy = self.policy
-        return bool((policy >= policy[int(action) - self._start] - self._tie).tobytes().count(1) > 1)
+        others = self.policy.tolist()  # faster than arrays, which have few elements here
+        chosen = others.pop(int(action) - self._start)
+        return bool(others) and max(others) >= chosen - self._tie
 
     def _out_of_depth(self, outside: tuple[Outside, ...]) -> AgentMixerError:
         worst = outside[0]
@@ -315,10 +317,10 @@ class Agent:
             f"agent {self.manifest.agent}: its decision is {what}; do the fallback action, and verify the agent"
         )
 
-    def _checked(self, array: object, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """The array, if it is one of that shape and type. Raises AgentMixerError if not."""
+    def _check_array(self, array: object, name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        """Raises AgentMixerError if the array is not one of that shape and type."""
         if type(array) is np.ndarray and array.shape == shape and array.dtype == dtype:
-            return array
+            return
         kind = "" if type(array) is np.ndarray else f"{type(array).__name__} "
         got = f"{kind}{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else kind.strip()
         raise AgentMixerError(

@@ -113,6 +113,17 @@ class Observation:
         )
 
 
+def check_finite(manifest: AgentManifest, obs: np.ndarray) -> None:
+    """Raises AgentMixerError that names the first element that is not finite, if one is not. obs [D]."""
+    wrong = np.flatnonzero(~np.isfinite(obs))
+    if len(wrong):
+        where = int(wrong[0])
+        raise AgentMixerError(
+            f"agent {manifest.agent}: obs[{where}] ({manifest.tensor('obs').elements[where]}) is {obs[where]}; send finite "
+            "numbers only (an observation put together by name is nan where nobody has set it)"
+        )
+
+
 def _told(value: object) -> str:
     """A value that was not what it should be, in few words."""
     if isinstance(value, np.ndarray | list | tuple):

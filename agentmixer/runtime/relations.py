@@ -4,7 +4,7 @@ Every element has three models of how likely its values are, measured on the dep
 the same decision; and from the decision **before**, its action included, and the others now. An element of at most `ATOMS` values has a
 table of probabilities, and a tree of tests on other elements that chooses a row of the table. Any other element has quantiles,
 of itself or of what is left when a sum of at most `TERMS` other elements predicts it. So each gives a likelihood, and likelihoods of
-different explanations of the same log can be compared: `runtime.audit` does.
+different explanations of the same log can be compared: `runtime.wiring_search` does.
 
 T is the number of decisions, K the number of elements that have figures (`Profile.elements`), F the number of `action_features`.
 A test or a term has the number of what it looks at: k is element k of this decision, K + k element k of the decision before,
@@ -194,12 +194,11 @@ class _Moments:
         of_all = np.abs(self.exact[:, j, None] - kept).argmin(1)
         found.shares[j, :count] = _logarithms(np.bincount(of_all, minlength=count) / len(of_all))
         value = of_all[self.at]
-        # Decisions in a row that leave the value as it is are worth one.
-        runs = (
-            1
-            + int(((np.diff(of_all) != 0)[self.at - 1]).sum())
-            + int((np.diff(self.at) > 1).sum() * (len(self.at) / len(of_all)))
-        )
+        # Decisions in a row that leave the value as it is are worth one. Such a run ends where the value changes, or where it is cut off: of
+        # decisions that were drawn, in proportion to how many were.
+        changes = (np.diff(of_all) != 0)[self.at - 1].sum()
+        cuts = (np.diff(self.at) > 1).sum() * len(self.at) / len(of_all)
+        runs = 1 + int(changes) + int(cuts)
         alike = max(1.0, len(value) / runs)
         strength = np.maximum(np.abs(self.products[:, j]), np.abs(self.with_change[:, j])) / self.size_of
         for model, usable in enumerate((self.same_time, self.usable)):

@@ -20,12 +20,13 @@ from agentmixer.errors import AgentMixerError
 from agentmixer.runtime import profile
 from agentmixer.runtime.actions import as_array
 from agentmixer.runtime.agent import Agent
-from agentmixer.runtime.audit import LEAST_STEPS, Finding, explain
+from agentmixer.runtime.audit import LEAST_STEPS
 from agentmixer.runtime.bundle import AgentFiles, Bundle
 from agentmixer.runtime.log import Log, Logger
 from agentmixer.runtime.named import Observation
 from agentmixer.runtime.probe import probe
 from agentmixer.runtime.status import Status
+from agentmixer.runtime.wiring_search import Finding, Search
 from agentmixer.tasks import Task
 from agentmixer.tasks.base import TaskStep
 from agentmixer.train.run import Run
@@ -313,7 +314,8 @@ def _audited(files: AgentFiles, log: Log) -> tuple[Finding, ...]:
     newest = log._replace(obs=log.obs[new], mask=log.mask[new], fresh=log.fresh[new], actions=log.actions[new])
     if len(newest.obs) < LEAST_STEPS:
         return ()
-    return tuple(explain(files.manifest, profile.parse(files.profile, files.manifest), newest, EXPLAINED))
+    figures = profile.parse(files.profile, files.manifest)
+    return tuple(Search(files.manifest, figures, newest).explain(EXPLAINED))
 
 
 def _named(wiring: Wiring, manifest: AgentManifest, found: Sequence[Finding]) -> str:

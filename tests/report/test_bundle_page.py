@@ -16,6 +16,7 @@ import pytest
 from commands import agentmixer
 from conftest import tiny_spec
 from made_bundle import linear_bundle, made_bundle
+from markupsafe import escape
 from pages import Reader, read
 
 from agentmixer.contract.results import Check, Report
@@ -37,6 +38,7 @@ from agentmixer.validate.isolation import attack_check
 from agentmixer.validate.locality import LocalityReport
 from agentmixer.validate.mutation_check import mutation_check
 from agentmixer.validate.mutations import MutationsReport
+from agentmixer.validate.wiring_rehearsal import Flags, WiringMatrixReport, WiringReport
 
 BAD = "<script>alert(1)</script>\"'&"
 SAME = {"p50": 10.0, "p99": 20.0, "p99.9": 30.0, "max": 400.0}
@@ -327,10 +329,59 @@ def test_what_an_agent_heeds_is_drawn_the_most_heeded_first(tmp_path: Path) -> N
     weights, seen = np.float32([[4, 0], [0, 1], [0, 0]]), np.float32([[0, 1, 0], [1, 0, 1]] * 100)
     made = bundle_page.page(read_bundle(linear_bundle(tmp_path / "bundle", weights, seen)))
     body = next(section.body for section in made.sections if section.name == "heeds")
-    assert "2 of 3 elements of its observation move what a computes." in body and "on 32 recorded observations" in body
-    slopes = body[body.index("How far the output moves") :]
+    assert (
+        "on 32 recorded observations" in body
+        and body.count("2 of 3 elements of its observation move what a computes.") == 1
+    )
+    slopes = body[body.index("a: how far the output moves") :]
     assert re.findall(r'class="(?:name|value)"[^>]*>([^<]*)<', slopes) == ["x0", "4", "x1", "1"]
     assert ">x2<" not in body
+
+
+def test_every_agent_is_probed(tmp_path: Path) -> None:
+    path = made_bundle(tmp_path / "team", agents=tuple("abcdefghij"))
+    body = next(section.body for section in bundle_page.page(read_bundle(path)).sections if section.name == "heeds")
+    assert re.findall(r"of its observation move what (\w) computes", body) == list("abcdefgh")
+    assert body.count("<svg") == 16 and "The other 2 agents were not tried here." in body
+
+
+def wiring(told: str, value: float, named: str, fallen: int | None, *episodes: int | None) -> WiringReport:
+    """One rehearsal with a fault, whose return was 4 without it."""
+    figure = {"low": None, "high": None}
+    return WiringReport(
+        bundle="elsewhere", checks=(Check(name="fault", status="passed"),), task="none", scenario="none", seed=5, faults=(told,),
+        episodes=4, steps=40, figures={"return": {"value": value, **figure}}, calm={"return": {"value": 4.0, **figure}},
+        difference={"return": {"value": value - 4.0, "low": value - 4.5, "high": value - 3.5}}, fallen=fallen,
+        flags=(Flags("a", episodes, None, 1),), named=named,
+    )  # fmt: skip
+
+
+def test_faults_of_wiring_are_a_table_after_a_sentence(bundle: Path, tmp_path: Path) -> None:
+    """Flagged at steps 2, 6 and 9, so at 6 as a rule; the return has fallen at 7. The other fault costs nothing."""
+    one = wiring("flip=a:x0", 1.0, "fault", 7, 9, 2, None, 6), wiring(f"lag={BAD}", 4.0, "element", None, *[None] * 4)
+    matrix = WiringMatrixReport(
+        bundle="x", agent="a", elements=("x0",), reports=one, checks=(Check(name="flip", status="passed"),)
+    )
+    path = copied(bundle, tmp_path / "b c", wiring_matrix=matrix.to_json())
+    body = next(section.body for section in bundle_page.page(read_bundle(path)).sections if section.name == "wiring")
+    assert (
+        "The return falls by a tenth with 1 of 2 faults; with 1 of these the status flags the observation no later. An audit of "
+        "the agent&#39;s log names the element first with 2 of 2, and the kind too with 1." in body
+    )
+    assert "--wiring-matrix --episodes 4 --seed 5" in body and BAD not in body
+    cells = [re.findall(r"<t[dh][^>]*>([^<]*)</t[dh]>", row) for row in re.findall(r"<tr[^>]*>(.*?)</tr>", body, re.S)]
+    assert cells[1:] == [
+        ["none", "4.000", "", "25%", "", "", ""],
+        ["flip=a:x0", "1.000", "-3.000 [-3.500, -2.500]", "75%", "6", "yes", "element and kind"],
+        [f"lag={escape(BAD)}", "4.000", "+0.000 [-0.500, +0.500]", "0%", "-", "does not fall", "element"],
+    ]
+    alone = copied(bundle, tmp_path / "alone", wiring=one[0].to_json())
+    body = next(section.body for section in bundle_page.page(read_bundle(alone)).sections if section.name == "wiring")
+    assert "--fault flip=a:x0 --episodes 4 --seed 5" in body
+    for text, told in (("{", "is damaged"), (one[0].to_json().replace('"fault"', '"all"'), "has no figures")):
+        damaged = copied(bundle, tmp_path / told, wiring=text)
+        sections = bundle_page.page(read_bundle(damaged)).sections
+        assert told in next(section.body for section in sections if section.name == "wiring")
 
 
 def test_a_large_graph_is_one_block() -> None:

@@ -16,9 +16,10 @@ from agentmixer.errors import AgentMixerError
 from agentmixer.runtime import golden, profile, relations
 from agentmixer.runtime import log as logs
 from agentmixer.runtime.agent import Agent
-from agentmixer.runtime.audit import audit, told
+from agentmixer.runtime.audit import audit
 from agentmixer.runtime.bundle import AgentFiles, read_agent
 from agentmixer.runtime.log import Log
+from agentmixer.runtime.wiring_search import told
 from agentmixer.validate.wiring import Wiring
 
 NAMES = ("angle", "speed", "height", "target.x", "target.error", "gripper", "battery")

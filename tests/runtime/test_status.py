@@ -74,6 +74,25 @@ def test_an_element_that_stays_too_long_is_stale(tmp_path: Path) -> None:
     assert own.step(np.float32([1, 3, 0.5]), MASK)[1].stale == ()
 
 
+def test_staleness_in_long_episodes_is_what_counting_gives(tmp_path: Path) -> None:
+    """Elements that keep their value for as long as it comes, over episodes of hundreds of decisions."""
+    own, rng = agent(tmp_path / "b"), np.random.default_rng(0)
+    names = own.manifest.tensor("obs").elements
+    patience = {0: STALE_TIMES * 2 + STALE_MORE, 2: STALE_MORE}
+    told = 0
+    for _ in range(3):
+        own.reset()
+        obs, unchanged = np.float32([1, 3, 0.5]), np.full(3, -1)
+        for _ in range(300):
+            moves = rng.random(3) < (0.1, 0.5, 0.2)
+            obs = np.where(moves, rng.random(3), obs).astype(np.float32)
+            unchanged = np.where(moves & (unchanged >= 0), 0, unchanged + 1)
+            stale = own.step(obs, MASK)[1].stale
+            assert stale == tuple(names[i] for i, most in patience.items() if unchanged[i] > most)
+            told += len(stale)
+    assert 50 < told < 900
+
+
 def test_clamping_falling_back_and_refusing(tmp_path: Path) -> None:
     far, near = np.float32([500, 3, 0]), np.float32([11.01, 3, 0])
     clamps = agent(tmp_path / "clamp", "clamp")
@@ -108,6 +127,9 @@ def test_a_step_by_name_and_what_act_refuses(tmp_path: Path) -> None:
     with pytest.raises(AgentMixerError, match="is nan"):
         own.step(obs, MASK)
     assert obs[names[0]] == 0.5
+    for refused in (np.nan, np.inf, -np.inf):
+        with pytest.raises(AgentMixerError, match=r"obs\[1\] .* is -?(nan|inf)"):
+            own.step(np.float32([0.5, refused, 0]), MASK)
     with pytest.raises(AgentMixerError, match="obs must be a numpy array"):
         own.step([0.5, 3, 0], MASK)  # type: ignore[arg-type]
     _, status = own.step(np.float32([3e38, 3, 0]), MASK)  # the policy overflows: no decision, so the fallback action
