@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import browser
+import jax
 import msgspec
 import numpy as np
 import pytest
@@ -60,6 +61,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     places = {here / name: place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: places.get(item.path, len(LONG)))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """XLA compiles simulators quickly, and not for speed: most of their work in tests would be that. Tests that learn for
+    hours want them fast."""
+    if not any(item.get_closest_marker("learn") for item in session.items):
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for processes that tests start
+        jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, cast
 
 from agentmixer.errors import AgentMixerError, nearest
@@ -21,14 +23,25 @@ GROUP = "agentmixer.tasks"
 
 def names() -> list[str]:
     """Names of all installed tasks."""
-    return sorted(point.name for point in entry_points(group=GROUP))
+    return sorted(_points())
+
+
+def _points() -> dict[str, EntryPoint]:
+    """All installed tasks, by name."""
+    return _points_on(tuple(sys.path))
+
+
+@functools.cache
+def _points_on(path: tuple[str, ...]) -> dict[str, EntryPoint]:
+    """Looked for once for each `sys.path`: that opens a file of every installed package."""
+    return {point.name: point for point in entry_points(group=GROUP)}
 
 
 def family(task: str) -> TaskFamily:
     """The task family of that name.
 
     Raises AgentMixerError naming the nearest known task, or the missing package."""
-    points = {point.name: point for point in entry_points(group=GROUP)}
+    points = _points()
     if task not in points:
         raise AgentMixerError(f"unknown task '{task}'{nearest(task, points)}")
     try:
@@ -70,7 +83,7 @@ def scene(spec: TaskSpec, states: np.ndarray, obs: np.ndarray, actions: np.ndarr
     Raises AgentMixerError if the arrays are not of an episode of that scenario."""
     from agentmixer.tasks import numbers_scene
 
-    point = next((point for point in entry_points(group=GROUP) if point.name == spec.name), None)
+    point = _points().get(spec.name)
     drawn = None
     try:
         own = getattr(point.load(), "scene", None) if point else None

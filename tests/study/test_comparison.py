@@ -101,7 +101,8 @@ def test_the_printed_table_fits_80_columns_and_cuts_no_figure() -> None:
     assert all(any(column in line for line in lines) for column in head)
 
 
-def test_runs_are_trained_once_and_used_again(tmp_path: Path) -> None:
+def test_runs_are_trained_once_and_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: FORKS)  # processes that have imported torch and JAX
     chosen = variants(["pm=mixer,none"], "agentmixer_ppo", "default")
     prepared = prepare("matrix", "climbing", chosen, [0], QUICK, {}, tmp_path)
     order: list[str] = []
@@ -240,8 +241,9 @@ def test_ctrl_c_kills_a_process_that_has_no_checkpoint_yet(tmp_path: Path) -> No
 
 
 def test_ctrl_c_while_processes_train_leaves_checkpoints(tmp_path: Path) -> None:
-    vary = ["--vary", "pm=mixer,none", "--seeds", "0-2", "--jobs", "2", "--steps", "1e9", "--set", "eval_interval=0"]
-    compare = Process("compare", "matrix", "climbing", *vary, cwd=tmp_path)
+    vary = ["--vary", "pm=mixer,none", "--seeds", "0-2", "--jobs", "2", "--steps", "1e9"]
+    small = [word for setting in ("num_envs=8", "hidden=8", "eval_interval=0") for word in ("--set", setting)]
+    compare = Process("compare", "matrix", "climbing", *vary, *small, cwd=tmp_path)
     deadline, trained = time.monotonic() + 120, list[Path]()
     while len(trained) < 2 and time.monotonic() < deadline:
         time.sleep(0.1)

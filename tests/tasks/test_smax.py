@@ -144,7 +144,7 @@ def test_a_snapshot_continues_exactly(task: JaxTask) -> None:
 
 def test_the_limit_truncates_when_nobody_can_win() -> None:
     """Without weapons the battle lasts until the limit, which is a truncation and no win."""
-    task = protoss(2)
+    task = protoss()
     step = task.reset(0)
     game = task.state()
     # Nobody's weapon is ever ready.
@@ -152,7 +152,7 @@ def test_the_limit_truncates_when_nobody_can_win() -> None:
     changed = game.replace(state=game.state.replace(unit_weapon_cooldowns=endless))
     task._running[:-2] = jax.tree.leaves(changed)
     for t in range(1, EPISODE_LIMIT + 1):
-        step = task.step(torch.full((5, 2), 4, dtype=torch.int32))
+        step = task.step(torch.full((5, ENVS), 4, dtype=torch.int32))
         assert np.asarray(step.truncated).all() == (t == EPISODE_LIMIT)
         assert not np.asarray(step.terminated).any()
     assert not np.asarray(step.won).any()

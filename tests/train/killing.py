@@ -27,7 +27,6 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from agentmixer import files, tasks
-from agentmixer.tasks import registry
 from agentmixer.tasks.mamujoco import mujoco_team
 from agentmixer.train import checkpoint, records, trainer
 from agentmixer.train import run as runs
@@ -38,7 +37,6 @@ TASK, SCENARIO = "mamujoco", "Hopper-3x1"
 #: Looked at now and not in every child; episodes of 5 steps, for judging whole ones is most of the work of so short a run.
 LAYOUT = mujoco_team.layout(SCENARIO, "0")._replace(limit=5)
 mujoco_team.layout = lambda *_: LAYOUT  # type: ignore[assignment]
-registry.entry_points = functools.cache(registry.entry_points)  # so is what is installed
 #: Four updates of 8 steps. Checkpoints are due at 16 and 32, judging at 24 and at the end; it draws signals.
 SETTINGS = {
     "num_envs": 2, "rollout_length": 4, "total_steps": 32, "chunk_length": 4, "minibatches": 1, "epochs": 1,

@@ -28,6 +28,7 @@ from agentmixer.train import checkpoint, trainer
 from agentmixer.train import run as runs
 from agentmixer.train.run import Run
 from agentmixer.validate import locality as check
+from agentmixer.validate import task_locality
 from agentmixer.validate.arms import ActorsArm
 from agentmixer.validate.bit_tally import BitCheck, Tally, bit_check
 from agentmixer.validate.locality import LocalityReport
@@ -39,8 +40,13 @@ from agentmixer.validate.training_locality import training
 
 @pytest.fixture(scope="module")
 def found(exported: Exported) -> LocalityReport:
-    """protoss_5v5: discrete, masked, recurrent."""
-    return check.locality(read_bundle(exported.path), 40)
+    """protoss_5v5: discrete, masked, recurrent. States come from as many environments as other tests have: SMAX is compiled
+    anew for every number of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(check, "PROBED_ENVS", 8)
+        patch.setattr(task_locality, "PROBED_ENVS", 8)
+        patch.setattr(task_locality, "PROBED_TIMES", 32)
+        return check.locality(read_bundle(exported.path), 40)
 
 
 @pytest.fixture(scope="module")
