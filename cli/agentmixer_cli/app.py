@@ -26,6 +26,7 @@ from agentmixer_cli import (
     keygen,
     locality,
     mutations,
+    pack,
     parity,
     pin,
     plot,
@@ -58,6 +59,7 @@ app.command("audit")(audit.audit)
 app.command("agent")(agent.agent)
 app.command("parity")(parity.parity)
 app.command("keygen")(keygen.keygen)
+app.command("pack")(pack.pack)
 app.command("pin")(pin.pin)
 app.command("locality")(locality.locality)
 app.command("mutations")(mutations.mutations)

@@ -97,6 +97,7 @@ STORY: tuple[dict[str, How], ...] = (
         "agentmixer keygen keys --tls": AS_IT_IS,
         "agentmixer agent agent_0 --listen 0.0.0.0:7447 --tls keys/agent_0": no("it is typed on a device, and waits"),
         "agentmixer deploy-sim --devices devices.toml": no("it needs devices"),
+        "agentmixer pack bundles/<bundle>/agents/agent_0 --machine aarch64 --python 3.11": no("make dist-check packs"),
         "> cp -r bundles/<bundle>/agents/agent_0 .": AS_IT_IS,
         "agentmixer verify agent_0": AS_IT_IS,
         "agentmixer verify agent_0 --trusted release.key.pub": AS_IT_IS,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import re
 import shutil
@@ -20,16 +21,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import agentmixer
 from counting_bundle import FALLBACK, counting_bundle, seen
 
 from agentmixer.errors import AgentMixerError
+from agentmixer.export.exporter import Exported
 from agentmixer.host import device_link, device_server, tls_keys
 from agentmixer.host.device_server import DeviceServer
 from agentmixer.host.devices import Devices, read_devices
 from agentmixer.host.events import Events
 from agentmixer.host.lock_step import Host
 from agentmixer.runtime import health, tls
-from agentmixer.runtime.bundle import Bundle
+from agentmixer.runtime.bundle import Bundle, read_bundle
 from agentmixer.runtime.frames import Kind, action_of, pack, reason_of, unpack
 from agentmixer.runtime.health import Health
 from agentmixer.runtime.tls import Address, Closed, Stream, Untrusted, parse_address, tuned
@@ -427,6 +430,47 @@ def test_a_cable_that_is_pulled_for_two_seconds(bundle: Bundle, keys: Path) -> N
 
 
 # --- files and commands
+
+
+def test_a_rehearsal_with_two_devices_and_three_processes(exported: Exported, tmp_path: Path) -> None:
+    bundle, keys = exported.path, tmp_path / "keys"
+    made = agentmixer("keygen", keys, "--tls", "--bundle", bundle, "--json", cwd=tmp_path)
+    assert len(json.loads(made.stdout)["new"]) == 6
+    opened = read_bundle(bundle)
+    with served(opened, "agent_0", keys / "agent_0") as first, served(opened, "agent_3", keys / "agent_3") as second:
+        (tmp_path / "devices.toml").write_text(
+            f'tls = "keys/host"\n[devices]\nagent_0 = "{first.address}"\nagent_3 = "{second.address}"\n'
+        )
+        words = ["deploy-sim", bundle, "--devices", "devices.toml", "--episodes", 2, "--deadline-ms", 10_000]
+        done = agentmixer(*words, "--report", tmp_path / "found.json", "--json", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        report = json.loads(done.stdout)
+        checks = {check["name"]: check for check in report["checks"]}
+        assert checks["devices"]["sentence"] == "2 agents on devices, over mutual TLS: none went away"
+        assert checks["parity"]["status"] == "passed" and checks["parity"]["fallbacks"] == 0
+        assert [name for name, agent in report["agents"].items() if agent["device"]] == ["agent_0", "agent_3"]
+        told = report["agents"]["agent_3"]["device"]
+        assert (told["address"], told["lost"]) == (str(second.address), 0)
+        assert told["health"]["steps"] == checks["parity"]["steps"]
+        refused = agentmixer(*words, "--fault", "kill=agent_0@3", cwd=tmp_path)
+        assert refused.returncode == 2 and "agent_0 runs on a device; stop it there" in " ".join(refused.stderr.split())
+        under = agentmixer(
+            *words, "--fault", "duplicate=0.5", "--report", tmp_path / "faults.json", "--json", cwd=tmp_path
+        )
+        assert json.loads(under.stdout)["agents"]["agent_0"]["duplicates"] > 0
+    for words in (["--fault-matrix"], ["--wiring-matrix"], ["--fault", "freeze=agent_0:own.health@1"]):
+        done = agentmixer("deploy-sim", bundle, "--devices", "devices.toml", *words, cwd=tmp_path)
+        assert done.returncode == 2 and "leave out" in done.stderr
+
+
+def test_stopped_by_a_signal(bundle: Bundle, keys: Path) -> None:
+    command = ["agent", str(bundle.folder("a")), "--listen", "127.0.0.1:0", "--tls", str(keys / "a")]
+    process = subprocess.Popen([*AGENTMIXER, *command], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert " listening agent=a address=127.0.0.1:" in process.stderr.readline()
+    process.terminate()
+    assert " stopped agent=a" in process.stderr.read()
+    assert process.wait(timeout=20) == 0
 
 
 @pytest.mark.parametrize(

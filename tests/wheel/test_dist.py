@@ -101,3 +101,32 @@ print(agent.act(np.zeros(size, np.float32), mask))
 assert not [name for name in ("torch", "jax", "onnx", "scipy", "pettingzoo") if importlib.util.find_spec(name)]
 """
     assert run(programs / "python", "-c", program, cwd=folder).strip() == "1"
+
+
+def test_one_archive_installs_on_a_device_without_a_network(bundle: Path, folder: Path) -> None:
+    """pip is told to use no index; nothing else of the installation could reach a network."""
+    programs, place = environment(folder / "packing", ""), folder / "device"
+    place.mkdir()
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    agent = bundle / "agents" / "agent_0"
+    run(
+        programs / "agentmixer",
+        "pack",
+        agent,
+        "--python",
+        python,
+        "--wheel",
+        WHEEL,
+        "--out",
+        "packed.tar.gz",
+        cwd=place,
+    )
+    run("tar", "xzf", "packed.tar.gz", cwd=place)
+    said = run("env", f"PYTHON={sys.executable}", "sh", "agent_0-device/install.sh", place / "opt", cwd=place)
+    assert "verdict: PASS" in said
+    words = ("--control", "golden", "--steps", 3, "--rate-hz", 100)
+    assert run(place / "opt" / "bin" / "agentmixer", "agent", place / "opt" / "agent_0", *words, cwd=place).startswith(
+        "applied"
+    )
+    unit = (place / "opt" / "agent_0.service").read_text()
+    assert f"ExecStart={place}/opt/bin/agentmixer agent {place}/opt/agent_0 $AGENTMIXER_ARGUMENTS" in unit
