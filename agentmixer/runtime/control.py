@@ -59,7 +59,7 @@ class Ticks:
         self.applied = self.late = self.silent = self.refused = self.failed = self.skipped = 0
         #: From when the tick was due to when it began, and to when its action had been applied, the longest, in s.
         self.longest_start_s = self.longest_s = 0.0
-        self._start_s, self._end_s = np.zeros(KEPT), np.zeros(KEPT)
+        self._start_s, self._end_s = np.full((2, KEPT), np.nan)  # filled, so that the process does not grow later
         self._count = 0
 
     @property
