@@ -6,6 +6,7 @@ of the ranges below; `Meta(ge=..., le=...)` states any other range. Bounds are i
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Iterable
@@ -40,7 +41,7 @@ class Settings(msgspec.Struct, frozen=True):
     @classmethod
     def declared(cls) -> dict[str, Declared]:
         """Every setting as it is declared, by its name."""
-        hints = get_type_hints(cls, include_extras=True)
+        hints = _hints(cls)
         return {name: _declared(hints[name]) for name in cls.names()}
 
     @classmethod
@@ -58,9 +59,15 @@ class Settings(msgspec.Struct, frozen=True):
         Values may be strings as typed on a command line. kind: what an error calls a setting. Raises AgentMixerError
         that names the key, and the nearest known key or the values that it may have."""
         unknown(overrides, self.names(), kind)
-        hints = get_type_hints(type(self), include_extras=True)
+        hints = _hints(type(self))
         values = {key: checked(f"{kind} {key}", value, hints[key]) for key, value in overrides.items()}
         return msgspec.structs.replace(self, **values)
+
+
+@functools.cache
+def _hints(settings: type[Settings]) -> dict[str, Any]:
+    """The type of every setting, by its name."""
+    return get_type_hints(settings, include_extras=True)
 
 
 #: What is not a setting, though it is called one elsewhere: the way out.

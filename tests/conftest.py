@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import signal
@@ -48,12 +49,14 @@ TINY = {
 
 #: Modules that take longest. They come first, so that no process is left with one of them when the others are done.
 LONG = (
-    "train/test_seeds.py", "test_every_task.py", "report/test_pages_in_browser.py", "train/test_killed.py",
-    "train/test_run.py", "validate/test_locality.py",
-    "cli/test_cli.py", "train/test_sac.py", "validate/test_fault_verdict.py", "runtime/test_strange_bundles.py",
-    "study/test_comparison.py", "tasks/test_mamujoco.py", "train/test_rollout.py", "validate/test_mutations.py",
-    "validate/test_ladder.py", "validate/test_deploy_sim.py", "runtime/test_guard.py", "validate/test_isolation.py",
-    "cli/test_output.py",
+    "train/test_seeds.py", "test_every_task.py", "report/test_pages_in_browser.py", "train/test_run.py",
+    "validate/test_locality.py", "cli/test_cli.py", "study/test_comparison.py", "runtime/test_audit.py",
+    "validate/test_fault_verdict.py", "train/test_killed.py", "train/test_sac.py", "tasks/test_sc2_game.py",
+    "cli/test_output.py", "runtime/test_process.py", "tasks/test_mamujoco.py", "host/test_faulty_link.py",
+    "tasks/test_predator_prey.py", "tasks/test_examples.py", "validate/test_mutations.py", "runtime/test_verify.py",
+    "runtime/test_strange_bundles.py", "export/test_export.py", "train/test_reused_arrays.py",
+    "train/test_every_algorithm.py", "train/test_rollout.py", "runtime/test_decisions.py", "validate/test_ladder.py",
+    "validate/test_deploy_sim.py", "runtime/test_guard.py", "validate/test_isolation.py",
 )  # fmt: skip
 
 
@@ -69,6 +72,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if not any(item.get_closest_marker("learn") for item in session.items):
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for processes that tests start
         jax.config.update("jax_disable_most_optimizations", True)
+    gc.freeze()  # what was imported stays; looking through it for garbage again and again takes long
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 from agentmixer.errors import AgentMixerError
@@ -60,6 +59,8 @@ def joint_distribution(team: Team, task: Task, progress: Callable[[str], None] =
         return _guided_distribution(team, state, actors)
     signals = torch.zeros(1, 0)
     if team.signal:
+        from scipy import stats  # here, for importing that takes long and most teams have no signal
+
         even = stats.qmc.Sobol(team.signal, scramble=False).random(SIGNALS) + 0.5 / SIGNALS
         signals = torch.from_numpy(stats.norm.ppf(even)).float()
     total = np.zeros([space.n for space in task.spec.action_spaces])
