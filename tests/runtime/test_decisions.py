@@ -251,7 +251,8 @@ from agentmixer.runtime import sandbox
 assert sandbox.enter(socket.socketpair()[0].fileno(), 1).limits
 if sys.argv[1] == "loaded":
     sandbox.loaded()
-while time.process_time() < 3:
+end = time.process_time() + 3  # what importing took does not count
+while time.process_time() < end:
     pass
 """
 
