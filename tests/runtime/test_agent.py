@@ -128,7 +128,7 @@ class Forbid:
             raise ImportError(f"{name} must not be imported on a device")
 sys.meta_path.insert(0, Forbid())
 import numpy as np
-import agentmixer.host.lock_step, agentmixer.runtime.process, agentmixer.contract.manifest
+import agentmixer.host.device_server, agentmixer.host.lock_step, agentmixer.runtime.control, agentmixer.runtime.process
 from agentmixer.runtime import Agent
 agent = Agent.load(sys.argv[1])
 agent.reset()
