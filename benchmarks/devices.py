@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lock_step import ANSWER, frame_bytes, golden_feed
 from rich.console import Console
 from table import Row, show
 
@@ -35,9 +36,6 @@ from agentmixer.runtime.agent import make_session
 from agentmixer.runtime.bundle import AgentFiles, Bundle, newest, read_bundle
 from agentmixer.runtime.golden import parse
 from agentmixer.runtime.tls import Address, Closed, Stream, tuned
-
-#: Bytes back: a header, the time spent deciding, and an action.
-ANSWER = 68
 
 
 def device(folder: Path, keys: Path, port: Any) -> None:
@@ -54,12 +52,8 @@ def tls_echo(name: str, keys: Path, files: AgentFiles | None, port: Any) -> None
     """Answers each frame with ANSWER bytes; with `files`, after one run of the agent's session on a golden step."""
     decide: Callable[[], Any] = lambda: None  # noqa: E731
     if files:
-        golden, session = parse(files.golden, files.manifest), make_session(files.model)
-        given: dict[str, Any] = {"obs": golden.obs[:1], "action_mask": getattr(golden, "action_mask", None)}
-        for wanted in session.get_inputs():
-            if wanted.name == "state_in":
-                given["state_in"] = np.zeros((1, files.manifest.memory), np.float32)
-        feed = {wanted.name: given[wanted.name][:1] for wanted in session.get_inputs()}
+        session = make_session(files.model)
+        feed = golden_feed(files, session)
         decide = lambda: session.run(None, feed)  # noqa: E731
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port.put((name, listening.getsockname()[1]))
@@ -221,8 +215,7 @@ def measure(folder: Path | None, steps: int) -> list[Row]:
     """Rows of the table: medians and 99 % quantiles."""
     bundle = read_bundle(folder or newest())
     names = list(bundle.agents)
-    manifest = bundle.agents[names[0]].manifest
-    size = 52 + 4 * manifest.tensor("obs").shape[0] + (manifest.action_space.n if manifest.mask_rule == "forbid" else 0)
+    size = frame_bytes(bundle)
     with tempfile.TemporaryDirectory() as scratch:
         keys = Path(scratch) / "keys"
         make(keys, names, days=1)

@@ -408,10 +408,10 @@ class Host:
             self.links[index].restarted(self.agents[index])
 
     def _rejoin(self, index: int) -> None:
-        data = self.agents[index].first()
-        if data is None:
-            return
         try:
+            data = self.agents[index].first()
+            if data is None:
+                return
             self.agents[index].announced(data)
         except AgentMixerError:
             self._replace(index, self._starting[index])

@@ -329,6 +329,22 @@ def test_a_device_that_restarts_comes_back_and_its_agent_falls_back_meanwhile(bu
     device.stop()
 
 
+def test_who_comes_back_with_another_certificate_stays_out(bundle: Bundle, keys: Path) -> None:
+    device = Device(bundle, "a", keys / "a")
+    with Host(bundle, 0.2, devices=devices_at(keys, a=device.address)) as host:
+        assert host.step(0, 0, seen(0, 0), None)[0].in_time
+        device.stop()
+        with served(bundle, "a", keys / "b", device.address):
+            step = 1
+            while "gone" not in [event.what for event in host.events]:
+                decisions = host.step(0, step, seen(0, step), None)
+                assert [decision.in_time for decision in decisions] == [False, True, True]
+                step += 1
+                assert step < 200
+                time.sleep(0.02)
+    assert [event.what for event in host.events] == ["lost", "gone"]
+
+
 def test_a_device_may_come_late(bundle: Bundle, keys: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = Address(*free.getsockname())
