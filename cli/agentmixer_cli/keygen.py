@@ -14,8 +14,12 @@ from agentmixer_cli.terminal import Terminal
 
 def keygen(
     path: Annotated[
-        Path, typer.Argument(help="Where the private key goes; the public one beside it, as PATH.pub.")
-    ] = Path("agentmixer.key"),
+        Path | None,
+        typer.Argument(
+            help="Where the private key goes, agentmixer.key unless given; the public one beside it, as PATH.pub. With --tls a "
+            "folder, keys unless given."
+        ),
+    ] = None,
     tls: Annotated[
         bool,
         typer.Option(
@@ -38,10 +42,11 @@ def keygen(
     from agentmixer.runtime import signature
 
     if tls:
-        _certificates(path, bundle, days, as_json)
+        _certificates(path or Path("keys"), bundle, days, as_json)
         return
     if bundle:
         raise AgentMixerError("--bundle names the agents that certificates are for; add --tls")
+    path = path or Path("agentmixer.key")
     name = signature.generate(path)
     if as_json:
         public = f"{path}{signature.PUBLIC_SUFFIX}"

@@ -94,7 +94,7 @@ STORY: tuple[dict[str, How], ...] = (
             "it is typed where the example lies"
         ),
         "agentmixer agent bundles/<bundle>/agents/agent_0 --control golden --rate-hz 50 --steps 1000": How("--steps 5"),
-        "agentmixer keygen keys --tls": AS_IT_IS,
+        "agentmixer keygen --tls": AS_IT_IS,
         "agentmixer agent agent_0 --listen 0.0.0.0:7447 --tls keys/agent_0": no("it is typed on a device, and waits"),
         "agentmixer agent agent_0 --control my_robot:device": no("the module is the reader's"),
         "agentmixer pack agent_0 --machine aarch64": no("make dist-check packs"),

@@ -450,8 +450,8 @@ def test_a_cable_that_is_pulled_for_two_seconds(bundle: Bundle, keys: Path) -> N
 
 def test_a_rehearsal_with_two_devices_and_three_processes(exported: Exported, tmp_path: Path) -> None:
     bundle, keys = exported.path, tmp_path / "keys"
-    made = agentmixer("keygen", keys, "--tls", "--bundle", bundle, "--json", cwd=tmp_path)
-    assert len(json.loads(made.stdout)["new"]) == 6
+    made = agentmixer("keygen", "--tls", "--bundle", bundle, "--json", cwd=tmp_path)
+    assert json.loads(made.stdout)["new"] == ["keys/host", *(f"keys/agent_{i}" for i in range(5))]
     opened = read_bundle(bundle)
     with served(opened, "agent_0", keys / "agent_0") as first, served(opened, "agent_3", keys / "agent_3") as second:
         (tmp_path / "devices.toml").write_text(
