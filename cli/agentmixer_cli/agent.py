@@ -91,7 +91,7 @@ def agent(
     if listen is not None:
         if tls is None:
             raise AgentMixerError(
-                "an agent on a network shows its certificate; give --tls KEYS (make them: agentmixer keygen KEYS --tls)"
+                "an agent on a network shows its certificate; give --tls KEYS (make them: agentmixer keygen --tls)"
             )
         if steps or rate_hz or realtime or as_json:
             raise AgentMixerError("--steps, --rate-hz, --realtime and --json belong to --control; leave them out")

@@ -145,7 +145,7 @@ def test_as_a_command(folder: Path) -> None:
     [
         ([], "say what this agent is to do: --listen ADDRESS --tls KEYS"),
         (["--control", "golden", "--listen", "x:1"], "say what this agent is to do"),
-        (["--listen", "127.0.0.1:0"], "give --tls KEYS (make them: agentmixer keygen KEYS --tls)"),
+        (["--listen", "127.0.0.1:0"], "give --tls KEYS (make them: agentmixer keygen --tls)"),
         (["--control", "golden", "--tls", "keys"], "--tls and --require-isolation belong to --listen"),
         (["--control", "control_loop"], "write MODULE:FUNCTION"),
         (["--control", "nowhere_to_be_found:device"], "there is no module nowhere_to_be_found here"),
