@@ -240,7 +240,7 @@ def test_wiring_from_the_command_line(exported: Exported, tmp_path: Path) -> Non
         (("--fault", "flip=agent_0:own.health", "--fault", "drop=0.1"), "are rehearsed apart"),
         (
             ("--fault", "flip=agent_0:own.health", "--require-isolation"),
-            "leave out --deadline-ms and --require-isolation",
+            "leave out --deadline-ms, --require-isolation and --devices",
         ),
     ):
         refused = agentmixer(*common, *arguments, cwd=tmp_path)
