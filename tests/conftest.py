@@ -42,15 +42,16 @@ torch.set_num_threads(1)
 
 #: Small enough to train in seconds, large enough to have several updates and checkpoints.
 TINY = {
-    "num_envs": 8, "rollout_length": 16, "total_steps": 512, "minibatches": 2, "chunk_length": 4, "hidden": 16,
+    "num_envs": 8, "rollout_length": 16, "total_steps": 512, "minibatches": 2, "epochs": 2, "chunk_length": 4, "hidden": 16,
     "eval_episodes": 8, "final_episodes": 8,
 }  # fmt: skip
 
 
-#: Modules that take longest. They come first, so that no process is left with one of them when the others are done.
+#: Modules that take longest. They come first, so that no process is left with one of them when the others are done. The
+#: first and the third have SMAX compiled, in one process, before the second comes to it in another.
 LONG = (
-    "train/test_seeds.py", "test_every_task.py", "report/test_pages_in_browser.py", "train/test_run.py",
-    "validate/test_locality.py", "cli/test_cli.py", "study/test_comparison.py", "runtime/test_audit.py",
+    "train/test_run.py", "test_every_task.py", "cli/test_cli.py", "report/test_pages_in_browser.py",
+    "train/test_seeds.py", "validate/test_locality.py", "study/test_comparison.py", "runtime/test_audit.py",
     "validate/test_fault_verdict.py", "train/test_killed.py", "train/test_sac.py", "tasks/test_sc2_game.py",
     "cli/test_output.py", "runtime/test_process.py", "tasks/test_mamujoco.py", "host/test_faulty_link.py",
     "tasks/test_predator_prey.py", "tasks/test_examples.py", "validate/test_mutations.py", "runtime/test_verify.py",

@@ -34,7 +34,7 @@ from agentmixer.train.run import Run
 from agentmixer.validate.deploy_sim import deploy_sim
 
 SMALL = {
-    "num_envs": 4, "rollout_length": 8, "minibatches": 2, "total_steps": 64, "hidden": 16, "chunk_length": 4,
+    "num_envs": 4, "rollout_length": 8, "minibatches": 2, "epochs": 2, "total_steps": 64, "hidden": 16, "chunk_length": 4,
     "eval_interval": 0, "eval_episodes": 2, "final_episodes": 2,
 }  # fmt: skip
 

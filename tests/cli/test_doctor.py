@@ -23,6 +23,7 @@ TINY = (
     "num_envs=8",
     "rollout_length=16",
     "minibatches=2",
+    "epochs=2",
     "chunk_length=4",
     "hidden=16",
     "eval_episodes=8",

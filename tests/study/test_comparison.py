@@ -26,7 +26,14 @@ from agentmixer.study.comparison import Question, Trained, Variant, prepare, que
 from agentmixer.train import trainer
 from agentmixer.train.run import steps_done
 
-QUICK = {"total_steps": "200", "num_envs": "50", "eval_interval": "0", "final_episodes": "4", "hidden": "8"}
+QUICK = {
+    "total_steps": "200",
+    "num_envs": "50",
+    "eval_interval": "0",
+    "final_episodes": "4",
+    "hidden": "8",
+    "epochs": "2",
+}
 
 
 def test_what_varies_is_combined_in_the_order_typed() -> None:

@@ -25,7 +25,7 @@ from agentmixer.validate.deploy_sim import deploy_sim
 
 SPREAD = "mpe2.simple_spread_v3"
 SMALL = {
-    "num_envs": 2, "rollout_length": 8, "chunk_length": 4, "minibatches": 1, "total_steps": 32, "hidden": 16,
+    "num_envs": 2, "rollout_length": 8, "chunk_length": 4, "minibatches": 1, "epochs": 2, "total_steps": 32, "hidden": 16,
     "eval_interval": 0, "eval_episodes": 1, "final_episodes": 1, "judge_limit": 30,
 }  # fmt: skip
 

@@ -20,6 +20,7 @@ SMALL = (
     "rollout_length=16",
     "chunk_length=4",
     "minibatches=2",
+    "epochs=2",
     "hidden=16",
     "eval_episodes=8",
     "final_episodes=8",

@@ -138,7 +138,7 @@ def started(path: Path, algorithm: type, restarts: int = 10_000) -> Run:
     settings = {"num_envs": 6, "rollout_length": 8, "total_steps": 480, "hidden": 16, "eval_interval": 0,
                 "eval_episodes": 2, "final_episodes": 8, "env_restarts": restarts}  # fmt: skip
     if algorithm is AgentMixerPPO:
-        settings |= {"chunk_length": 4, "minibatches": 1}
+        settings |= {"chunk_length": 4, "minibatches": 1, "epochs": 2}
     config = algorithm.configure("default", "pettingzoo").replace(settings)
     return runs.create("pettingzoo", FLAKY, backend, algorithm.name, "default", 1, "cpu", options, config, path)
 

@@ -239,6 +239,7 @@ def test_the_three_commands_and_their_neighbours(tmp_path: Path, machine: Path) 
     small = [
         "num_envs=2",
         "rollout_length=16",
+        "epochs=2",
         "hidden=16",
         "final_episodes=2",
         "eval_episodes=2",

@@ -29,7 +29,8 @@ from agentmixer.validate.wrong_bundles import MUTATIONS
 
 TASK = "zoo_envs:Robots"
 SMALL = {
-    "num_envs": 4, "rollout_length": 8, "total_steps": 64, "hidden": 16, "chunk_length": 4, "eval_interval": 0, "final_episodes": 2,
+    "num_envs": 4, "rollout_length": 8, "total_steps": 64, "epochs": 2, "hidden": 16, "chunk_length": 4, "eval_interval": 0,
+    "final_episodes": 2,
 }  # fmt: skip
 #: Wrong copies that a team of other actions would not have.
 OF_ACTIONS = ("mask bit flipped", "mask forgotten", "logits before the mask", "start dropped")

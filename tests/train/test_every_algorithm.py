@@ -21,7 +21,7 @@ from agentmixer.train.run import Run
 
 #: Short, for whichever algorithm has the setting.
 SHORT: dict[str, Any] = {
-    "num_envs": 8, "rollout_length": 16, "minibatches": 2, "hidden": 16, "eval_interval": 0, "eval_episodes": 4,
+    "num_envs": 8, "rollout_length": 16, "minibatches": 2, "epochs": 2, "hidden": 16, "eval_interval": 0, "eval_episodes": 4,
     "final_episodes": 4, "updates": 1, "learning_starts": 128, "batch_size": 32, "lr_decay": False, "checkpoint_interval": 0,
 }  # fmt: skip
 SCENARIOS = (

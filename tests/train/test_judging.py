@@ -69,8 +69,8 @@ def small(path: Path, **settings: object) -> Run:
     backend, options = tasks.check("matrix", "climbing", None, {})
     config = AgentMixerPPO.configure().replace(
         {
-            "num_envs": 8, "rollout_length": 4, "total_steps": 96, "minibatches": 1, "chunk_length": 4, "hidden": 8, "eval_interval": 32,
-            "eval_episodes": 4, "final_episodes": 4, "checkpoint_interval": 0, **settings,
+            "num_envs": 8, "rollout_length": 4, "total_steps": 96, "minibatches": 1, "epochs": 2, "chunk_length": 4, "hidden": 8,
+            "eval_interval": 32, "eval_episodes": 4, "final_episodes": 4, "checkpoint_interval": 0, **settings,
         }
     )  # fmt: skip
     return runs.create("matrix", "climbing", backend, "agentmixer_ppo", "default", 3, "cpu", options, config, path)

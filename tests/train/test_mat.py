@@ -27,7 +27,7 @@ from agentmixer.validate.deploy_sim import deploy_sim
 
 ROWS = 6
 SMALL = {
-    "num_envs": 4, "rollout_length": 8, "total_steps": 96, "minibatches": 2, "hidden": 16, "eval_interval": 0,
+    "num_envs": 4, "rollout_length": 8, "total_steps": 96, "minibatches": 2, "epochs": 2, "hidden": 16, "eval_interval": 0,
     "checkpoint_interval": 32, "eval_episodes": 2, "final_episodes": 2,
 }  # fmt: skip
 

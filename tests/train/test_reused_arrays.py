@@ -58,7 +58,7 @@ def trained(algorithm: str, pipelined: bool, path: Path) -> tuple[list[dict], di
     settings = {"num_envs": 4, "rollout_length": 8, "total_steps": 192, "hidden": 16, "eval_interval": 64,
                 "eval_episodes": 4, "final_episodes": 4}  # fmt: skip
     off_policy = algorithm in ("agentmixer_sac", "maven")
-    extra = {"learning_starts": 32, "batch_size": 16} if off_policy else {"chunk_length": 4}
+    extra = {"learning_starts": 32, "batch_size": 16} if off_policy else {"chunk_length": 4, "epochs": 2}
     config = ALGORITHMS[algorithm].configure("default", "pettingzoo")
     config = config.replace(settings | extra | {"pipelined": pipelined}).fitted([])
     run = runs.create("pettingzoo", SPREAD, backend, algorithm, "default", 1, "cpu", options, config, path)
