@@ -234,14 +234,9 @@ def _sentences(result: DeploySimReport) -> list[str]:
         f"(the first: episode {found[0]}); they count as lost"
         for arm, found in result.unended.items()
     ]
-    told = [
-        f"{name} on {agent.device.address}: {_health(agent.device.health)}"
-        for name, agent in result.agents.items()
-        if agent.device
-    ]
     return [
         *cut,
-        *told,
+        *_devices(result),
         f"joint minus deployed, same episodes: {measure} {interval(gap, '+.3f')}; {modes}",
         f"isolation: {'full' if not lacks else 'without ' + ', '.join(lacks)}",
         f"lock-step round trip of {len(result.agents)} agents: p50 {_number(step['p50'])}, p99 {_number(step['p99'])}, p99.9 {_number(step['p99.9'])}, "
@@ -257,9 +252,22 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.0f}"
 
 
-def _health(counts: dict[str, float | None] | None) -> str:
-    """What a device counted, in words."""
-    if counts is None:
-        return "it did not say how it is"
-    words = [f"{counts[name]:,} {name}" for name in ("steps", "late", "fallbacks", "refused", "restarts")]
-    return ", ".join([*words, *([f"{counts['temperature_c']:.0f} °C"] if counts["temperature_c"] else [])])
+def _devices(result: DeploySimReport) -> list[str]:
+    """What devices counted: a line for each that has more to tell than its steps, and one for all others."""
+    told, steps, calm = [], 0, 0
+    for name, agent in result.agents.items():
+        if agent.device is None:
+            continue
+        counts = agent.device.health
+        if counts and not any(counts[what] for what in ("late", "fallbacks", "refused", "restarts")):
+            steps, calm = steps + counts["steps"], calm + 1
+        elif counts:
+            words = ", ".join(
+                f"{counts[what]:,} {what}" for what in ("steps", "late", "fallbacks", "refused", "restarts")
+            )
+            told.append(f"{name}'s device, {agent.device.address}, counted {words}")
+        else:
+            told.append(f"{name}'s device, {agent.device.address}, did not say how it is")
+    if calm:
+        told.append(f"{calm} devices counted {steps:,} steps, and nothing late, refused or started anew")
+    return told
