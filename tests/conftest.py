@@ -48,9 +48,9 @@ TINY = {
 
 
 #: Modules that take longest. They come first, so that no process is left with one of them when the others are done. The
-#: first and the third have SMAX compiled, in one process, before the second comes to it in another.
+#: first has SMAX compiled before the others come to it.
 LONG = (
-    "train/test_run.py", "test_every_task.py", "cli/test_cli.py", "report/test_pages_in_browser.py",
+    "cli/test_cli.py", "test_every_task.py", "train/test_run.py", "report/test_pages_in_browser.py",
     "train/test_seeds.py", "validate/test_locality.py", "study/test_comparison.py", "runtime/test_audit.py",
     "validate/test_fault_verdict.py", "train/test_killed.py", "train/test_sac.py", "tasks/test_sc2_game.py",
     "cli/test_output.py", "runtime/test_process.py", "tasks/test_mamujoco.py", "host/test_faulty_link.py",
