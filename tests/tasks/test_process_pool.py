@@ -63,7 +63,10 @@ def test_answers_come_in_order_and_memory_is_shared() -> None:
     memory = shared()
     pool = pool_of("one", "two", memory=memory)
     assert pool.ask({"two": "b"}) == [("one", None), ("two", "b")]
-    assert pool.ask({"one": 5, "two": 4})[1] == ("two", 4) and memory[0] == 9
+    assert pool.ask({"one": 5})[0] == ("one", 5) and memory[0] == 5
+    assert (
+        pool.ask({"two": 4})[1] == ("two", 4) and memory[0] == 9
+    )  # one after the other: to add is to read and to write
     pool.close()
     pool.close()
     assert [process.exitcode for process in pool.processes] == [0, 0]
