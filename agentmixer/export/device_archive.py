@@ -13,9 +13,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from agentmixer.contract.manifest import AGENT_FILE
 from agentmixer.errors import AgentMixerError
 from agentmixer.files import write_whole
-from agentmixer.runtime.bundle import AGENT_LIMITS, Raw, read_raw
+from agentmixer.runtime.bundle import AGENT_LIMITS, Raw, agent_manifest, read_raw
 from agentmixer.runtime.launch import PACKAGES
 
 MACHINES = ("x86_64", "aarch64")
@@ -76,7 +77,7 @@ def pack(folder: Path, wheel: Path, target: Path, machine: str, python: str, gli
     Raises AgentMixerError if pip finds no wheels, or the archive cannot be written."""
     raw = read_raw(folder, AGENT_LIMITS)
     raw.only(AGENT_LIMITS)
-    name = folder.resolve().name
+    name = agent_manifest(folder, raw.read(AGENT_FILE)).agent
     with tempfile.TemporaryDirectory(prefix="agentmixer-") as scratch:
         wheels = _download(wheel, Path(scratch), machine, python, glibc)
         files = {

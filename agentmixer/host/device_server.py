@@ -102,8 +102,8 @@ class DeviceServer:
 
     def serve(self) -> None:
         """Answer hosts, one at a time, until `stop`."""
-        name = self.files.manifest.agent
-        self._events("listening", agent=name, address=self.address, isolation=self._isolation())
+        name, agent = self.files.manifest.agent, self._agent
+        self._events("listening", agent=name, address=self.address, isolation=agent and agent.isolation.level)
         while not self._stopping:
             for key, _ in self._selector.select(self._patience()):
                 if self._stopping:
@@ -145,9 +145,6 @@ class DeviceServer:
             ) from error
         listening.setblocking(False)
         self._selector.register(listening, selectors.EVENT_READ)
-
-    def _isolation(self) -> str:
-        return self._agent.isolation.level if self._agent else "none"
 
     # The agent's process.
 
@@ -235,11 +232,7 @@ class DeviceServer:
         """The handshake is done, and the caller is the host, unless there is one."""
         caller.known = True
         if self._host:
-            manifest = self.files.manifest
-            reason = f"its device serves another host, {self._host.where}".encode()
-            caller.stream.send(
-                pack(Kind.REFUSE, manifest.index, bytes.fromhex(self.files.digest)[:8], reason, *NOWHERE)
-            )
+            self._refuse(caller.stream, f"its device serves another host, {self._host.where}", NOWHERE)
             raise Closed(f"another host is served, {self._host.where}")
         self._host = caller
         self._events("host_connected", host=caller.where)
@@ -261,18 +254,16 @@ class DeviceServer:
                 self._began, self._deadline = time.monotonic_ns(), 1000 * deadline_of(data)
             try:
                 if not agent.send(data):
-                    self._refuse(stream, data, "the agent has not taken the frames before this one")
+                    self._counts.refused += 1
+                    self._refuse(stream, "the agent has not taken the frames before this one", key_of(data))
             except HungUp as error:
                 self._agent_lost(str(error))
                 return
 
-    def _refuse(self, stream: Stream, data: bytes, reason: str) -> None:
-        """Answer a frame that does not reach the agent."""
-        self._counts.refused += 1
-        place = key_of(data)
-        stream.send(
-            pack(Kind.REFUSE, self.files.manifest.index, bytes.fromhex(self.files.digest)[:8], reason.encode(), *place)
-        )
+    def _refuse(self, stream: Stream, reason: str, place: tuple[int, int]) -> None:
+        """Say why a frame does not reach the agent. place: the frame's episode and step."""
+        index, digest = self.files.manifest.index, bytes.fromhex(self.files.digest)[:8]
+        stream.send(pack(Kind.REFUSE, index, digest, reason.encode(), *place))
 
     def _say(self, caller: _Caller, data: bytes) -> None:
         """A frame to the host. A host that does not read is hung up on: its answers would come too late anyhow."""

@@ -199,10 +199,13 @@ class Host:
         deadline_us = min(int(self.deadline_s * 1e6), 2**32 - 1)  # all that its field in the frame can say
         sent: dict[int, int] = {}
         for i, agent in enumerate(self.agents):
+            if i in self._starting:
+                agent.starting()
+                self._rejoin(i)  # calls that nobody answers end by the clock, and no poll tells of that
             if i in self._starting or i in self._gone:
                 self._why[i] = "not running"
-                agent.starting()
                 continue
+            agent = self.agents[i]
             seen = obs[i].tobytes()
             allowed = None if masks is None else masks[i]
             mask = b"" if allowed is None else allowed.tobytes()

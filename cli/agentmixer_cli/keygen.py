@@ -58,7 +58,7 @@ def keygen(
         f"public key {path}{signature.PUBLIC_SUFFIX} (give it to every device; fingerprint {name})",
         f"next: agentmixer export --sign {shlex.quote(str(path))}",
     ):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        console.copied(line)
 
 
 def _certificates(path: Path, bundle: Path | None, days: int, as_json: bool) -> None:
@@ -77,4 +77,4 @@ def _certificates(path: Path, bundle: Path | None, days: int, as_json: bool) -> 
         f"copy each agent's folder to its device alone; keep {path / AUTHORITY} to yourself (whoever has it can make more)",
         f"next, on each device: agentmixer agent FOLDER --listen 0.0.0.0:7447 --tls {shlex.quote(path.name)}/AGENT",
     ):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        console.copied(line)

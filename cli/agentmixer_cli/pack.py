@@ -41,7 +41,7 @@ def pack(
     from agentmixer.export import device_archive
     from agentmixer.runtime.bundle import read_agent
 
-    read_agent(agent_folder(folder), trusted)
+    name = read_agent(agent_folder(folder), trusted).manifest.agent
     where = machine or platform.machine()
     if where not in device_archive.MACHINES:
         raise AgentMixerError(f"--machine {where} is not known; choose one of {', '.join(device_archive.MACHINES)}")
@@ -49,7 +49,7 @@ def pack(
         if not re.fullmatch(r"\d+\.\d+", text):
             raise AgentMixerError(f"{option} {text} is no version; write it like 3.11 or 2.28")
     oldest = tuple(map(int, glibc.split(".")))
-    target = out or Path(f"{folder.resolve().name}-{where}.tar.gz")
+    target = out or Path(f"{name}-{where}.tar.gz")
     own = wheel or device_archive.newest_wheel([Path("dist")])
     wheels = device_archive.pack(folder, own, target, where, python, (oldest[0], oldest[1]))
     size = target.stat().st_size
@@ -58,7 +58,7 @@ def pack(
         return
     console = Terminal()
     for line in (
-        f"{target} ({size / 1e6:.1f} MB: {folder.resolve().name}, {len(wheels)} wheels for Python {python} on {where})",
-        f"on the device: tar xzf {target.name} && sh {folder.resolve().name}-device/install.sh",
+        f"{target} ({size / 1e6:.1f} MB: {name}, {len(wheels)} wheels for Python {python} on {where})",
+        f"on the device: tar xzf {target.name} && sh {name}-device/install.sh",
     ):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        console.copied(line)

@@ -329,6 +329,22 @@ def test_a_device_that_restarts_comes_back_and_its_agent_falls_back_meanwhile(bu
     device.stop()
 
 
+def test_a_device_comes_back_though_its_second_address_is_silent(bundle: Bundle, keys: Path) -> None:
+    device = Device(bundle, "a", keys / "a")
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # whoever calls is connected, and hears nothing
+        places = (device.address, Address(*silent.getsockname()))
+        with Host(bundle, 0.2, devices=devices_at(keys, a=places)) as host:
+            assert host.step(0, 0, seen(0, 0), None)[0].in_time
+            device.stop()
+            device = Device(bundle, "a", keys / "a", device.address)
+            step = 1
+            while not host.step(0, step, seen(0, step), None)[0].in_time:
+                step += 1
+                assert step < 200
+                time.sleep(0.05)
+    device.stop()
+
+
 def test_who_comes_back_with_another_certificate_stays_out(bundle: Bundle, keys: Path) -> None:
     device = Device(bundle, "a", keys / "a")
     with Host(bundle, 0.2, devices=devices_at(keys, a=device.address)) as host:
