@@ -76,8 +76,9 @@ class DeviceLink(AgentLink):
         #: When to call again, if no call is under way.
         self._again = 0.0
         self._answered: float | None = None
-        #: Why nobody has answered yet.
-        self._why = "nobody has answered"
+        #: Why nobody has answered yet, and whether somebody has whose certificate is refused. At the start that is an error; a
+        #: device that comes back is called again, for on its way somebody else may answer for a while.
+        self._why, self._untrusted = "nobody has answered", False
         self._watching_writes = False
         self._health: Health | None = None
         self._call()
@@ -96,6 +97,11 @@ class DeviceLink(AgentLink):
 
     def await_ready(self) -> float:
         while (data := self.first()) is None:
+            if self._untrusted:
+                raise AgentMixerError(
+                    f"agent {self.name} did not start: at {self.where}, {self._why}; give its device the folder that agentmixer "
+                    f"keygen --tls made for {self.name}, and see that both clocks are right"
+                )
             if self.age_s() > START_TIMEOUT_S:
                 raise AgentMixerError(
                     f"agent {self.name} did not start: no device answers at {self.where} ({self._why}); start it there: "
@@ -118,14 +124,9 @@ class DeviceLink(AgentLink):
                     raise Closed(reason_of(unpack(call.answer), self.space))
                 if call.answer is None and now > call.until:
                     raise Closed("no answer")
-            except Untrusted as error:
-                raise AgentMixerError(
-                    f"agent {self.name} did not start: at {self.where}, {error}; give its device the folder that agentmixer "
-                    f"keygen --tls made for {self.name}, and see that both clocks are right"
-                ) from error
             except Closed as error:
                 self._forget(number)
-                self._why = str(error)
+                self._why, self._untrusted = str(error), isinstance(error, Untrusted)
             else:
                 events = select.EPOLLIN if call.connected else select.EPOLLOUT
                 self._epoll.modify(number, events | (select.EPOLLOUT if call.stream.behind else 0))

@@ -345,20 +345,25 @@ def test_a_device_comes_back_though_its_second_address_is_silent(bundle: Bundle,
     device.stop()
 
 
-def test_who_comes_back_with_another_certificate_stays_out(bundle: Bundle, keys: Path) -> None:
+def test_who_answers_with_another_certificate_stays_out_and_the_device_comes_back(bundle: Bundle, keys: Path) -> None:
     device = Device(bundle, "a", keys / "a")
     with Host(bundle, 0.2, devices=devices_at(keys, a=device.address)) as host:
         assert host.step(0, 0, seen(0, 0), None)[0].in_time
         device.stop()
-        with served(bundle, "a", keys / "b", device.address):
-            step = 1
-            while "gone" not in [event.what for event in host.events]:
+        with served(bundle, "a", keys / "b", device.address) as other:
+            for step in range(1, 61):
                 decisions = host.step(0, step, seen(0, step), None)
                 assert [decision.in_time for decision in decisions] == [False, True, True]
-                step += 1
-                assert step < 200
                 time.sleep(0.02)
-    assert [event.what for event in host.events] == ["lost", "gone"]
+            assert other.lines.getvalue().count("caller_refused") + other.lines.getvalue().count("host_gone") > 1
+        device = Device(bundle, "a", keys / "a", device.address)
+        step = 61
+        while not host.step(0, step, seen(0, step), None)[0].in_time:
+            step += 1
+            assert step < 200
+            time.sleep(0.05)
+    assert [event.what for event in host.events] == ["lost", "rejoined, recurrent state reset"]
+    device.stop()
 
 
 def test_a_device_may_come_late(bundle: Bundle, keys: Path) -> None:
