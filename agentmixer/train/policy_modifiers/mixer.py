@@ -12,8 +12,8 @@ from torch.autograd.function import once_differentiable
 from agentmixer.train.policy_modifiers.base import PolicyModifier
 from agentmixer.train.stack import StackedLinear
 
-#: Columns that mix at once, so that what lies between the two layers stays in a processor's cache.
-COLUMNS = 12304
+#: Columns that mix at once, so that what lies between the two layers stays in a processor's cache and products are not too many.
+COLUMNS = 40000
 
 
 class MixerPM(PolicyModifier):
