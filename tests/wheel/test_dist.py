@@ -105,7 +105,7 @@ assert not [name for name in ("torch", "jax", "onnx", "scipy", "pettingzoo") if 
 
 def test_one_archive_installs_on_a_device_without_a_network(bundle: Path, folder: Path) -> None:
     """pip is told to use no index; nothing else of the installation could reach a network."""
-    programs, place = environment(folder / "packing", ""), folder / "device"
+    programs, place = environment(folder / "packing", ""), folder / "offline"
     place.mkdir()
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     agent = bundle / "agents" / "agent_0"
