@@ -19,6 +19,10 @@ AGENT_FILE = "agent.json"
 MODEL_FILE = "policy.onnx"
 GOLDEN_FILE = "golden.npz"
 PROFILE_FILE = "profile.npz"
+#: What every agent's folder holds beside agent.json.
+AGENT_FILES = (MODEL_FILE, GOLDEN_FILE, PROFILE_FILE)
+#: The same agent as C, if it was exported so: all of these or none.
+C_FILE, C_HEADER_FILE, C_TEST_FILE = C_FILES = ("policy.c", "policy.h", "self_test.c")
 AGENTS_FOLDER = "agents"
 #: What may lie beside the agents and is not covered by digests: results about the bundle, not part of it.
 REPORTS_FOLDER = "reports"

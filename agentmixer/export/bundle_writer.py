@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -33,6 +34,8 @@ class AgentParts(NamedTuple):
     model: bytes
     golden: bytes
     profile: bytes
+    #: Files of C by name, if it is exported so.
+    code: Mapping[str, bytes] = MappingProxyType({})
 
 
 def certified(manifest: AgentManifest, model: bytes) -> AgentManifest:
@@ -49,7 +52,7 @@ def write_bundle(path: Path, team: TeamManifest, agents: Mapping[str, AgentParts
     team: its `agents` are replaced by those given. Raises AgentMixerError as `encode` does."""
     entries = {}
     for name, parts in agents.items():
-        contents = {MODEL_FILE: parts.model, GOLDEN_FILE: parts.golden, PROFILE_FILE: parts.profile}
+        contents = {MODEL_FILE: parts.model, GOLDEN_FILE: parts.golden, PROFILE_FILE: parts.profile, **parts.code}
         digests = {file: sha256(data) for file, data in contents.items()}
         manifest = encode(replace(parts.manifest, files=digests))
         folder = path / AGENTS_FOLDER / name

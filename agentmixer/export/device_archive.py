@@ -16,7 +16,7 @@ from pathlib import Path
 from agentmixer.contract.manifest import AGENT_FILE
 from agentmixer.errors import AgentMixerError
 from agentmixer.files import write_whole
-from agentmixer.runtime.bundle import AGENT_LIMITS, Raw, agent_manifest, read_raw
+from agentmixer.runtime.bundle import AGENT_LIMITS, Raw, agent_manifest, only_listed, read_raw
 from agentmixer.runtime.launch import PACKAGES
 
 MACHINES = ("x86_64", "aarch64")
@@ -76,20 +76,20 @@ def pack(folder: Path, wheel: Path, target: Path, machine: str, python: str, gli
     the oldest that the device may have. What agentmixer needs is taken in the versions that are installed here.
     Raises AgentMixerError if pip finds no wheels, or the archive cannot be written."""
     raw = read_raw(folder, AGENT_LIMITS)
-    raw.only(AGENT_LIMITS)
-    name = agent_manifest(folder, raw.read(AGENT_FILE)).agent
+    manifest = agent_manifest(folder, raw.read(AGENT_FILE))
+    only_listed(raw, manifest)
     with tempfile.TemporaryDirectory(prefix="agentmixer-") as scratch:
         wheels = _download(wheel, Path(scratch), machine, python, glibc)
         files = {
-            **{f"{name}/{file}": data for file, data in _files(raw)},
+            **{f"{manifest.agent}/{file}": data for file, data in _files(raw)},
             **{f"wheels/{file.name}": file.read_bytes() for file in wheels},
             "requirements.txt": "".join(map(_pinned, wheels)).encode(),
-            "install.sh": _INSTALL.format(name=name, python=python).encode(),
-            "agent.service": _UNIT.format(name=name).encode(),
-            "agent.env": _ENVIRONMENT.format(name=name).encode(),
+            "install.sh": _INSTALL.format(name=manifest.agent, python=python).encode(),
+            "agent.service": _UNIT.format(name=manifest.agent).encode(),
+            "agent.env": _ENVIRONMENT.format(name=manifest.agent).encode(),
         }
     try:
-        write_whole(target, _archive(f"{name}-device", files))
+        write_whole(target, _archive(f"{manifest.agent}-device", files))
     except OSError as error:
         raise AgentMixerError(f"{target} cannot be written ({error.strerror}); give another --out") from error
     return [file.name for file in wheels]

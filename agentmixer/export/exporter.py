@@ -19,11 +19,10 @@ from onnx.reference import ReferenceEvaluator
 from agentmixer import __version__, provenance
 from agentmixer.contract.manifest import (
     AGENT_FILE,
+    AGENT_FILES,
     AGENTS_FOLDER,
-    GOLDEN_FILE,
-    MODEL_FILE,
+    C_FILES,
     OPSET,
-    PROFILE_FILE,
     REPORTS_FOLDER,
     SCHEMA_VERSION,
     TEAM_FILE,
@@ -39,6 +38,7 @@ from agentmixer.contract.manifest import (
 )
 from agentmixer.contract.spec import Box, Name, TaskSpec
 from agentmixer.errors import AgentMixerError
+from agentmixer.export import c_code
 from agentmixer.export.bundle_writer import AgentParts, certified, write_bundle
 from agentmixer.export.elements import described
 from agentmixer.export.episodes import profiles, record
@@ -60,11 +60,13 @@ from agentmixer.train.run import Run, folder_name
 class Exported(NamedTuple):
     """A published bundle and how each agent's graph compared: {agent: {evaluator: Parity}}.
 
-    remembered: whether this machine will know which run it came from."""
+    remembered: whether this machine will know which run it came from. self_tests: what each agent's self-test in C said, None
+    where there is no C compiler; empty unless exported as C."""
 
     path: Path
     parity: dict[str, dict[str, Parity]]
     remembered: bool
+    self_tests: dict[str, str | None]
 
 
 def evaluators(actor: DeployedActor, model: onnx.ModelProto) -> dict[str, StepFunction]:
@@ -201,7 +203,7 @@ def _folder(path: Path) -> Iterator[None]:
 
 def _not_exported(bundle: Path) -> str | None:
     """A file in the folder that is no bundle's, relative to it; None if there is none."""
-    files = (AGENT_FILE, MODEL_FILE, GOLDEN_FILE, PROFILE_FILE, signature.AGENT_SIGNATURE_FILE)
+    files = (AGENT_FILE, *AGENT_FILES, *C_FILES, signature.AGENT_SIGNATURE_FILE)
     for path in sorted(bundle.rglob("*")):
         parts = path.relative_to(bundle).parts
         known = (
@@ -239,7 +241,7 @@ def _check_place(target: Path, replace: bool) -> None:
 def export(
     run: Run, out: Path | None = None, progress: Callable[[str], None] = lambda _: None, sign: Path | None = None,
     team_id: str | None = None, release: int = 0, file: Path | None = None, replace: bool = False,
-    elements: Path | None = None, when_unusual: WhenUnusual = "report",
+    elements: Path | None = None, when_unusual: WhenUnusual = "report", as_c: bool = False,
 ) -> Exported:  # fmt: skip
     """Export a checkpoint of `run`, one folder an agent; PM and critics are not written.
 
@@ -247,8 +249,9 @@ def export(
     is left alone; with `replace` a bundle that is there gives way, with its signatures and reports. Nothing appears
     there before all agents have passed parity. Calls `progress` with each agent that is exported. sign: file of the private key to
     sign it with; elements: a file that names and explains elements and actions (`elements.described`); when_unusual: the manifest's;
-    team_id, release: what a device may hold its agent to (`default_team_id` unless given). Raises
-    AgentMixerError if parity fails, something is in the bundle's place, the key is none, `team_id` or `release` cannot be
+    team_id, release: what a device may hold its agent to (`default_team_id` unless given); as_c: write each agent as C too, and
+    run its self-test if this machine has a C compiler. Raises
+    AgentMixerError if parity or a self-test fails, something is in the bundle's place, the key is none, `team_id` or `release` cannot be
     what they should, or the algorithm's agents need more than their own observations."""
     key = signature.private_key(sign) if sign else None
     run = run.on_cpu()
@@ -287,6 +290,7 @@ def export(
         _check_place(target, replace)
     tolerances = Tolerances()
     parity: dict[str, dict[str, Parity]] = {}
+    self_tests: dict[str, str | None] = {}
     agents: dict[str, AgentParts] = {}
     with _folder(target.parent), tempfile.TemporaryDirectory(prefix=".export-", dir=target.parent) as scratch:
         draft = Path(scratch) / "bundle"
@@ -318,7 +322,12 @@ def export(
             check_locality(check_model(data, manifest), manifest)
             parse(golden, manifest)
             profile.parse(measured, manifest)
-            agents[name] = AgentParts(manifest, data, golden, measured)
+            code: dict[str, bytes] = {}
+            if as_c:
+                progress(f"writing {name} as C, agent {index + 1} of {spec.num_agents}")
+                code = c_code.c_files(data, manifest, goldens[index])
+                self_tests[name] = c_code.run_self_test(code)
+            agents[name] = AgentParts(manifest, data, golden, measured, code)
         digest = write_bundle(draft, TeamManifest(SCHEMA_VERSION, *team, spec, {}, source, tolerances), agents)
         if key:
             signature.sign(draft, key)
@@ -326,4 +335,4 @@ def export(
         if replace and target.exists():
             target.rename(Path(scratch) / "replaced")
         draft.rename(target)
-    return Exported(target, parity, provenance.remember("bundles", digest, run.path))
+    return Exported(target, parity, provenance.remember("bundles", digest, run.path), self_tests)

@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 from agentmixer.contract.manifest import (
     AGENT_FILE,
+    AGENT_FILES,
     AGENTS_FOLDER,
+    C_FILES,
     GOLDEN_FILE,
     MAX_AGENT_FILE,
     MAX_TEAM_FILE,
@@ -36,6 +38,8 @@ BUNDLES = Path("bundles")
 
 #: Most entries that a folder of agents may have, and any other folder of a bundle.
 MAX_AGENTS, MOST_FILES = 1024, 64
+#: Most bytes of a file of C.
+MAX_C_FILE = 1 << 26
 #: Most bytes of all agents' files together.
 MAX_BYTES = 128 << 20
 
@@ -104,6 +108,7 @@ AGENT_LIMITS = {
     MODEL_FILE: MAX_FILE,
     GOLDEN_FILE: golden.MAX_FILE,
     PROFILE_FILE: profile.MAX_FILE,
+    **dict.fromkeys(C_FILES, MAX_C_FILE),
 }
 TEAM_LIMITS = {TEAM_FILE: MAX_TEAM_FILE, signature.SIGNATURE_FILE: signature.LENGTH}
 
@@ -152,8 +157,13 @@ def open_agent(raw: Raw, trusted: Path | None = None, name: str | None = None) -
     check_agent_signature(raw, trusted)
     manifest = named_manifest(raw, name)
     signature.check_pin(manifest, raw.folder, signature.pinned_for(trusted))
-    raw.only(AGENT_LIMITS)
+    only_listed(raw, manifest)
     return open_listed(raw, manifest)
+
+
+def only_listed(raw: Raw, manifest: AgentManifest) -> None:
+    """Raises AgentMixerError naming a file of an agent's folder that its manifest does not list."""
+    raw.only((AGENT_FILE, signature.AGENT_SIGNATURE_FILE, *manifest.files))
 
 
 def named_manifest(raw: Raw, name: str | None) -> AgentManifest:
@@ -174,9 +184,10 @@ def check_agent_signature(raw: Raw, trusted: Path | None) -> str:
 def agent_manifest(folder: Path, data: bytes) -> AgentManifest:
     """The manifest in `data`, the bytes of agent.json. Raises AgentMixerError if it is none or contradicts itself."""
     manifest = decode(data, AgentManifest, folder / AGENT_FILE)
-    if set(manifest.files) != {MODEL_FILE, GOLDEN_FILE, PROFILE_FILE}:
+    if set(manifest.files) not in ({*AGENT_FILES}, {*AGENT_FILES, *C_FILES}):
         raise AgentMixerError(
-            f"{folder / AGENT_FILE} must list {MODEL_FILE}, {GOLDEN_FILE} and {PROFILE_FILE}; export the bundle again"
+            f"{folder / AGENT_FILE} must list {', '.join(AGENT_FILES)}, and of {', '.join(C_FILES)} all or none; export the "
+            "bundle again"
         )
     if not allows(manifest.action_space, manifest.fallback_action):
         raise AgentMixerError(
@@ -208,7 +219,7 @@ def open_listed(raw: Raw, manifest: AgentManifest) -> AgentFiles:
             raise AgentMixerError(
                 f"{raw.folder / name} is not what was exported (its SHA-256 differs); copy or export the bundle again"
             )
-    model, trace, figures = (raw.files[name] for name in (MODEL_FILE, GOLDEN_FILE, PROFILE_FILE))
+    model, trace, figures = (raw.files[name] for name in AGENT_FILES)
     return AgentFiles(manifest, model, trace, figures, sha256(raw.files[AGENT_FILE]))
 
 

@@ -115,7 +115,7 @@ def _belongs(manifest: AgentManifest, raw: Raw, team: TeamManifest, name: str) -
 
 
 def _listed_only(raw: Raw, manifest: AgentManifest) -> tuple[bool, str]:
-    raw.only(bundle.AGENT_LIMITS)
+    bundle.only_listed(raw, manifest)
     return True, "nothing but what the manifest lists"
 
 

@@ -14,11 +14,19 @@ from rich.table import Table
 from agentmixer_cli.opening import StepOption, TaskCodeOption, run_and_checkpoint
 from agentmixer_cli.terminal import Terminal
 
+#: What an agent can be exported as.
+FORMATS = ("onnx", "c")
+
 
 def export(
     run: Annotated[Path | None, typer.Argument(help="Run directory; the newest under runs/ unless given.")] = None,
     per_agent: Annotated[
-        str, typer.Option("--per-agent", metavar="FORMAT", help="One model an agent, in this format: onnx.")
+        str,
+        typer.Option(
+            "--per-agent",
+            metavar="FORMAT",
+            help="One model an agent, in this format: onnx; or c, which is onnx with the agent as C beside it.",
+        ),
     ] = "onnx",
     out: Annotated[
         Path | None, typer.Option(help="Bundle directory, which must not exist; a folder under bundles/ unless given.")
@@ -62,20 +70,22 @@ def export(
     from agentmixer.errors import AgentMixerError, nearest
     from agentmixer.export import exporter
 
-    if per_agent != "onnx":
-        raise AgentMixerError(f"unknown export format '{per_agent}'{nearest(per_agent, ['onnx'])}")
+    if per_agent not in FORMATS:
+        raise AgentMixerError(f"unknown export format '{per_agent}'{nearest(per_agent, FORMATS)}")
     ways = {way.replace(" ", "-"): way for way in get_args(WhenUnusual)}
     if when_unusual not in ways:
         raise AgentMixerError(f"unknown --when-unusual '{when_unusual}'{nearest(when_unusual, ways)}")
     console = Terminal(stderr=as_json)
     source, file = run_and_checkpoint(run, step, task_code, None if as_json else console)
     with console.doing() as doing:
-        result = exporter.export(source, out, doing, sign, team, release, file, replace, elements, ways[when_unusual])
+        unusual, as_c = ways[when_unusual], per_agent == "c"
+        result = exporter.export(source, out, doing, sign, team, release, file, replace, elements, unusual, as_c)
     if as_json:
         parity = {
             name: {kind: found._asdict() for kind, found in kinds.items()} for name, kinds in result.parity.items()
         }
         told = {"bundle": str(result.path), "run": str(source.path), "checkpoint": file.name, "parity": parity}
+        told |= {"self_tests": result.self_tests} if as_c else {}
         typer.echo(json.dumps(told, indent=2))
         return
     table = Table(title="parity with the trained network, golden steps", box=box.SIMPLE)
@@ -93,6 +103,9 @@ def export(
             f"{size / 1024:.0f} KiB",
         )
     console.print(table)
+    for agent, said in result.self_tests.items():
+        untried = f"agent {agent}: its C was not tried, for there is no C compiler here; its self_test.c says whether it is right"
+        console.print(f"C: {said or untried}", soft_wrap=True, markup=False)
     console.print(f"bundle {result.path}", soft_wrap=True, markup=False)
     if not result.remembered:
         console.print(

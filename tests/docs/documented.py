@@ -109,6 +109,8 @@ STORY: tuple[dict[str, How], ...] = (
         "> agentmixer train passage two_agents --steps 2000": AS_IT_IS,
         "agentmixer keygen release.key": AS_IT_IS,
         "agentmixer export --sign release.key": AS_IT_IS,
+        "pip install 'agentmixer[c]'": no("the tests' own environment has it"),
+        "agentmixer export --per-agent c": How("--out bundles/as-c"),
         "agentmixer export --sign release.key --team warehouse --release 7": How("--out bundles/release-7"),
         "agentmixer pin release.key.pub --team warehouse --release 7": AS_IT_IS,
     },

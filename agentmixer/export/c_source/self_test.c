@@ -1,0 +1,31 @@
+
+int main(void)
+{
+    int equal = 0;
+
+    for (int t = 0; t < STEPS; ++t) {
+        agent_action action[AGENT_ACTION];
+        bool same;
+
+        if (golden_reset[t][0]) {
+            agent_reset();
+        }
+        same = agent_act(golden_obs[t],
+#if AGENT_MASK
+                         golden_mask[t],
+#else
+                         NULL,
+#endif
+                         action) == AGENT_OK;
+        for (int i = 0; i < AGENT_ACTION; ++i) {
+#ifdef REAL_VALUED
+            same = same && fabsf(action[i] - golden_action[t][i]) <= golden_tolerance[t][i];
+#else
+            same = same && action[i] == golden_action[t][i];
+#endif
+        }
+        equal += same;
+    }
+    printf("agent %s: %d of %d golden actions equal\n", AGENT_NAME, equal, STEPS);
+    return equal == STEPS ? 0 : 1;
+}

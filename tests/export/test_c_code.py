@@ -1,0 +1,227 @@
+"""Agents as C: they decide as their graphs do, on this machine's processor and on those of small boards."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from agentmixer_cli.app import app
+from conftest import make_run, quiet, random_masks, tiny_algorithm, tiny_spec, unlike_spec
+from typer.testing import CliRunner
+
+from agentmixer.contract.manifest import C_FILE, C_FILES, C_HEADER_FILE, C_TEST_FILE, AgentManifest, Source
+from agentmixer.contract.spec import Box, TaskSpec
+from agentmixer.errors import AgentMixerError
+from agentmixer.export import c_code
+from agentmixer.export.bundle_writer import certified
+from agentmixer.export.exporter import Exported, _manifest, export
+from agentmixer.export.graph import export_graph
+from agentmixer.export.graph_step import graph_step
+from agentmixer.runtime.bundle import read_agent
+from agentmixer.runtime.golden import Golden
+from agentmixer.runtime.verify import verify
+from agentmixer.train import trainer
+from agentmixer.train.run import Run
+
+FIRMWARE = Path(__file__).parents[2] / "examples" / "firmware"
+SOURCE = Source("0", "none", "none", 0, 0, "none", "0" * 64, "none", "0" * 64)
+needs_compiler = pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler here")
+
+
+class Made(NamedTuple):
+    manifest: AgentManifest
+    model: bytes
+    golden: Golden
+    files: dict[str, bytes]
+
+
+def made(spec: TaskSpec, index: int, **settings: object) -> Made:
+    """One agent with weights drawn at random, its trace on noise, and its files of C."""
+    team = tiny_algorithm(spec, **settings).team
+    generator = np.random.default_rng(index)
+    actor = team.deployed(index)
+    with torch.no_grad():
+        for p in actor.parameters():
+            torch.nn.init.normal_(p, std=0.5)
+    data = export_graph(actor, {}).SerializeToString(deterministic=True)
+    manifest = certified(_manifest(spec, index, actor, ("team", 1), SOURCE), data)
+    steps, space = 200, spec.action_spaces[index]
+    obs = generator.normal(size=(steps, spec.obs_sizes[index])).astype(np.float32)
+    mask, reset, step = np.ones((steps, space.n), bool), np.arange(steps) % 50 == 0, graph_step(data)
+    if actor.masked:
+        mask = random_masks(generator, steps, space.n)
+        mask[:, 0] = True
+    rows, state = [], np.zeros((1, actor.memory), np.float32)
+    for t in range(steps):
+        state = state * ~reset[t]
+        rows.append(step(obs[t : t + 1], mask[t : t + 1], state))
+        state = rows[-1][2]
+    action, policy, memory = (np.concatenate(column) for column in zip(*rows, strict=True))
+    golden = Golden(obs, mask, reset, action, policy, memory)
+    return Made(manifest, data, golden, c_code.c_files(data, manifest, golden))
+
+
+#: Whole numbers with and without memory and mask, from 2 on; two elements; real values; numbers rounded half to even.
+KINDS = {
+    "masked, memory": (tiny_spec(), 0, {}),
+    "masked, no memory": (tiny_spec(), 1, {"recurrent_actor": False, "layers": 2}),
+    "from 2 on": (unlike_spec(), 0, {"share_parameters": False}),
+    "two elements": (unlike_spec(), 1, {"share_parameters": False}),
+    "real-valued, moments": (unlike_spec(), 2, {"share_parameters": False, "input_norm": "running"}),
+    "whole numbers of a range": (unlike_spec(), 3, {"share_parameters": False}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_graph_that_is_compiled_computes_what_the_exported_graph_does(kind: str) -> None:
+    spec, index, settings = KINDS[kind]
+    agent = made(spec, index, **settings)
+    written = c_code._vectorised(onnx.load_from_string(agent.model))
+    assert not {node.op_type for node in written.graph.node} & {"Split"}
+    ours, theirs = graph_step(written.SerializeToString()), graph_step(agent.model)
+    for t in range(20):
+        rows = agent.golden.obs[t : t + 1], agent.golden.action_mask[t : t + 1], agent.golden.state_out[t : t + 1]
+        for a, b in zip(ours(*rows), theirs(*rows), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@needs_compiler
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_self_test_repeats_the_trace_and_fails_where_the_code_is_another(kind: str) -> None:
+    spec, index, settings = KINDS[kind]
+    agent = made(spec, index, **settings)
+    assert c_code.run_self_test(agent.files) == f"agent {agent.manifest.agent}: 200 of 200 golden actions equal"
+    other = made(spec, index, **settings, seed=1)
+    with pytest.raises(AgentMixerError, match=r"does not pass its self-test here \(agent .*: \d+ of 200"):
+        c_code.run_self_test(agent.files | {C_FILE: other.files[C_FILE]})
+
+
+class Library:
+    """policy.c as a shared library, called as firmware calls it."""
+
+    def __init__(self, agent: Made, folder: Path):
+        for name, data in agent.files.items():
+            (folder / name).write_bytes(data)
+        library = folder / "policy.so"
+        subprocess.run(["cc", *c_code.FLAGS, "-shared", "-fPIC", "-o", library, folder / C_FILE, "-lm"], check=True)
+        self.code, self.real = ctypes.CDLL(str(library)), isinstance(agent.manifest.action_space, Box)
+        self.width = int(np.prod(agent.manifest.tensor("action").shape))
+
+    def act(self, obs: np.ndarray, mask: np.ndarray | None) -> tuple[int, list[float]]:
+        action = np.full(self.width, 77, np.float32 if self.real else np.int32)
+        given = None if mask is None else mask.ctypes.data_as(ctypes.c_void_p)
+        status = self.code.agent_act(obs.ctypes.data_as(ctypes.c_void_p), given, action.ctypes.data_as(ctypes.c_void_p))
+        return status, action.tolist()
+
+
+@needs_compiler
+def test_what_is_no_observation_or_allows_nothing_gives_the_fallback_and_changes_nothing(tmp_path: Path) -> None:
+    agent = made(tiny_spec(), 0)
+    library, golden = Library(agent, tmp_path), agent.golden
+    nothing = np.zeros(4, bool)
+    broken = golden.obs[0].copy()
+    broken[3] = np.nan
+    library.code.agent_reset()
+    for t in range(20):
+        assert library.act(broken, golden.action_mask[t]) == (1, [0])
+        assert library.act(golden.obs[t], nothing) == (2, [0])
+        assert library.act(golden.obs[t], golden.action_mask[t]) == (0, [golden.action[t]])
+
+
+@needs_compiler
+def test_a_reset_forgets_what_is_kept(tmp_path: Path) -> None:
+    agent = made(tiny_spec(), 0)
+    library, golden = Library(agent, tmp_path), agent.golden
+
+    def episode() -> list[tuple[int, list[float]]]:
+        library.code.agent_reset()
+        return [library.act(golden.obs[t], golden.action_mask[t]) for t in range(50)]
+
+    assert episode() == episode() == [(0, [action]) for action in golden.action[:50]]
+
+
+@needs_compiler
+def test_export_c_writes_the_files_verify_covers_them_and_devices_load_the_rest(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", hidden=8, total_steps=128)
+    assert trainer.train(run, quiet())
+    done = CliRunner().invoke(app, ["export", str(run.path), "--per-agent", "c", "--out", str(tmp_path / "bundle")])
+    assert done.exit_code == 0, done.output
+    assert "agent agent_4: 256 of 256 golden actions equal" in done.output
+    folder = tmp_path / "bundle" / "agents" / "agent_0"
+    files = read_agent(folder)
+    assert set(C_FILES) < set(files.manifest.files)
+    assert files.manifest.files["policy.onnx"] in (folder / C_HEADER_FILE).read_text()
+    assert verify(tmp_path / "bundle").passed
+
+    code = folder / C_FILE
+    code.write_text(code.read_text().replace("0x1.", "0x0.", 1))
+    report = verify(tmp_path / "bundle")
+    assert [check.sentence for check in report.checks if check.status == "failed"] == [
+        f"{code} is not what was exported (its SHA-256 differs); copy or export the bundle again"
+    ]
+    code.unlink()
+    with pytest.raises(AgentMixerError, match=r"policy\.c is missing"):
+        read_agent(folder)
+
+
+def test_c_that_the_manifest_does_not_list_is_refused(exported: Exported, tmp_path: Path) -> None:
+    folder = tmp_path / "agent_0"
+    shutil.copytree(exported.path / "agents" / "agent_0", folder)
+    (folder / C_FILE).write_text("int main(void) { return 0; }")
+    with pytest.raises(AgentMixerError, match=r"policy\.c is not listed in the manifest"):
+        read_agent(folder)
+    assert not verify(folder).passed
+
+
+def test_without_the_compiler_of_graphs_the_sentence_says_what_to_install(
+    trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    c_code._compiler.cache_clear()
+    monkeypatch.setitem(sys.modules, "emx_onnx_cgen.compiler", None)
+    with pytest.raises(AgentMixerError, match=r"needs emx-onnx-cgen.*pip install 'agentmixer\[c\]'"):
+        export(trained, tmp_path / "bundle", as_c=True)
+    assert not (tmp_path / "bundle").exists()
+
+
+#: Processor, its floating-point unit, and the board that QEMU has it on.
+BOARDS = {"cortex-m4": ("fpv4-sp-d16", "mps2-an386"), "cortex-m7": ("fpv5-sp-d16", "mps2-an500")}
+
+
+@pytest.mark.parametrize("kind", ["masked, memory", "real-valued, moments"])
+@pytest.mark.parametrize("processor", [*BOARDS, "aarch64"])
+def test_other_processors_repeat_the_trace(processor: str, kind: str, tmp_path: Path) -> None:
+    spec, index, settings = KINDS[kind]
+    agent = made(spec, index, **settings)
+    for name, data in agent.files.items():
+        (tmp_path / name).write_bytes(data)
+    if processor == "aarch64":
+        compiler, emulator = "aarch64-linux-gnu-gcc", ["qemu-aarch64"]
+        command = ["-static", C_FILE, C_TEST_FILE]
+    else:
+        unit, board = BOARDS[processor]
+        compiler = "arm-none-eabi-gcc"
+        emulator = ["qemu-system-arm", "-M", board, "-semihosting", "-nographic", "-kernel"]
+        command = [
+            f"-mcpu={processor}", f"-mfpu={unit}", "-mthumb", "-mfloat-abi=hard", "-ffunction-sections",
+            "-fdata-sections", "-Wl,--gc-sections", "-nostartfiles", "--specs=rdimon.specs",
+            "-T", str(FIRMWARE / "mps2.ld"), str(FIRMWARE / "startup.c"), C_FILE, C_TEST_FILE,
+        ]  # fmt: skip
+    if missing := [tool for tool in (compiler, emulator[0]) if not shutil.which(tool)]:
+        pytest.skip(f"no {' and no '.join(missing)} here")
+    subprocess.run([compiler, *c_code.FLAGS, *command, "-lm", "-o", "self_test"], cwd=tmp_path, check=True)
+    done = subprocess.run(
+        [*emulator, "self_test" if processor != "aarch64" else "./self_test"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.strip()) == (
+        0,
+        f"agent {agent.manifest.agent}: 200 of 200 golden actions equal",
+    )
