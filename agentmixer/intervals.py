@@ -10,6 +10,8 @@ import numpy as np
 #: With fewer values nothing is shown by their being alike: even a sign test of n pairs, whose p is at least 1 / 2^n, does
 #: not come below 0.05.
 FEWEST = 5
+#: What a team may differ by and count as equally good. Of win rates: 5 wins in 100 episodes. Of returns: 5 % of the mean return.
+MARGIN = 0.05
 
 
 class Estimate(NamedTuple):

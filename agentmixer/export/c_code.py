@@ -88,6 +88,10 @@ def _vectorised(model: onnx.ModelProto) -> onnx.ModelProto:
     in the order that C prescribes. A matrix that is split after its product is split before."""
     graph = model.graph
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear":  # C multiplies nothing out, for that would take RAM
+            whole, scale = (weights.pop(name) for name in node.input)
+            weights[node.output[0]] = whole * scale[:, None]
     parts = {node.input[0]: list(node.output) for node in graph.node if node.op_type == "Split"}
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
@@ -104,7 +108,7 @@ def _vectorised(model: onnx.ModelProto) -> onnx.ModelProto:
                 names = f"{weight}.{k}", f"{bias}.{k}"
                 weights |= zip(names, (np.ascontiguousarray(matrix), vector), strict=True)
                 nodes.append(helper.make_node("Gemm", [x, *names], [output], name=f"{node.name}_{k}"))
-        elif node.op_type != "Split":
+        elif node.op_type not in ("Split", "DequantizeLinear"):
             nodes.append(node)
     values = [*graph.input, *graph.output]
     for dim in (value.type.tensor_type.shape.dim[0] for value in values):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import re
 import tempfile
@@ -44,6 +45,7 @@ from agentmixer.export.elements import described
 from agentmixer.export.episodes import profiles, record
 from agentmixer.export.graph import export_graph
 from agentmixer.export.graph_step import graph_step
+from agentmixer.export.quantize import QuantizationReport, judge, quantize
 from agentmixer.runtime import profile, signature
 from agentmixer.runtime.actions import array_type
 from agentmixer.runtime.bundle import BUNDLES, bundle_around, read_bundle
@@ -61,12 +63,13 @@ class Exported(NamedTuple):
     """A published bundle and how each agent's graph compared: {agent: {evaluator: Parity}}.
 
     remembered: whether this machine will know which run it came from. self_tests: what each agent's self-test in C said, None
-    where there is no C compiler; empty unless exported as C."""
+    where there is no C compiler; empty unless exported as C. quantization: what int8 costs, if that was asked for."""
 
     path: Path
     parity: dict[str, dict[str, Parity]]
     remembered: bool
     self_tests: dict[str, str | None]
+    quantization: QuantizationReport | None
 
 
 def evaluators(actor: DeployedActor, model: onnx.ModelProto) -> dict[str, StepFunction]:
@@ -84,7 +87,10 @@ def evaluators(actor: DeployedActor, model: onnx.ModelProto) -> dict[str, StepFu
         with torch.no_grad():
             return [out.numpy() for out in actor(*map(torch.from_numpy, feed.values()))]
 
-    reference = ReferenceEvaluator(model)
+    # onnx has the operator that int8 needs from opset 19 on, in which the other operators mean the same.
+    again = onnx.ModelProto.FromString(model.SerializeToString())
+    again.opset_import[0].version = max(OPSET, 19)
+    reference = ReferenceEvaluator(again)
     return {
         "torch": step_function(in_torch),
         "onnxruntime": graph_step(model.SerializeToString()),
@@ -241,7 +247,7 @@ def _check_place(target: Path, replace: bool) -> None:
 def export(
     run: Run, out: Path | None = None, progress: Callable[[str], None] = lambda _: None, sign: Path | None = None,
     team_id: str | None = None, release: int = 0, file: Path | None = None, replace: bool = False,
-    elements: Path | None = None, when_unusual: WhenUnusual = "report", as_c: bool = False,
+    elements: Path | None = None, when_unusual: WhenUnusual = "report", as_c: bool = False, int8: bool = False,
 ) -> Exported:  # fmt: skip
     """Export a checkpoint of `run`, one folder an agent; PM and critics are not written.
 
@@ -250,8 +256,8 @@ def export(
     there before all agents have passed parity. Calls `progress` with each agent that is exported. sign: file of the private key to
     sign it with; elements: a file that names and explains elements and actions (`elements.described`); when_unusual: the manifest's;
     team_id, release: what a device may hold its agent to (`default_team_id` unless given); as_c: write each agent as C too, and
-    run its self-test if this machine has a C compiler. Raises
-    AgentMixerError if parity or a self-test fails, something is in the bundle's place, the key is none, `team_id` or `release` cannot be
+    run its self-test if this machine has a C compiler; int8: write matrices as 8-bit whole numbers (`quantize`). Raises
+    AgentMixerError if parity or a self-test fails, int8 changes the team too much, something is in the bundle's place, the key is none, `team_id` or `release` cannot be
     what they should, or the algorithm's agents need more than their own observations."""
     key = signature.private_key(sign) if sign else None
     run = run.on_cpu()
@@ -268,12 +274,21 @@ def export(
         spec = described(task.spec, elements) if elements else task.spec
         team = checked_team(default_team_id(spec) if team_id is None else team_id, release)
         algorithm, step = checkpoint.load_weights(run, task, file)
+        if int8:
+            trained = checkpoint.load_weights(run, task, file)[0].team
+            quantize(algorithm.team)
         goldens = record(algorithm.team, task, progress=progress)
         foreign = task.restarts  # environments of others' code are costly, and each needs a process
     # As many environments as the run trained in: JAX has compiled its games for so many.
     envs = 1 if foreign else run.config.run.num_envs // run.config.run.lanes
     with contextlib.closing(run.make_task(envs)) as task:
         seen = profiles(algorithm.team, task, progress)
+        quantization = judge(algorithm.team, trained, task, run.config.run, progress) if int8 else None
+    if quantization and not quantization.passed:
+        raise AgentMixerError(
+            f"this team does not hold with --quantize int8: {quantization.verdict.removeprefix('FAIL: ')}; nothing was exported; export "
+            "without --quantize"
+        )
     source = Source(
         agentmixer=__version__,
         algorithm=run.algorithm,
@@ -303,7 +318,7 @@ def export(
                 "scenario": spec.scenario,
                 "checkpoint_sha256": source.checkpoint_sha256,
             }
-            model = export_graph(actor, metadata)
+            model = export_graph(actor, metadata, int8)
             parity[name] = compare(actor, model, goldens[index], tolerances)
             for kind, result in parity[name].items():
                 if not result.passed:
@@ -329,10 +344,14 @@ def export(
                 self_tests[name] = c_code.run_self_test(code)
             agents[name] = AgentParts(manifest, data, golden, measured, code)
         digest = write_bundle(draft, TeamManifest(SCHEMA_VERSION, *team, spec, {}, source, tolerances), agents)
+        if quantization:
+            quantization = dataclasses.replace(quantization, bundle=str(target))
+            (draft / REPORTS_FOLDER).mkdir()
+            (draft / REPORTS_FOLDER / "quantization.json").write_text(quantization.to_json())
         if key:
             signature.sign(draft, key)
         read_bundle(draft)
         if replace and target.exists():
             target.rename(Path(scratch) / "replaced")
         draft.rename(target)
-    return Exported(target, parity, provenance.remember("bundles", digest, run.path), self_tests)
+    return Exported(target, parity, provenance.remember("bundles", digest, run.path), self_tests, quantization)

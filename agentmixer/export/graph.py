@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import torch
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
@@ -14,6 +15,7 @@ from agentmixer import __version__
 from agentmixer.contract.manifest import OPSET
 from agentmixer.contract.spec import Box, Discrete, MultiDiscrete
 from agentmixer.errors import AgentMixerError
+from agentmixer.export.quantize import scales
 from agentmixer.runtime.onnx_graph import BATCH, OPERATORS
 from agentmixer.train.deployed import DeployedActor, RunningNorm
 from agentmixer.train.joint_policy import ILLEGAL
@@ -22,14 +24,15 @@ from agentmixer.train.joint_policy import ILLEGAL
 IR_VERSION = 10
 
 
-def export_graph(actor: DeployedActor, metadata: dict[str, str]) -> onnx.ModelProto:
-    """The graph of `actor.forward`, with the actor's inputs and outputs. metadata ends up in the model's metadata_props.
+def export_graph(actor: DeployedActor, metadata: dict[str, str], int8: bool = False) -> onnx.ModelProto:
+    """The graph of `actor.forward`, with the actor's inputs and outputs. metadata ends up in the model's metadata_props. int8: write
+    matrices as 8-bit whole numbers, whose values the actor's must be (`quantize.quantize`).
 
     The graph is written here, not traced: tracing takes seconds, and `forward` has a dozen kinds of operators. Tests hold
     this graph against the one that torch traces (Discrete, Box) or against what torch computes (MultiDiscrete, rounded
     values), and export holds it against the actor.
     Raises AgentMixerError if the graph breaks the conventions (see docs/bundle-format.md)."""
-    graph = _Graph()
+    graph = _Graph(int8)
     x = _input_norm(graph, actor.norm, "obs")
     for i, (linear, norm) in enumerate(zip(actor.linears, actor.norms, strict=True)):
         x = graph.layer_norm(f"norms.{i}", norm, graph.add("Relu", graph.linear(f"linears.{i}", linear, x)))
@@ -96,18 +99,17 @@ def _choose(graph: _Graph, space: Discrete | MultiDiscrete, logits: str) -> None
 class _Graph:
     """A graph in the making. Values are called by the names that the methods return."""
 
-    def __init__(self) -> None:
+    def __init__(self, int8: bool) -> None:
+        self.int8 = int8
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[TensorProto] = []
 
     def constant(self, name: str, value: Tensor | np.ndarray | np.generic) -> str:
-        """A constant of that name, float32 or int64."""
+        """A constant of that name, float32, int8 or int64."""
         array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
-        kind, array = (
-            (TensorProto.INT64, array.astype("<i8"))
-            if array.dtype == np.int64
-            else (TensorProto.FLOAT, array.astype("<f4"))
-        )
+        kind = {np.dtype(np.int8): TensorProto.INT8, np.dtype(np.int64): TensorProto.INT64}.get(array.dtype)
+        if kind is None:
+            kind, array = TensorProto.FLOAT, array.astype("<f4")
         self.constants.append(helper.make_tensor(name, kind, array.shape, array.tobytes(), raw=True))
         return name
 
@@ -117,8 +119,16 @@ class _Graph:
 
     def linear(self, name: str, layer: nn.Module, x: str, output: str = "") -> str:
         """`nn.Linear`. x [batch, in] -> [batch, out]."""
-        weights = self.constant(f"{name}.weight", layer.weight), self.constant(f"{name}.bias", layer.bias)  # type: ignore[arg-type]
-        return self.add("Gemm", x, *weights, output=output, alpha=1.0, beta=1.0, transA=0, transB=1)
+        weight, bias = self.matrix(f"{name}.weight", layer.weight), self.constant(f"{name}.bias", layer.bias)  # type: ignore[arg-type]
+        return self.add("Gemm", x, weight, bias, output=output, alpha=1.0, beta=1.0, transA=0, transB=1)
+
+    def matrix(self, name: str, weight: Tensor) -> str:
+        """A matrix [out, in] of float32; if the graph has int8, whole numbers with one scale an output, multiplied out."""
+        if not self.int8:
+            return self.constant(name, weight)
+        scale = scales(weight.detach().cpu(), 1)
+        whole = self.constant(name, (weight.detach().cpu() / scale).round().to(torch.int8))
+        return self.add("DequantizeLinear", whole, self.constant(f"{name}.scale", scale[:, 0]), axis=0)
 
     def layer_norm(self, name: str, layer: nn.Module, x: str) -> str:
         """`nn.LayerNorm` over the last dimension."""

@@ -67,7 +67,8 @@ def check_cost(graph: Graph, manifest: AgentManifest) -> Cost:
 def cost(graph: Graph) -> Cost:
     """What one decision takes, with every shape and type worked out from the inputs and the batch left open.
 
-    Every value keeps the batch as its first dimension, so no row can depend on another. Raises GraphRefused for an
+    Every value keeps the batch as its first dimension, so no row can depend on another; a matrix of constants that is multiplied
+    out has none, and is the same for every decision. Raises GraphRefused for an
     operator that does not fit its operands, an output that is not what the graph declares, or more than
     MAX_MULTIPLY_ADDS or MAX_ELEMENTS."""
     known: dict[str, tuple[str, Shape]] = {value.name: (value.dtype, value.shape) for value in graph.inputs}
@@ -79,7 +80,7 @@ def cost(graph: Graph) -> Cost:
         if results is None or len(results) != len(node.outputs):
             refuse(f"gives {node.op} operands or attributes that it cannot have")
         known.update(zip(node.outputs, results, strict=True))
-        elements += sum(_elements(shape) for _, shape in results)
+        elements += sum(_elements(shape) for _, shape in results if shape[:1] == (BATCH,))
         if node.op in ("MatMul", "Gemm"):
             multiply_adds += _elements(operands[1][1])  # a row meets every element of the matrix once
         if elements > MAX_ELEMENTS:
@@ -136,6 +137,9 @@ def _results(node: Node, operands: list[tuple[str, Shape]]) -> list[tuple[str, S
                 return [(types[0], (BATCH, size // parts))] * parts
         case "ArgMax", 1 if floats and led and len(first) == 2 and attribute("axis", 0) in (-1, 1):
             return [("int64", (BATCH,) if attribute("keepdims", 1) == 0 else (BATCH, 1))]
+        case "DequantizeLinear", 2 if types == ["int8", "float32"] and len(first) == 2 and not led:
+            if attribute("axis", 1) == 0 and shapes[1] == first[:1]:
+                return [("float32", first)]
         case "Concat", _ if set(types) == {"int64"} and attribute("axis", 0) in (-1, 1):
             if all(shape[:1] == (BATCH,) and len(shape) == 2 for shape in shapes):
                 return [("int64", (BATCH, sum(size for _, size in shapes if isinstance(size, int))))]

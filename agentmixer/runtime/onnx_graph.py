@@ -28,9 +28,9 @@ MAX_TEXT = 4096
 IR_VERSIONS = (8, 9, 10)
 #: onnxruntime takes settings from some other keys.
 METADATA = ("agent", "checkpoint_sha256", "scenario", "task")
-DTYPES = {1: "float32", 7: "int64", 9: "bool"}
+DTYPES = {1: "float32", 3: "int8", 7: "int64", 9: "bool"}
 #: What a constant may be.
-_BYTES_EACH = {"float32": 4, "int64": 8}
+_BYTES_EACH = {"float32": 4, "int8": 1, "int64": 8}
 #: The one dimension that is not a number.
 BATCH = "batch"
 Shape = tuple[int | str, ...]
@@ -44,6 +44,7 @@ OPERATORS: dict[str, dict[str, type[int] | type[float]]] = {
     "LayerNormalization": {"axis": int, "epsilon": float, "stash_type": int},
     "Split": {"axis": int, "num_outputs": int},
     "Concat": {"axis": int},
+    "DequantizeLinear": {"axis": int},
     "ArgMax": {"axis": int, "keepdims": int, "select_last_index": int},
 }
 
@@ -61,7 +62,7 @@ class Value(NamedTuple):
 
 
 class Constant(NamedTuple):
-    """An initialiser, float32 or int64. data: its elements, row by row, little-endian; a view into the model's bytes."""
+    """An initialiser, float32, int8 or int64. data: its elements, row by row, little-endian; a view into the model's bytes."""
 
     name: str
     dtype: str
@@ -178,7 +179,7 @@ def _constant(fields: dict[str, Any]) -> Constant:
     name, shape, data = fields["name"], tuple(fields["dims"]), fields["raw_data"]
     dtype = _dtype(fields["data_type"], name)
     if dtype not in _BYTES_EACH:
-        refuse(f"holds a constant '{name}' that is neither float32 nor int64")
+        refuse(f"holds a constant '{name}' that is none of float32, int8 and int64")
     elements = 1
     for size in shape:
         if not 1 <= size <= MAX_CONSTANT:

@@ -13,11 +13,10 @@ from agentmixer.export.graph_step import graph_step
 from agentmixer.runtime.agent import Agent
 from agentmixer.runtime.bundle import Bundle, read_bundle
 from agentmixer.runtime.golden import Golden, parse, replay
-from agentmixer.train import checkpoint
 from agentmixer.train.algorithms import Algorithm
 from agentmixer.train.run import Run
 from agentmixer.validate.moments import Moment, record
-from agentmixer.validate.source_run import source_run
+from agentmixer.validate.source_run import exported_team, source_run
 
 #: Recorded steps that a tampered team is asked again.
 STEPS = 100
@@ -36,7 +35,7 @@ def prepare(bundle: Bundle, run: Run | None = None, progress: Callable[[str], No
     """What the checks need. Calls `progress` with how far it is. Raises AgentMixerError if the run that the bundle came from is gone."""
     run = run or source_run(bundle)
     with contextlib.closing(run.make_task(1)) as task:
-        algorithm, _ = checkpoint.load_weights(run, task, run.checkpoints / bundle.team.source.checkpoint)
+        algorithm = exported_team(bundle, run, task)
         goldens = record_golden(algorithm.team, task, progress=progress)
         return Context(bundle, algorithm, goldens, record(bundle, task, STEPS, progress))
 

@@ -30,7 +30,7 @@ from agentmixer.validate.arms import ActorsArm, Arm, DeployedArm, JointArm, Play
 from agentmixer.validate.equivalence import Equivalence
 from agentmixer.validate.histogram import Histogram, histogram
 from agentmixer.validate.recording import Recorder
-from agentmixer.validate.source_run import check_task, source_run
+from agentmixer.validate.source_run import check_task, exported_team, has_int8, source_run
 
 #: Episodes of their own, apart from training, evaluation and golden traces.
 DEPLOY_SEED = 3_000_017
@@ -296,12 +296,13 @@ def _deploy_sim(
     joint = JointArm(algorithm.team)
     played = {"joint": playing("joint", joint), "actors": playing("actors", ActorsArm(algorithm.team))}
     with Host(bundle, deadline_s, require_isolation=require_isolation, devices=devices) as host:
-        deployed, shadow = DeployedArm(host, task.spec, loggers), ActorsArm(algorithm.team)
+        exported = exported_team(bundle, run, task) if has_int8(bundle) else algorithm
+        deployed, shadow = DeployedArm(host, task.spec, loggers), ActorsArm(exported.team)
         played["deployed"] = playing("deployed", deployed, shadow)
         figures = {agent.name: _figures(host, i, deployed.decisions) for i, agent in enumerate(host.agents)}
         first_action = max(host.start_seconds) + deployed.step_ns[0] / 1e9
     equivalent = equivalence.equivalence(
-        played["deployed"], played["actors"], task.spec, equivalence.MARGIN if margin is None else margin
+        played["deployed"], played["actors"], task.spec, intervals.MARGIN if margin is None else margin
     )
     return DeploySimReport(
         bundle=str(bundle.path),

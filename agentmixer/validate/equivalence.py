@@ -14,11 +14,9 @@ from scipy import stats
 
 from agentmixer.contract.spec import TaskSpec
 from agentmixer.errors import AgentMixerError
-from agentmixer.intervals import FEWEST
+from agentmixer.intervals import FEWEST, MARGIN
 from agentmixer.validate.arms import Played
 
-#: Of win rates: 5 wins in 100 episodes. Of returns: 5 % of the actors' mean return.
-MARGIN = 0.05
 ALPHA = 0.05
 
 

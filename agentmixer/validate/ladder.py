@@ -29,10 +29,9 @@ from agentmixer.export.graph_step import graph_step
 from agentmixer.runtime.agent import Agent
 from agentmixer.runtime.bundle import AgentFiles, Bundle
 from agentmixer.runtime.golden import Golden, StepFunction, is_close, replay
-from agentmixer.train import checkpoint
 from agentmixer.train.run import Run
 from agentmixer.train.team import Team
-from agentmixer.validate.source_run import check_task, source_run
+from agentmixer.validate.source_run import check_task, exported_team, source_run
 
 #: Steps recorded; the last sixteenth of a recording is noise, so that 1,020 are played.
 RECORDED = 1_088
@@ -91,7 +90,7 @@ def climb(bundle: Bundle, run: Run | None = None, progress: Callable[[str], None
     run = run or source_run(bundle)
     with contextlib.closing(run.make_task(1)) as task:
         check_task(task, bundle, run)
-        algorithm, _ = checkpoint.load_weights(run, task, run.checkpoints / bundle.team.source.checkpoint)
+        algorithm = exported_team(bundle, run, task)
         recorded = record(algorithm.team, task, RECORDED, progress)
     played = [Golden(*(array[: RECORDED - RECORDED // 16] for array in golden)) for golden in recorded]
     rungs: list[RungCheck] = []

@@ -15,11 +15,10 @@ from agentmixer.contract.results import Report
 from agentmixer.runtime.bundle import Bundle
 from agentmixer.runtime.certificate import check_locality
 from agentmixer.runtime.guard import check_model
-from agentmixer.train import checkpoint
 from agentmixer.train.run import Run
 from agentmixer.validate.bit_tally import BitCheck
 from agentmixer.validate.moments import record
-from agentmixer.validate.source_run import check_task, source_run
+from agentmixer.validate.source_run import check_task, exported_team, source_run
 from agentmixer.validate.task_locality import PROBED_ENVS, environmental
 from agentmixer.validate.team_locality import one_process, running_team
 from agentmixer.validate.training_locality import training
@@ -50,7 +49,7 @@ def locality(
     }
     with contextlib.closing(run.make_task(1)) as task:
         check_task(task, bundle, run)
-        algorithm, _ = checkpoint.load_weights(run, task, run.checkpoints / bundle.team.source.checkpoint)
+        algorithm = exported_team(bundle, run, task)
         moments = record(bundle, task, steps, progress)
     if len(bundle.agents) > 1:  # a team of one has nobody to hear from
         for index, name in enumerate(bundle.agents):

@@ -10,10 +10,14 @@ import msgspec
 from agentmixer import provenance
 from agentmixer.contract.manifest import sha256
 from agentmixer.errors import AgentMixerError
+from agentmixer.export.quantize import quantize
 from agentmixer.files import read_regular
 from agentmixer.runtime.bundle import Bundle
+from agentmixer.runtime.onnx_graph import read_graph
 from agentmixer.tasks import Task
+from agentmixer.train import checkpoint
 from agentmixer.train import run as runs
+from agentmixer.train.algorithms import Algorithm
 from agentmixer.train.run import Run
 
 
@@ -56,6 +60,23 @@ def source_run(bundle: Bundle, given: Path | None = None, task_code: str | None 
             f"{file} is not the checkpoint this bundle was exported from (its SHA-256 differs); export again: agentmixer export"
         )
     return (dataclasses.replace(run, task_code=run.scenario) if here else run).on_cpu()
+
+
+def exported_team(bundle: Bundle, run: Run, task: Task) -> Algorithm:
+    """The run's algorithm with the actors that the bundle was written from: those of its checkpoint, and with int8 where the bundle
+    has it.
+
+    Raises AgentMixerError as `checkpoint.load_weights` does."""
+    algorithm, _ = checkpoint.load_weights(run, task, run.checkpoints / bundle.team.source.checkpoint)
+    if has_int8(bundle):
+        quantize(algorithm.team)
+    return algorithm
+
+
+def has_int8(bundle: Bundle) -> bool:
+    """Whether a matrix of its agents is written as int8 (`export --quantize`)."""
+    graphs = (read_graph(files.model) for files in bundle.agents.values())
+    return any(constant.dtype == "int8" for graph in graphs for constant in graph.constants.values())
 
 
 def check_task(task: Task, bundle: Bundle, run: Run) -> None:

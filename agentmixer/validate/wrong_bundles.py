@@ -156,7 +156,9 @@ def _swap_folders(draft: Draft) -> None:
 
 def _golden_of_the_wrong(draft: Draft) -> None:
     """Weights that are off by 1 %, and a golden trace recorded from them."""
-    weight = next(tensor for tensor in draft.graph.initializer if tensor.name == "head.weight")
+    # Of int8 the scales, which come after the weights.
+    names = ("head.weight", "head.weight.scale")
+    weight = [tensor for tensor in draft.graph.initializer if tensor.name in names][-1]
     weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.01), weight.name))
     wrong, golden = graph_step(draft.models[draft.name].SerializeToString()), draft.golden()
     action, policy, state_out = golden.action.copy(), golden.policy.copy(), golden.state_out.copy()

@@ -54,6 +54,10 @@ def export(
             help="What Agent.step does about an observation outside what was seen: report, clamp, fall-back or refuse (to start)."
         ),
     ] = "report",
+    quantize: Annotated[
+        str | None,
+        typer.Option(metavar="TYPE", help="Write matrices as int8, if the team still decides and earns the same."),
+    ] = None,
     step: StepOption = None,
     replace: Annotated[
         bool,
@@ -72,20 +76,23 @@ def export(
 
     if per_agent not in FORMATS:
         raise AgentMixerError(f"unknown export format '{per_agent}'{nearest(per_agent, FORMATS)}")
+    if quantize not in (None, "int8"):
+        raise AgentMixerError(f"unknown --quantize '{quantize}'{nearest(str(quantize), ['int8'])}")
     ways = {way.replace(" ", "-"): way for way in get_args(WhenUnusual)}
     if when_unusual not in ways:
         raise AgentMixerError(f"unknown --when-unusual '{when_unusual}'{nearest(when_unusual, ways)}")
     console = Terminal(stderr=as_json)
     source, file = run_and_checkpoint(run, step, task_code, None if as_json else console)
     with console.doing() as doing:
-        unusual, as_c = ways[when_unusual], per_agent == "c"
-        result = exporter.export(source, out, doing, sign, team, release, file, replace, elements, unusual, as_c)
+        unusual, as_c, int8 = ways[when_unusual], per_agent == "c", quantize is not None
+        result = exporter.export(source, out, doing, sign, team, release, file, replace, elements, unusual, as_c, int8)
     if as_json:
         parity = {
             name: {kind: found._asdict() for kind, found in kinds.items()} for name, kinds in result.parity.items()
         }
         told = {"bundle": str(result.path), "run": str(source.path), "checkpoint": file.name, "parity": parity}
         told |= {"self_tests": result.self_tests} if as_c else {}
+        told |= {"quantization": json.loads(result.quantization.to_json())} if result.quantization else {}
         typer.echo(json.dumps(told, indent=2))
         return
     table = Table(title="parity with the trained network, golden steps", box=box.SIMPLE)
@@ -106,6 +113,8 @@ def export(
     for agent, said in result.self_tests.items():
         untried = f"agent {agent}: its C was not tried, for there is no C compiler here; its self_test.c says whether it is right"
         console.print(f"C: {said or untried}", soft_wrap=True, markup=False)
+    for check in result.quantization.checks if result.quantization else ():
+        console.sentence(f"int8: {check.name}: {check.sentence}")
     console.print(f"bundle {result.path}", soft_wrap=True, markup=False)
     if not result.remembered:
         console.print(
