@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from agentmixer.contract.manifest import TensorSpec
 from agentmixer.contract.spec import Box
+from agentmixer.runtime.actions import ranges
 from agentmixer.runtime.bundle import Bundle, read_bundle
 
 SEEN = ("episode", "step")
@@ -29,12 +30,14 @@ def model() -> bytes:
 
     # Places observation and count side by side, since only products and sums are on the list of operators.
     constants = {"one": np.ones((1, 1)), "first": np.eye(2, 3), "last": np.eye(3)[2:]}
+    constants |= {"centre": ranges(SPACE).centre, "scale": ranges(SPACE).scale}
     nodes = [
         helper.make_node("Add", ["state_in", "one"], ["state_out"]),
         helper.make_node("MatMul", ["obs", "first"], ["seen"]),
         helper.make_node("MatMul", ["state_out", "last"], ["count"]),
-        helper.make_node("Add", ["seen", "count"], ["mean"]),
-        helper.make_node("Identity", ["mean"], ["action"]),
+        helper.make_node("Add", ["seen", "count"], ["action"]),
+        helper.make_node("Sub", ["action", "centre"], ["centred"]),
+        helper.make_node("Div", ["centred", "scale"], ["mean"]),
     ]
     inputs = [tensor("obs", 2), tensor("state_in", 1)]
     outputs = [tensor("action", 3), tensor("mean", 3), tensor("state_out", 1)]

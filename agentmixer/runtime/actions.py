@@ -76,16 +76,24 @@ def allowance(space: Box, action: np.ndarray, tolerances: Tolerances) -> np.ndar
 def is_near_tie(space: ActionSpace, policy: np.ndarray, action: np.ndarray | int, tolerances: Tolerances) -> bool:
     """Whether `action`, whole numbers, exists and each of its elements was as good as the best to within the tolerance:
     had a logit as high, or lies as near to the mean. policy [A], the reference's logits or means."""
-    if not allowed(space, np.asarray(action)[None])[0]:
+    row = np.asarray(action)[None]
+    if not allowed(space, row)[0] or (isinstance(space, Box) and not space.whole):
         return False
+    return bool(follows(space, policy[None], row, tolerances)[0])
+
+
+def follows(space: ActionSpace, policies: np.ndarray, actions: np.ndarray, tolerances: Tolerances) -> np.ndarray:
+    """Which of T actions of `space` are what their policies give, [T] bool, to within the tolerances: an element has the greatest
+    logit, or is the mean in the task's units. policies [T, A], logits or means; actions [T] or [T, W]."""
+    rows, policies = actions.reshape(len(actions), -1), policies[:, : space.n]
     if isinstance(space, Box):
         of = ranges(space)
-        exact = np.clip(of.centre + of.scale * policy[: space.n], of.low, of.high)
-        far = np.abs(action - exact) - 0.5
-        return space.whole and bool((far <= tolerances.near_tie + allowance(space, exact, tolerances)).all())
-    return all(
-        bool(part.max() - part[value - start] <= tolerances.near_tie)
-        for part, value, (_, start) in zip(
-            parts(space, policy[: space.n]), np.ravel(action), space.choices, strict=True
-        )
-    )
+        exact = np.clip(of.centre + of.scale * policies, of.low, of.high)
+        rounding = 0.5 + tolerances.near_tie if space.whole else 0.0
+        return np.asarray((np.abs(rows - exact) <= rounding + allowance(space, exact, tolerances)).all(1))
+    sizes, starts = np.array(space.choices).T
+    logits = np.split(policies, np.cumsum(sizes)[:-1], 1)
+    return np.all([
+        own.max(1) - np.take_along_axis(own, (chosen - start)[:, None], 1)[:, 0] <= tolerances.near_tie
+        for own, chosen, start in zip(logits, rows.T, starts, strict=True)
+    ], 0)  # fmt: skip

@@ -13,7 +13,7 @@ from agentmixer.contract.manifest import AgentManifest, Tolerances
 from agentmixer.contract.spec import ActionSpace, Box
 from agentmixer.errors import AgentMixerError
 from agentmixer.runtime import arrays
-from agentmixer.runtime.actions import allowance, allowed, is_near_tie
+from agentmixer.runtime.actions import allowance, allowed, follows, is_near_tie
 
 #: A shorter trace shows too little of a recurrent policy to count as evidence.
 MIN_STEPS = 200
@@ -112,6 +112,8 @@ def _sensible(golden: Golden, manifest: AgentManifest) -> None:
         raise ValueError(
             "it holds decisions that no agent makes: an action that is not allowed, or a number that is not finite"
         )
+    if not follows(manifest.action_space, golden.policy, golden.action, Tolerances()).all():
+        raise ValueError("it holds actions that its own logits or means do not give")
 
 
 def check_length(golden: Golden, work: int) -> None:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hostile import spell
 
@@ -14,7 +15,7 @@ from agentmixer.contract.manifest import TeamManifest, decode, encode
 from agentmixer.errors import AgentMixerError
 from agentmixer.export.exporter import Exported
 from agentmixer.runtime.bundle import newest, read_agent, read_bundle
-from agentmixer.runtime.golden import parse
+from agentmixer.runtime.golden import dump, parse
 
 
 @pytest.fixture
@@ -147,6 +148,18 @@ def test_a_golden_trace_that_is_none_is_refused(exported: Exported, data: bytes)
     manifest = read_agent(exported.path / "agents/agent_0").manifest
     with pytest.raises(AgentMixerError, match=r"golden\.npz cannot be used"):
         parse(data, manifest)
+
+
+def test_a_golden_trace_with_actions_that_its_policy_does_not_give_is_refused(exported: Exported) -> None:
+    """Every replay would be nearly tied with such a trace, and nothing of it would be compared."""
+    files = read_bundle(exported.path).agents["agent_0"]
+    golden = parse(files.golden, files.manifest)
+    legal = golden.action_mask.copy()
+    legal[np.arange(len(legal)), golden.action] = False
+    other = np.where(legal.any(1), legal.argmax(1), golden.action)
+    assert (other != golden.action).any()
+    with pytest.raises(AgentMixerError, match="actions that its own logits or means do not give"):
+        parse(dump(golden._replace(action=other)), files.manifest)
 
 
 def test_reports_may_lie_in_a_bundle(copy: Path) -> None:

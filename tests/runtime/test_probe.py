@@ -17,6 +17,7 @@ from made_bundle import linear_bundle
 from agentmixer.contract.manifest import sha256
 from agentmixer.export.exporter import Exported
 from agentmixer.runtime import golden, profile
+from agentmixer.runtime.actions import ranges
 from agentmixer.runtime.bundle import AgentFiles, read_agent
 from agentmixer.runtime.probe import Heed, Probe, probe
 
@@ -65,21 +66,23 @@ def test_noise_at_the_end_of_a_trace_is_left_out(folder: Path) -> None:
 
 
 def counting(folder: Path) -> AgentFiles:
-    """An agent whose mean is (episode, step, count), with a trace in which it forgets at every tenth step."""
+    """An agent whose action is (episode, step, count), with a trace in which it forgets at every tenth step."""
     bundle = counting_bundle(folder / "bundle")
     files, steps = bundle.agents["a"], 200
     obs = np.concatenate([seen_by_counting(0, t, 1)[0][None] for t in range(steps)])
     count = np.float32(np.arange(steps) % 10 + 1)[:, None]
-    mean = np.concatenate([obs, count], 1)
-    trace = golden.Golden(obs, np.ones((steps, 3), bool), np.arange(steps) % 10 == 0, mean, mean, count)
-    figures = profile.measure(obs, trace.reset, obs[trace.reset], mean, files.manifest.action_space)
+    action, of = np.concatenate([obs, count], 1), ranges(files.manifest.action_space)
+    mean = (action - of.centre) / of.scale
+    trace = golden.Golden(obs, np.ones((steps, 3), bool), np.arange(steps) % 10 == 0, action, mean, count)
+    figures = profile.measure(obs, trace.reset, obs[trace.reset], action, files.manifest.action_space)
     return files._replace(golden=golden.dump(trace), profile=profile.dump(figures), model=model())
 
 
 def test_real_values_memory_and_decisions_that_are_invalid(tmp_path: Path) -> None:
-    """The space is -1 to 1e6, and a hundredth of that is 1e4: 200 steps change no action by as much, -1e6 is out of bounds."""
+    """The space is -1 to 1e6, and a hundredth of that is 1e4: 200 steps change no action by as much, -1e6 is out of bounds. A slope is one
+    of the mean, in units of half the range, 5e5."""
     found = named(probe(counting(tmp_path), most=1000))
-    assert [found[name].slope for name in ("episode", "step")] == pytest.approx([1, 199], rel=1e-3)
+    assert [found[name].slope for name in ("episode", "step")] == pytest.approx([0, 199 / 5e5], abs=1e-5)
     assert [found[name].changed for name in ("episode", "step")] == [0, 0]
     assert [found[name].extreme for name in ("episode", "step")] == [1, 1]
     assert [found[name].invalid for name in ("episode", "step")] == [200, 200]  # -1e6; 1e6 is the bound itself
