@@ -21,8 +21,12 @@ GOLDEN_FILE = "golden.npz"
 PROFILE_FILE = "profile.npz"
 #: What every agent's folder holds beside agent.json.
 AGENT_FILES = (MODEL_FILE, GOLDEN_FILE, PROFILE_FILE)
-#: The same agent as C, if it was exported so: all of these or none.
+#: The same agent as C, if it was exported so.
 C_FILE, C_HEADER_FILE, C_TEST_FILE = C_FILES = ("policy.c", "policy.h", "self_test.c")
+#: The agent described for LEAPP, if that was asked for.
+LEAPP_FILE = "leapp.yaml"
+#: What may stand beside them: of each group all or none.
+OPTIONAL_FILES = (C_FILES, (LEAPP_FILE,))
 AGENTS_FOLDER = "agents"
 #: What may lie beside the agents and is not covered by digests: results about the bundle, not part of it.
 REPORTS_FOLDER = "reports"

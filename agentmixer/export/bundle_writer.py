@@ -34,8 +34,8 @@ class AgentParts(NamedTuple):
     model: bytes
     golden: bytes
     profile: bytes
-    #: Files of C by name, if it is exported so.
-    code: Mapping[str, bytes] = MappingProxyType({})
+    #: Files by name that were asked for beside these: `OPTIONAL_FILES`.
+    optional: Mapping[str, bytes] = MappingProxyType({})
 
 
 def certified(manifest: AgentManifest, model: bytes) -> AgentManifest:
@@ -52,7 +52,7 @@ def write_bundle(path: Path, team: TeamManifest, agents: Mapping[str, AgentParts
     team: its `agents` are replaced by those given. Raises AgentMixerError as `encode` does."""
     entries = {}
     for name, parts in agents.items():
-        contents = {MODEL_FILE: parts.model, GOLDEN_FILE: parts.golden, PROFILE_FILE: parts.profile, **parts.code}
+        contents = {MODEL_FILE: parts.model, GOLDEN_FILE: parts.golden, PROFILE_FILE: parts.profile, **parts.optional}
         digests = {file: sha256(data) for file, data in contents.items()}
         manifest = encode(replace(parts.manifest, files=digests))
         folder = path / AGENTS_FOLDER / name

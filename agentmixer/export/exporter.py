@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import re
 import tempfile
@@ -22,8 +23,9 @@ from agentmixer.contract.manifest import (
     AGENT_FILE,
     AGENT_FILES,
     AGENTS_FOLDER,
-    C_FILES,
+    LEAPP_FILE,
     OPSET,
+    OPTIONAL_FILES,
     REPORTS_FOLDER,
     SCHEMA_VERSION,
     TEAM_FILE,
@@ -39,7 +41,7 @@ from agentmixer.contract.manifest import (
 )
 from agentmixer.contract.spec import Box, Name, TaskSpec
 from agentmixer.errors import AgentMixerError
-from agentmixer.export import c_code
+from agentmixer.export import c_code, leapp
 from agentmixer.export.bundle_writer import AgentParts, certified, write_bundle
 from agentmixer.export.elements import described
 from agentmixer.export.episodes import profiles, record
@@ -57,6 +59,18 @@ from agentmixer.train import checkpoint
 from agentmixer.train.algorithms import ALGORITHMS
 from agentmixer.train.deployed import DeployedActor
 from agentmixer.train.run import Run, folder_name
+
+
+class Forms(NamedTuple):
+    """What is written beside ONNX of float32: each agent as C, with its self-test run if this machine has a C compiler; leapp.yaml;
+    and matrices as int8 in place of float32 (`quantize`)."""
+
+    c: bool = False
+    leapp: bool = False
+    int8: bool = False
+
+
+ONNX = Forms()
 
 
 class Exported(NamedTuple):
@@ -209,7 +223,7 @@ def _folder(path: Path) -> Iterator[None]:
 
 def _not_exported(bundle: Path) -> str | None:
     """A file in the folder that is no bundle's, relative to it; None if there is none."""
-    files = (AGENT_FILE, *AGENT_FILES, *C_FILES, signature.AGENT_SIGNATURE_FILE)
+    files = (AGENT_FILE, *AGENT_FILES, *itertools.chain(*OPTIONAL_FILES), signature.AGENT_SIGNATURE_FILE)
     for path in sorted(bundle.rglob("*")):
         parts = path.relative_to(bundle).parts
         known = (
@@ -247,7 +261,7 @@ def _check_place(target: Path, replace: bool) -> None:
 def export(
     run: Run, out: Path | None = None, progress: Callable[[str], None] = lambda _: None, sign: Path | None = None,
     team_id: str | None = None, release: int = 0, file: Path | None = None, replace: bool = False,
-    elements: Path | None = None, when_unusual: WhenUnusual = "report", as_c: bool = False, int8: bool = False,
+    elements: Path | None = None, when_unusual: WhenUnusual = "report", forms: Forms = ONNX,
 ) -> Exported:  # fmt: skip
     """Export a checkpoint of `run`, one folder an agent; PM and critics are not written.
 
@@ -255,9 +269,9 @@ def export(
     is left alone; with `replace` a bundle that is there gives way, with its signatures and reports. Nothing appears
     there before all agents have passed parity. Calls `progress` with each agent that is exported. sign: file of the private key to
     sign it with; elements: a file that names and explains elements and actions (`elements.described`); when_unusual: the manifest's;
-    team_id, release: what a device may hold its agent to (`default_team_id` unless given); as_c: write each agent as C too, and
-    run its self-test if this machine has a C compiler; int8: write matrices as 8-bit whole numbers (`quantize`). Raises
-    AgentMixerError if parity or a self-test fails, int8 changes the team too much, something is in the bundle's place, the key is none, `team_id` or `release` cannot be
+    team_id, release: what a device may hold its agent to (`default_team_id` unless given);
+    forms: what else to write. Raises
+    AgentMixerError if parity or a self-test in C fails, int8 changes the team too much, something is in the bundle's place, the key is none, `team_id` or `release` cannot be
     what they should, or the algorithm's agents need more than their own observations."""
     key = signature.private_key(sign) if sign else None
     run = run.on_cpu()
@@ -274,7 +288,7 @@ def export(
         spec = described(task.spec, elements) if elements else task.spec
         team = checked_team(default_team_id(spec) if team_id is None else team_id, release)
         algorithm, step = checkpoint.load_weights(run, task, file)
-        if int8:
+        if forms.int8:
             trained = checkpoint.load_weights(run, task, file)[0].team
             quantize(algorithm.team)
         goldens = record(algorithm.team, task, progress=progress)
@@ -283,7 +297,7 @@ def export(
     envs = 1 if foreign else run.config.run.num_envs // run.config.run.lanes
     with contextlib.closing(run.make_task(envs)) as task:
         seen = profiles(algorithm.team, task, progress)
-        quantization = judge(algorithm.team, trained, task, run.config.run, progress) if int8 else None
+        quantization = judge(algorithm.team, trained, task, run.config.run, progress) if forms.int8 else None
     if quantization and not quantization.passed:
         raise AgentMixerError(
             f"this team does not hold with --quantize int8: {quantization.verdict.removeprefix('FAIL: ')}; nothing was exported; export "
@@ -318,7 +332,7 @@ def export(
                 "scenario": spec.scenario,
                 "checkpoint_sha256": source.checkpoint_sha256,
             }
-            model = export_graph(actor, metadata, int8)
+            model = export_graph(actor, metadata, forms.int8)
             parity[name] = compare(actor, model, goldens[index], tolerances)
             for kind, result in parity[name].items():
                 if not result.passed:
@@ -337,12 +351,14 @@ def export(
             check_locality(check_model(data, manifest), manifest)
             parse(golden, manifest)
             profile.parse(measured, manifest)
-            code: dict[str, bytes] = {}
-            if as_c:
+            optional: dict[str, bytes] = {}
+            if forms.c:
                 progress(f"writing {name} as C, agent {index + 1} of {spec.num_agents}")
-                code = c_code.c_files(data, manifest, goldens[index])
-                self_tests[name] = c_code.run_self_test(code)
-            agents[name] = AgentParts(manifest, data, golden, measured, code)
+                optional |= c_code.c_files(data, manifest, goldens[index])
+                self_tests[name] = c_code.run_self_test(optional)
+            if forms.leapp:
+                optional[LEAPP_FILE] = leapp.description(data, manifest)
+            agents[name] = AgentParts(manifest, data, golden, measured, optional)
         digest = write_bundle(draft, TeamManifest(SCHEMA_VERSION, *team, spec, {}, source, tolerances), agents)
         if quantization:
             quantization = dataclasses.replace(quantization, bundle=str(target))

@@ -14,9 +14,11 @@ from agentmixer.contract.manifest import (
     AGENTS_FOLDER,
     C_FILES,
     GOLDEN_FILE,
+    LEAPP_FILE,
     MAX_AGENT_FILE,
     MAX_TEAM_FILE,
     MODEL_FILE,
+    OPTIONAL_FILES,
     PROFILE_FILE,
     REPORTS_FOLDER,
     TEAM_FILE,
@@ -38,8 +40,8 @@ BUNDLES = Path("bundles")
 
 #: Most entries that a folder of agents may have, and any other folder of a bundle.
 MAX_AGENTS, MOST_FILES = 1024, 64
-#: Most bytes of a file of C.
-MAX_C_FILE = 1 << 26
+#: Most bytes of a file of C, and of leapp.yaml.
+MAX_C_FILE, MAX_LEAPP_FILE = 1 << 26, 1 << 24
 #: Most bytes of all agents' files together.
 MAX_BYTES = 128 << 20
 
@@ -109,6 +111,7 @@ AGENT_LIMITS = {
     GOLDEN_FILE: golden.MAX_FILE,
     PROFILE_FILE: profile.MAX_FILE,
     **dict.fromkeys(C_FILES, MAX_C_FILE),
+    LEAPP_FILE: MAX_LEAPP_FILE,
 }
 TEAM_LIMITS = {TEAM_FILE: MAX_TEAM_FILE, signature.SIGNATURE_FILE: signature.LENGTH}
 
@@ -184,10 +187,11 @@ def check_agent_signature(raw: Raw, trusted: Path | None) -> str:
 def agent_manifest(folder: Path, data: bytes) -> AgentManifest:
     """The manifest in `data`, the bytes of agent.json. Raises AgentMixerError if it is none or contradicts itself."""
     manifest = decode(data, AgentManifest, folder / AGENT_FILE)
-    if set(manifest.files) not in ({*AGENT_FILES}, {*AGENT_FILES, *C_FILES}):
+    groups = [AGENT_FILES, *(group for group in OPTIONAL_FILES if not manifest.files.keys().isdisjoint(group))]
+    if manifest.files.keys() != {*itertools.chain(*groups)}:
         raise AgentMixerError(
-            f"{folder / AGENT_FILE} must list {', '.join(AGENT_FILES)}, and of {', '.join(C_FILES)} all or none; export the "
-            "bundle again"
+            f"{folder / AGENT_FILE} must list {', '.join(AGENT_FILES)}, may list {LEAPP_FILE}, and of {', '.join(C_FILES)} "
+            "all or none; export the bundle again"
         )
     if not allows(manifest.action_space, manifest.fallback_action):
         raise AgentMixerError(

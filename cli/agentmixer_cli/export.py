@@ -28,6 +28,10 @@ def export(
             help="One model an agent, in this format: onnx; or c, which is onnx with the agent as C beside it.",
         ),
     ] = "onnx",
+    leapp: Annotated[
+        bool,
+        typer.Option("--leapp", help="Describe each agent for LEAPP too, NVIDIA's format for policies (leapp.yaml)."),
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="Bundle directory, which must not exist; a folder under bundles/ unless given.")
     ] = None,
@@ -84,14 +88,14 @@ def export(
     console = Terminal(stderr=as_json)
     source, file = run_and_checkpoint(run, step, task_code, None if as_json else console)
     with console.doing() as doing:
-        unusual, as_c, int8 = ways[when_unusual], per_agent == "c", quantize is not None
-        result = exporter.export(source, out, doing, sign, team, release, file, replace, elements, unusual, as_c, int8)
+        unusual, forms = ways[when_unusual], exporter.Forms(per_agent == "c", leapp, quantize is not None)
+        result = exporter.export(source, out, doing, sign, team, release, file, replace, elements, unusual, forms)
     if as_json:
         parity = {
             name: {kind: found._asdict() for kind, found in kinds.items()} for name, kinds in result.parity.items()
         }
         told = {"bundle": str(result.path), "run": str(source.path), "checkpoint": file.name, "parity": parity}
-        told |= {"self_tests": result.self_tests} if as_c else {}
+        told |= {"self_tests": result.self_tests} if forms.c else {}
         told |= {"quantization": json.loads(result.quantization.to_json())} if result.quantization else {}
         typer.echo(json.dumps(told, indent=2))
         return

@@ -12,18 +12,16 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 import pytest
-import torch
 from agentmixer_cli.app import app
-from conftest import make_run, quiet, random_masks, tiny_algorithm, tiny_spec, unlike_spec
+from conftest import make_run, quiet, tiny_spec
+from traced_agents import KINDS, traced
 from typer.testing import CliRunner
 
-from agentmixer.contract.manifest import C_FILE, C_FILES, C_HEADER_FILE, C_TEST_FILE, AgentManifest, Source
+from agentmixer.contract.manifest import C_FILE, C_FILES, C_HEADER_FILE, C_TEST_FILE, AgentManifest
 from agentmixer.contract.spec import Box, TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.export import c_code
-from agentmixer.export.bundle_writer import certified
-from agentmixer.export.exporter import Exported, _manifest, export
-from agentmixer.export.graph import export_graph
+from agentmixer.export.exporter import Exported, Forms, export
 from agentmixer.export.graph_step import graph_step
 from agentmixer.runtime.bundle import read_agent
 from agentmixer.runtime.golden import Golden
@@ -32,7 +30,6 @@ from agentmixer.train import trainer
 from agentmixer.train.run import Run
 
 FIRMWARE = Path(__file__).parents[2] / "examples" / "firmware"
-SOURCE = Source("0", "none", "none", 0, 0, "none", "0" * 64, "none", "0" * 64)
 needs_compiler = pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler here")
 
 
@@ -44,40 +41,9 @@ class Made(NamedTuple):
 
 
 def made(spec: TaskSpec, index: int, **settings: object) -> Made:
-    """One agent with weights drawn at random, its trace on noise, and its files of C."""
-    team = tiny_algorithm(spec, **settings).team
-    generator = np.random.default_rng(index)
-    actor = team.deployed(index)
-    with torch.no_grad():
-        for p in actor.parameters():
-            torch.nn.init.normal_(p, std=0.5)
-    data = export_graph(actor, {}).SerializeToString(deterministic=True)
-    manifest = certified(_manifest(spec, index, actor, ("team", 1), SOURCE), data)
-    steps, space = 200, spec.action_spaces[index]
-    obs = generator.normal(size=(steps, spec.obs_sizes[index])).astype(np.float32)
-    mask, reset, step = np.ones((steps, space.n), bool), np.arange(steps) % 50 == 0, graph_step(data)
-    if actor.masked:
-        mask = random_masks(generator, steps, space.n)
-        mask[:, 0] = True
-    rows, state = [], np.zeros((1, actor.memory), np.float32)
-    for t in range(steps):
-        state = state * ~reset[t]
-        rows.append(step(obs[t : t + 1], mask[t : t + 1], state))
-        state = rows[-1][2]
-    action, policy, memory = (np.concatenate(column) for column in zip(*rows, strict=True))
-    golden = Golden(obs, mask, reset, action, policy, memory)
-    return Made(manifest, data, golden, c_code.c_files(data, manifest, golden))
-
-
-#: Whole numbers with and without memory and mask, from 2 on; two elements; real values; numbers rounded half to even.
-KINDS = {
-    "masked, memory": (tiny_spec(), 0, {}),
-    "masked, no memory": (tiny_spec(), 1, {"recurrent_actor": False, "layers": 2}),
-    "from 2 on": (unlike_spec(), 0, {"share_parameters": False}),
-    "two elements": (unlike_spec(), 1, {"share_parameters": False}),
-    "real-valued, moments": (unlike_spec(), 2, {"share_parameters": False, "input_norm": "running"}),
-    "whole numbers of a range": (unlike_spec(), 3, {"share_parameters": False}),
-}
+    """One agent and its files of C."""
+    agent = traced(spec, index, **settings)
+    return Made(*agent, c_code.c_files(agent.model, agent.manifest, agent.golden))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -187,7 +153,7 @@ def test_without_the_compiler_of_graphs_the_sentence_says_what_to_install(
     c_code._compiler.cache_clear()
     monkeypatch.setitem(sys.modules, "emx_onnx_cgen.compiler", None)
     with pytest.raises(AgentMixerError, match=r"needs emx-onnx-cgen.*pip install 'agentmixer\[c\]'"):
-        export(trained, tmp_path / "bundle", as_c=True)
+        export(trained, tmp_path / "bundle", forms=Forms(c=True))
     assert not (tmp_path / "bundle").exists()
 
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from agentmixer.contract.spec import TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.export import quantize as quantizing
-from agentmixer.export.exporter import evaluators, export
+from agentmixer.export.exporter import Forms, evaluators, export
 from agentmixer.export.graph import export_graph
 from agentmixer.export.quantize import quantize, scales
 from agentmixer.runtime.bundle import read_bundle
@@ -101,7 +101,7 @@ def test_export_judges_and_deploy_sim_finds_the_rounded_actors(
 def test_a_team_that_is_another_is_not_exported(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quantizing, "GREATEST", 1)  # two bits
     with pytest.raises(AgentMixerError, match=r"does not hold with --quantize int8: agreement: .* 99% is asked"):
-        export(run, tmp_path / "bundle", int8=True)
+        export(run, tmp_path / "bundle", forms=Forms(int8=True))
     assert not (tmp_path / "bundle").exists()
 
 

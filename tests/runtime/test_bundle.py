@@ -134,7 +134,11 @@ BOX = {"type": "box", "low": [0.0, 0.0], "high": [1.0, 1.0]}
         (lambda d: d.update(action_space=BOX | {"low": [], "high": []}, fallback_action=[]), "does not exist"),
         (lambda d: d.update(action_space=BOX, fallback_action=[0.0, 1.5]), "does not exist"),
         (lambda d: d.update(opset=17), "not a valid manifest"),
-        (lambda d: d["files"].update({"../x": "0"}), "must list policy.onnx, golden.npz, profile.npz, and of policy.c"),
+        (
+            lambda d: d["files"].update({"../x": "0"}),
+            "must list policy.onnx, golden.npz, profile.npz, may list leapp.yaml, and of policy.c",
+        ),
+        (lambda d: d["files"].update({"policy.c": "0", "leapp.yaml": "0"}), "of policy.c, .* all or none"),
     ],
 )
 def test_a_manifest_that_makes_no_sense_is_refused(copy: Path, change: Callable[..., object], words: str) -> None:
