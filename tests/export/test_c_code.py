@@ -13,7 +13,8 @@ import numpy as np
 import onnx
 import pytest
 from agentmixer_cli.app import app
-from conftest import make_run, quiet, tiny_spec
+from conftest import quiet, tiny_spec
+from test_every_task import started
 from traced_agents import KINDS, traced
 from typer.testing import CliRunner
 
@@ -116,11 +117,11 @@ def test_a_reset_forgets_what_is_kept(tmp_path: Path) -> None:
 
 @needs_compiler
 def test_export_c_writes_the_files_verify_covers_them_and_devices_load_the_rest(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", hidden=8, total_steps=128)
+    run = started("matrix", "climbing", tmp_path / "run", {}, hidden=8, total_steps=128)
     assert trainer.train(run, quiet())
     done = CliRunner().invoke(app, ["export", str(run.path), "--per-agent", "c", "--out", str(tmp_path / "bundle")])
     assert done.exit_code == 0, done.output
-    assert "agent agent_4: 256 of 256 golden actions equal" in done.output
+    assert "agent agent_1: 256 of 256 golden actions equal" in done.output
     folder = tmp_path / "bundle" / "agents" / "agent_0"
     files = read_agent(folder)
     assert set(C_FILES) < set(files.manifest.files)

@@ -10,8 +10,9 @@ import onnx
 import pytest
 import torch
 from agentmixer_cli.app import app
-from conftest import box_spec, make_run, quiet, tiny_algorithm, tiny_spec
+from conftest import box_spec, quiet, tiny_algorithm, tiny_spec
 from onnx import numpy_helper
+from test_every_task import started
 from typer.testing import CliRunner
 
 from agentmixer.contract.spec import TaskSpec
@@ -70,7 +71,9 @@ def test_the_graph_holds_whole_numbers_and_computes_what_the_rounded_actor_does(
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quantizing, "WIN_EPISODES", 16)
-        made = make_run(tmp_path_factory.mktemp("quantize") / "run", hidden=8, total_steps=128)
+        made = started(
+            "predator_prey", "5x5", tmp_path_factory.mktemp("quantize") / "run", {}, hidden=8, total_steps=128
+        )
         assert trainer.train(made, quiet())
     return made
 
@@ -93,7 +96,7 @@ def test_export_judges_and_deploy_sim_finds_the_rounded_actors(
     assert told["passed"]
     assert 0.5 <= told["agreement"] <= 1
     bundle = read_bundle(tmp_path / "bundle")
-    report = deploy_sim(bundle, 2, run=run, deadline_s=5.0)
+    report = deploy_sim(bundle, 1, run=run, deadline_s=5.0)
     assert report.passed, report.verdict
     assert report.checks[0].name == "parity"
 

@@ -133,7 +133,7 @@ def harmless(seeds: range, seen: Seen, tmp_path: Path) -> None:
 
 
 def test_strange_bundles_are_refused_or_harmless(seen: Seen, tmp_path: Path) -> None:
-    harmless(range(2 * len(ATTACKS)), seen, tmp_path)  # two of each class
+    harmless(range(len(ATTACKS)), seen, tmp_path)  # one of each class; `make soak` takes 5,000
 
 
 @pytest.mark.soak
