@@ -51,6 +51,25 @@ class Buckets(msgspec.Struct, frozen=True):
     counts: Annotated[tuple[Count, ...], Meta(max_length=400)] = ()
 
 
+class Counts(msgspec.Struct, frozen=True):
+    """What a device counted (`runtime.health.Health`)."""
+
+    steps: Count = 0
+    late: Count = 0
+    fallbacks: Count = 0
+    refused: Count = 0
+    restarts: Count = 0
+    temperature_c: Number | None = None
+
+
+class Device(msgspec.Struct, frozen=True):
+    """An agent's device in deploy-sim (`validate.deploy_sim.DeviceFigures`)."""
+
+    address: str
+    lost: Count
+    health: Counts | None
+
+
 class Process(msgspec.Struct, frozen=True):
     """An agent's process in deploy-sim (`validate.deploy_sim.AgentFigures`)."""
 
@@ -62,6 +81,7 @@ class Process(msgspec.Struct, frozen=True):
     bytes_to_agent: Count
     bytes_from_agent: Count
     deciding_histogram: Buckets = Buckets()
+    device: Device | None = None
 
 
 class Compared(msgspec.Struct, frozen=True):

@@ -113,6 +113,7 @@ def timing(run: Rehearsal) -> Section:
             ],
             range(1, 10),
         ),
+        *_devices(run),
         paragraph(
             f"From the start of all processes to the first action: {run.start_to_first_action_s:.2f} s. A step of the team, to all "
             f"agents and back: p50 {plain(run.step_us.get('p50'))}, p99 {plain(run.step_us.get('p99'))}, longest "
@@ -120,6 +121,20 @@ def timing(run: Rehearsal) -> Section:
         ),
     ]  # fmt: skip
     return Section("timing", "Time to decide", Markup("").join(body))
+
+
+def _devices(run: Rehearsal) -> list[Markup]:
+    """A table of what the devices told; nothing if every agent ran on the host's machine."""
+    rows = [
+        (
+            name, device.address, f"{device.lost:,}",
+            *((f"{told.steps:,}", f"{told.late:,}", f"{told.fallbacks:,}", f"{told.refused:,}", f"{told.restarts:,}",
+               plain(told.temperature_c)) if (told := device.health) else ("did not say", "", "", "", "", "")),
+        )
+        for name, agent in run.agents.items() if (device := agent.device)
+    ]  # fmt: skip
+    columns = ("Agent", "address", "went away", "steps", "late", "fallbacks", "refused", "started anew", "°C")
+    return [table("What the agents' devices counted, over mutual TLS", columns, rows, range(2, 9))] if rows else []
 
 
 def _histogram(name: str, title: str, found: Buckets, label: str, marks: Sequence[tuple[float, str]]) -> Markup:

@@ -46,9 +46,10 @@ class ParityCheck(Check):
 
     episodes: int
     steps: int
-    #: Decisions that came in time and were compared, and steps of an agent that fell back instead.
+    #: Decisions that were compared, and those that were not: fallbacks, and what an agent with memory on a device decided in the
+    #: rest of an episode after it had missed a step.
     actions: int
-    fallbacks: int
+    not_compared: int
     different: int
     near_ties: int
     #: Largest difference of a real-valued action element, in the task's units; None if no agent has one.
@@ -161,11 +162,11 @@ def compare(
                     "actors": actors[t, agent].tolist(),
                     "deployed": deployed[t, agent].tolist(),
                 }
-    fallbacks = steps * len(agents) - actions
+    left = steps * len(agents) - actions
     hows = [] if real.all() else [f"{ties} near ties"]
     how = ", ".join(hows if largest is None else [*hows, f"largest error {largest:.1e}"])
-    if fallbacks:
-        how += f"; {fallbacks:,} fallbacks are not compared"
+    if left:
+        how += f"; {left:,} are not compared: fallbacks, and those of a device with memory in the rest of an episode after one"
     if first:
         how += "; first in episode {episode}, step {step}: {agent} did {deployed}, its actor {actors}".format(**first)
     return ParityCheck(
@@ -175,7 +176,7 @@ def compare(
         episodes=len(played.actions),
         steps=steps,
         actions=actions,
-        fallbacks=fallbacks,
+        not_compared=left,
         different=different,
         near_ties=ties,
         largest_error=largest,

@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from commands import agentmixer
@@ -28,9 +29,10 @@ from agentmixer.report.kept_reports import newest
 from agentmixer.report.page import Page, compose
 from agentmixer.runtime.bundle import read_bundle
 from agentmixer.runtime.guard import check_model
+from agentmixer.runtime.health import Health
 from agentmixer.runtime.onnx_graph import Constant, Graph, Node, Value
 from agentmixer.validate.bit_tally import bit_check
-from agentmixer.validate.deploy_sim import AgentFigures, DeploySimReport, ParityCheck
+from agentmixer.validate.deploy_sim import AgentFigures, DeploySimReport, DeviceFigures, ParityCheck
 from agentmixer.validate.equivalence import Equivalence
 from agentmixer.validate.faults import AgentFaults, FaultMatrixReport, FaultReport
 from agentmixer.validate.histogram import Histogram
@@ -44,9 +46,13 @@ BAD = "<script>alert(1)</script>\"'&"
 SAME = {"p50": 10.0, "p99": 20.0, "p99.9": 30.0, "max": 400.0}
 
 
+TOLD = DeviceFigures("10.0.0.7:7447", 2, msgspec.structs.asdict(Health(steps=4321, late=17, temperature_c=61.5)))
+SILENT = DeviceFigures(BAD, 0, None)
+
+
 def deploy_sim(*checks: Check, **fields: Any) -> DeploySimReport:
     parity = ParityCheck(
-        name="parity", status="passed", sentence=f"1,234 of 1,234 {BAD}", episodes=7, steps=617, actions=1234, fallbacks=0,
+        name="parity", status="passed", sentence=f"1,234 of 1,234 {BAD}", episodes=7, steps=617, actions=1234, not_compared=0,
         different=0, near_ties=0, largest_error=None, first=None,
     )  # fmt: skip
     figures = AgentFigures("full", (), 0.5, 60.0, 61.0, SAME, Histogram(10, (1000, 100, 0, 1)), 5000, 2000, 0, 0)
@@ -59,7 +65,7 @@ def deploy_sim(*checks: Check, **fields: Any) -> DeploySimReport:
         bundle="elsewhere", checks=(parity, *checks), task="none", scenario=BAD, seed=11, arms=arms, asymmetric_gap=gap,
         mode_agreement={"joint": {"value": 0.9876, "low": 0.9, "high": 0.99}}, equivalence=Equivalence(0.0, 0.0, 0.0, None, 0.05, 7, True),
         deadline_s=0.05, control_period_s=0.2, longest_episode=100, unended={}, step_us=SAME,
-        step_histogram=Histogram(20, (600, 17)), start_to_first_action_s=1.25, agents={"a": figures, BAD: figures},
+        step_histogram=Histogram(20, (600, 17)), start_to_first_action_s=1.25, agents={"a": dataclasses.replace(figures, device=TOLD), BAD: dataclasses.replace(figures, device=SILENT)},
     )  # fmt: skip
     return dataclasses.replace(report, **fields)
 
@@ -150,6 +156,8 @@ def test_numbers_of_the_tables_are_those_of_the_reports(found: Reader) -> None:
     assert ["joint policy minus deployed", "+0.075 (no interval)", "+0.750 [-0.500, +2.000]"] in rows
     assert ["played by the joint policy", "0.9876 [0.9000, 0.9900]"] in rows
     assert ["a", "10", "20", "30", "400", "0", "0.50", "61", "5", "2", "full"] in rows
+    assert ["a", "10.0.0.7:7447", "2", "4,321", "17", "0", "0", "0", "61.5"] in rows
+    assert [BAD, BAD, "0", "did not say", "", "", "", "", ""] in rows
     assert ["drop 0.2", "2.000 [1.500, 2.500]", "50", "50", "0", "6", "0.4"] in rows
     assert ["noise (control)", "every agent", "✓ passed", "9 of 128 bits of 4 arrays differ"] in rows
 

@@ -150,8 +150,8 @@ def test_a_deadline_nobody_can_meet_fails(exported: Exported) -> None:
     kept = recording.recorders()
     verdict = deploy_sim(read_bundle(exported.path), episodes=1, deadline_s=1e-6, recorders=kept)
     marked = [int((~kept[arm].episodes[0].decided).sum()) for arm in ("joint", "deployed")]
-    assert marked == [0, verdict.parity.fallbacks]
-    assert verdict.parity.fallbacks >= sum(agent.missed_deadlines for agent in verdict.agents.values()) > 0
+    assert marked == [0, verdict.parity.not_compared]
+    assert verdict.parity.not_compared >= sum(agent.missed_deadlines for agent in verdict.agents.values()) > 0
     assert "deadline" in {check.name for check in verdict.checks if check.status == "failed"}
     assert not verdict.passed
     json.loads(verdict.to_json(), parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
@@ -256,8 +256,8 @@ def test_a_fallback_is_no_difference() -> None:
     team = played([[[0], [1]], [[0], [0]]], [[[0], [0]], [[0], [0]]])
     decided = np.array([[True], [False], [True], [True]])
     result = compare(team, logits, CHOOSING, Tolerances(), decided)
-    assert (result.passed, result.actions, result.fallbacks, result.different) == (True, 3, 1, 0)
-    assert "3 of 3 decisions equal over 4 steps, 0 near ties; 1 fallbacks are not compared" in result.sentence
+    assert (result.passed, result.actions, result.not_compared, result.different) == (True, 3, 1, 0)
+    assert "3 of 3 decisions equal over 4 steps, 0 near ties; 1 are not compared: fallbacks" in result.sentence
     assert not compare(team, logits, CHOOSING, Tolerances()).passed
     assert compare(team, logits, CHOOSING, Tolerances(), decided & False).status == "not run"
 
