@@ -248,7 +248,7 @@ int main(int argc, char** argv) {
         const std::filesystem::path folder = argv[1];
         const Json agent = Json::parse(read_file(folder / "agent.json"));
         require(agent.at("schema_version") == 4, "agent.json has schema version " + agent.at("schema_version").dump() + ", not 4");
-        const std::set<string> known{"policy.onnx", "golden.npz", "profile.npz", "policy.h", "policy.c", "self_test.c"};
+        const std::set<string> known{"policy.onnx", "golden.npz", "profile.npz", "policy.h", "policy.c", "self_test.c", "leapp.yaml"};
         std::map<string, string> files;
         for (auto& [name, digest] : agent.at("files").items()) {
             require(known.count(name), "agent.json lists an unknown file: " + name);

@@ -8,7 +8,7 @@ import { inflateRawSync } from 'node:zlib';
 
 const ABSOLUTE = 1e-5, RELATIVE = 1e-5, NEAR_TIE = 1e-5; // the tolerances of a folder alone
 const NO_BOUND = Math.fround(1e15); // bounds count as float32
-const FILES = ['policy.onnx', 'golden.npz', 'profile.npz', 'policy.h', 'policy.c', 'self_test.c'];
+const FILES = ['policy.onnx', 'golden.npz', 'profile.npz', 'policy.h', 'policy.c', 'self_test.c', 'leapp.yaml'];
 
 class Unusable extends Error {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -13,13 +14,14 @@ import numpy as np
 import pytest
 from bundle_by_hand import any_profile
 from made_bundle import linear_bundle
-from test_c_code import KINDS, made
+from traced_agents import KINDS, traced
 
 from agentmixer.contract.manifest import (
     AGENT_FILE,
     AGENT_FILES,
     GOLDEN_FILE,
     MODEL_FILE,
+    OPTIONAL_FILES,
     PROFILE_FILE,
     AgentManifest,
     decode,
@@ -96,6 +98,12 @@ def copied(exported: Exported, tmp_path: Path) -> Path:
     return shutil.copytree(exported.path / "agents" / "agent_0", tmp_path / "agent_0")
 
 
+def test_they_know_every_file_that_an_agent_may_have() -> None:
+    for source in ("replay.cpp", "replay.mjs"):
+        text = (CLIENTS / source).read_text()
+        assert all(name in text for name in (*AGENT_FILES, *itertools.chain(*OPTIONAL_FILES))), source
+
+
 def test_an_exported_team_decides_as_it_did(client: list[str], exported: Exported) -> None:
     for folder in sorted((exported.path / "agents").iterdir()):
         assert replayed(client, folder) == (0, f"agent {folder.name}: 256 of 256 golden actions equal\n", "")
@@ -106,7 +114,7 @@ def test_every_kind_of_action_is_read_and_another_network_is_noticed(
     client: list[str], kind: str, tmp_path: Path
 ) -> None:
     spec, index, settings = KINDS[kind]
-    agent, other = (made(spec, index, **settings, seed=seed) for seed in (0, 1))
+    agent, other = (traced(spec, index, **settings, seed=seed) for seed in (0, 1))
     files = {
         MODEL_FILE: agent.model,
         GOLDEN_FILE: golden.dump(agent.golden),
