@@ -16,7 +16,7 @@ import torch
 from agentmixer.contract.spec import Discrete
 from agentmixer.errors import AgentMixerError
 from agentmixer.tasks import make, matrix
-from agentmixer.tasks.matrix.payoffs import MAX_FILE, PAYOFFS, SUFFIXES, payoff
+from agentmixer.tasks.matrix.payoffs import CHANCE, MAX_FILE, PAYOFFS, SUFFIXES, payoff
 
 
 def every_joint_action(shape: tuple[int, ...]) -> torch.Tensor:
@@ -47,6 +47,53 @@ def test_every_joint_action_pays_its_cell_and_ends_the_episode() -> None:
         assert np.asarray(step.won).tolist() == [cell == 6 for cell in range(9)]
         assert np.asarray(step.terminated).all() and not np.asarray(step.truncated).any()
         assert np.asarray(step.active).all() and np.asarray(step.action_mask).all()
+
+
+@pytest.mark.parametrize(
+    ("scenario", "means"),
+    [
+        ("climbing_stochastic_partly", [[11, -30, 0], [-30, 7, 6], [0, 0, 5]]),
+        ("climbing_stochastic", [[11, -30, 0], [-30, 7, 6], [0, 0, 5]]),
+    ],
+)
+def test_payoffs_of_chance_have_the_published_means(scenario: str, means: list[list[float]]) -> None:
+    assert payoff(scenario).tolist() == means
+
+
+def test_chance_draws_a_table_an_episode_and_the_best_mean_wins() -> None:
+    """Of 4,000 episodes a fair coin gives 2,000 heads with a standard deviation of 32."""
+    task = make("matrix", "climbing_stochastic", 4000)
+    for cell, pays in (((0, 0), (10, 12)), ((1, 1), (14, 0)), ((0, 1), (5, -65))):
+        task.reset(1)
+        for _ in range(2):
+            step = task.step(torch.tensor(cell, dtype=torch.int32)[:, None].repeat(1, 4000))
+            reward = np.asarray(step.reward)
+            assert set(reward.tolist()) == set(pays) and abs((reward == pays[0]).sum() - 2000) < 200
+            assert np.asarray(step.won).all() == (cell == (0, 0))
+
+
+def test_payoffs_of_chance_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "chance.json"
+    tables = [[[1, 2], [3, 4]], [[5, 6], [7, 0]]]
+    file.write_text(json.dumps({"payoffs": tables, "probabilities": [0.25, 0.75]}))
+    np.testing.assert_allclose(payoff(str(file)), [[4, 5], [6, 1]])
+    task = make("matrix", str(file), 8000)
+    task.reset(0)
+    reward = np.asarray(task.step(torch.zeros(2, 8000, dtype=torch.int32)).reward)
+    assert set(reward.tolist()) == {1, 5} and abs((reward == 1).sum() - 2000) < 250
+    for wrong, words in (
+        ({"payoffs": tables}, 'must have "payoffs"'),
+        ({"payoffs": tables, "probabilities": [1.0]}, "has 2 tables of payoffs"),
+        ({"payoffs": tables, "probabilities": [1.5, -0.5]}, "none below 0, with the sum 1"),
+        ({"payoffs": tables, "probabilities": [0.5, 0.6]}, "with the sum 1"),
+        ({"payoffs": tables, "probabilities": "half"}, "has 2 tables of payoffs"),
+        ({"payoffs": 3, "probabilities": [1]}, "nested"),
+        ({"payoffs": [], "probabilities": []}, "chance.json"),
+        ({"payoffs": [[[1, 2], [3, 4]], [[5, 6], [7]]], "probabilities": [0.5, 0.5]}, "cannot be read as payoffs"),
+    ):
+        file.write_text(json.dumps(wrong))
+        with pytest.raises(AgentMixerError, match=words):
+            payoff(str(file))
 
 
 def test_three_agents_with_different_numbers_of_actions_from_a_file(tmp_path: Path) -> None:
@@ -145,7 +192,7 @@ def test_an_unknown_scenario_is_named(scenario: str, words: str) -> None:
 
 
 def test_listed_sizes_are_the_specifications() -> None:
-    assert [row.scenario for row in matrix.scenarios()] == list(PAYOFFS)
+    assert [row.scenario for row in matrix.scenarios()] == [*PAYOFFS, *CHANCE]
     for row in matrix.scenarios():
         spec = make("matrix", row.scenario, 1).spec
         assert (row.agents, row.obs_sizes, row.state_size) == (spec.num_agents, spec.obs_sizes, spec.state_size)

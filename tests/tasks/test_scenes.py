@@ -68,7 +68,7 @@ def test_a_matrix_shows_its_payoffs_and_what_was_played() -> None:
     assert (drawn.level[0, best], drawn.level[0, worst]) == (1, 0)  # 11 and -30
     np.testing.assert_array_equal(drawn.at[1, at["played"]], drawn.at[1, best])
     assert drawn.shown[:, at["played"]].tolist() == [False, True]
-    assert drawn.captions[1] == "agent_0 does 2, agent_1 does 0: the team gets 11"
+    assert drawn.captions[1] == "agent_0 does 2, agent_1 does 0: worth 11"
 
 
 def test_numbers_are_laid_end_to_end_up_to_their_sum() -> None:

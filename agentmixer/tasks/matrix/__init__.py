@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from agentmixer.contract.spec import Discrete, TaskSpec
 from agentmixer.missing import Problem, missing_packages
 from agentmixer.tasks.base import NoOptions, ScenarioInfo, Task
-from agentmixer.tasks.matrix.payoffs import PAYOFFS, payoff
+from agentmixer.tasks.matrix.payoffs import CHANCE, PAYOFFS, payoff_tables
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 Options = NoOptions
 backends = ("jax",)
 names_code = False
+_SOURCES = {"nonmonotonic": "Son et al. (2019)"} | dict.fromkeys(CHANCE, "Kapetanakis and Kudenko (2002)")
 notes = (
-    "One step an episode; every agent sees the constant 1. Won means that the team got the matrix's maximum. Any "
-    "other payoff: give as scenario the path of a .json file (nested lists, one level an agent), a .npy file or a "
-    ".csv file (two agents)."
+    "One step an episode; every agent sees the constant 1. Won means that the team chose the joint action with the greatest "
+    "mean payoff. Any other payoff: give as scenario the path of a .json file (nested lists, one level an agent), a .npy "
+    'file or a .csv file (two agents); payoffs of chance: a .json file with "payoffs", a list of such tables, and '
+    '"probabilities", one a table.'
 )
 
 
@@ -35,9 +37,9 @@ def scenarios() -> list[ScenarioInfo]:
             state_size=1,
             actions="3 discrete",
             episode_limit=1,
-            source="Son et al. (2019)" if name == "nonmonotonic" else "Claus and Boutilier (1998)",
+            source=_SOURCES.get(name, "Claus and Boutilier (1998)"),
         )
-        for name in PAYOFFS
+        for name in (*PAYOFFS, *CHANCE)
     ]
 
 
@@ -47,8 +49,8 @@ def backend_problems(backend: str) -> list[Problem]:
 
 
 def check(scenario: str, backend: str, options: NoOptions) -> None:
-    """Raise AgentMixerError if `payoff` would."""
-    payoff(scenario)
+    """Raise AgentMixerError if `payoff_tables` would."""
+    payoff_tables(scenario)
 
 
 def scene(spec: TaskSpec, states: np.ndarray, obs: np.ndarray, actions: np.ndarray) -> Scene | None:
@@ -65,7 +67,8 @@ def make(scenario: str, num_envs: int, backend: str, options: NoOptions, device:
     from agentmixer.tasks.jax_task import JaxTask
     from agentmixer.tasks.matrix.matrix_game import game
 
-    cells = payoff(scenario)
+    found = payoff_tables(scenario)
+    cells = found.mean
     spec = TaskSpec(
         name="matrix",
         scenario=Path(scenario).name,
@@ -82,4 +85,4 @@ def make(scenario: str, num_envs: int, backend: str, options: NoOptions, device:
         fallback_actions=(0,) * cells.ndim,
         shared="reward",
     )
-    return JaxTask(spec, game(cells), num_envs)
+    return JaxTask(spec, game(found), num_envs)

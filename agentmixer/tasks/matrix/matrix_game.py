@@ -10,22 +10,26 @@ import jax.numpy as jnp
 import numpy as np
 
 from agentmixer.tasks.jax_task import Game, Outcome, View
+from agentmixer.tasks.matrix.payoffs import Payoffs
 
 
-def game(payoff: np.ndarray) -> Game:
-    """The game of `payoff`, float64 [A_0, ..., A_(N-1)]. Equal payoffs give the same game, compiled once."""
-    return _game(payoff.shape, payoff.tobytes())
+def game(payoffs: Payoffs) -> Game:
+    """The game of `payoffs`. Equal payoffs give the same game, compiled once."""
+    return _game(payoffs.tables.shape, payoffs.tables.tobytes(), payoffs.probabilities.tobytes())
 
 
 @functools.cache
-def _game(shape: tuple[int, ...], cells: bytes) -> Game:
-    payoff = np.frombuffer(cells, np.float64).reshape(shape)
-    agents = len(shape)
-    table, best = jnp.asarray(payoff, jnp.float32), jnp.asarray(payoff == payoff.max())
+def _game(tables_shape: tuple[int, ...], cells: bytes, shares: bytes) -> Game:
+    payoffs = Payoffs(np.frombuffer(cells, np.float64).reshape(tables_shape), np.frombuffer(shares, np.float64))
+    count, *shape = tables_shape
+    agents, mean = len(shape), payoffs.mean
+    tables, best = jnp.asarray(payoffs.tables, jnp.float32), jnp.asarray(mean == mean.max())
+    probabilities = jnp.asarray(payoffs.probabilities, jnp.float32)
     mask = jnp.arange(max(shape)) < jnp.array(shape)[:, None]
 
     def step(key: jax.Array, state: Any, actions: jax.Array) -> Outcome:
         chosen = tuple(actions)
+        table = tables[jax.random.choice(key, count, p=probabilities)] if count > 1 else tables[0]
         return Outcome(state, table[chosen], jnp.ones((), jnp.bool_), best[chosen])
 
     def look(state: Any) -> View:

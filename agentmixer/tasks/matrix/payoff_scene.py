@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from agentmixer.contract.spec import TaskSpec
-from agentmixer.tasks.matrix.payoffs import PAYOFFS
+from agentmixer.tasks.matrix.payoffs import CHANCE, PAYOFFS, payoff
 from agentmixer.tasks.scene import Drawing, Scene, Shape
 
 #: Most actions an agent for which cells are drawn.
@@ -13,14 +13,14 @@ MOST = 32
 
 
 def scene(spec: TaskSpec, states: np.ndarray, obs: np.ndarray, actions: np.ndarray) -> Scene | None:
-    """Rows are the first agent's actions, from the top, columns the second's. Payoffs of a file are not known here: cells
+    """Rows are the first agent's actions, from the top, columns the second's. Cells show mean payoffs; those of a file are not known here, and cells
     are empty then. None for more agents, or too many cells. No agent sees anything of it: their observation is constant."""
     sizes = [space.n for space in spec.action_spaces]
     if len(sizes) != 2 or max(sizes) > MOST:
         return None
     rows, columns = sizes
-    known = PAYOFFS.get(spec.scenario)
-    cells = np.full((rows, columns), np.nan) if known is None else np.array(known, np.float64)
+    known = spec.scenario in PAYOFFS or spec.scenario in CHANCE
+    cells = payoff(spec.scenario) if known else np.full((rows, columns), np.nan)
     low, spread = np.min(cells), np.ptp(cells) or 1.0
     drawing, left = Drawing(len(states), 2), 1.5  # room for the names of actions
     for row, column in np.ndindex(rows, columns):
@@ -41,5 +41,5 @@ def scene(spec: TaskSpec, states: np.ndarray, obs: np.ndarray, actions: np.ndarr
     drawing.add(Shape("circle", "mark", "played", 0.42), at, shown=after, seen=False)
     told = f"{spec.agents[0]} does {played[0]}, {spec.agents[1]} does {played[1]}"
     worth = cells[tuple(played)]
-    captions = ("before their decision", told + (f": the team gets {worth:g}" if np.isfinite(worth) else ""))
+    captions = ("before their decision", told + (f": worth {worth:g}" if np.isfinite(worth) else ""))
     return drawing.scene(left + columns, rows + 0.5, captions=captions)
