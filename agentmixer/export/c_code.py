@@ -27,7 +27,7 @@ from agentmixer.contract.manifest import (
     sha256,
 )
 from agentmixer.contract.spec import Box
-from agentmixer.errors import AgentMixerError
+from agentmixer.errors import AgentMixerError, printable
 from agentmixer.runtime.actions import allowance
 from agentmixer.runtime.bundle import MAX_C_FILE
 from agentmixer.runtime.golden import Golden
@@ -70,7 +70,12 @@ def run_self_test(files: Mapping[str, bytes]) -> str | None:
             (Path(folder) / name).write_bytes(data)
         command = [compiler, *FLAGS, "-o", "self_test", C_FILE, C_TEST_FILE, "-lm"]
         for what in (command, [f"{folder}/self_test"]):
-            done = subprocess.run(what, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S)
+            try:
+                done = subprocess.run(what, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                raise AgentMixerError(
+                    f"the C code's self-test took more than {TIMEOUT_S} s here; nothing was exported; try again on a machine with less work"
+                ) from None
             if done.returncode:
                 raise AgentMixerError(
                     f"the C code does not pass its self-test here ({(done.stderr or done.stdout).strip()[:500]}); nothing was exported"
@@ -144,8 +149,9 @@ def _compiler() -> Any:
 def _header(model: bytes, manifest: AgentManifest) -> str:
     kind = "float" if isinstance(manifest.action_space, Box) else "int32_t"
     mask = manifest.action_space.n if manifest.mask_rule == "forbid" else 0
+    scenario = printable(manifest.scenario).replace("*/", "* /")
     return f"""\
-/* Agent {manifest.agent} of {manifest.task} {manifest.scenario}, team {manifest.team_id}, release {manifest.release}.
+/* Agent {manifest.agent} of {manifest.task} {scenario}, team {manifest.team_id}, release {manifest.release}.
    Written by agentmixer {__version__} from {MODEL_FILE}. */
 #ifndef AGENT_POLICY_H
 #define AGENT_POLICY_H

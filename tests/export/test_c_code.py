@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -101,6 +102,13 @@ def test_what_is_no_observation_or_allows_nothing_gives_the_fallback_and_changes
         assert library.act(broken, golden.action_mask[t]) == (1, [0])
         assert library.act(golden.obs[t], nothing) == (2, [0])
         assert library.act(golden.obs[t], golden.action_mask[t]) == (0, [golden.action[t]])
+
+
+@needs_compiler
+def test_a_scenario_of_any_name_stands_in_a_comment() -> None:
+    agent = made(tiny_spec(), 0)
+    named = msgspec.structs.replace(agent.manifest, scenario="a */ b\n#error \\")
+    assert c_code.run_self_test(c_code.c_files(agent.model, named, agent.golden))
 
 
 @needs_compiler
