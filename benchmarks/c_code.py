@@ -100,7 +100,7 @@ def on_processor(name: str, folder: Path) -> list[str]:
         said = run(f"{emulator} -semihosting -nographic -kernel test")
         build("measure", str(FIRMWARE / "measure.c"))
         counted = run(f"{emulator} -icount shift=0 -semihosting -nographic -kernel measure").split()
-        instructions, stack = f"{int(counted[0]):,}", f"{int(counted[2]):,}"
+        instructions, stack = f"{int(counted[0]):,}", " ".join(counted[2:-3])
     else:
         said = run(f"{emulator} ./test".strip())
     return [said.split(": ")[-1], f"{int(text):,}", f"{int(data) + int(bss):,}", stack, instructions]

@@ -37,6 +37,11 @@ class AgentParts(NamedTuple):
     #: Files by name that were asked for beside these: `OPTIONAL_FILES`.
     optional: Mapping[str, bytes] = MappingProxyType({})
 
+    @property
+    def size(self) -> int:
+        """Bytes of these files."""
+        return sum(map(len, (self.model, self.golden, self.profile, *self.optional.values())))
+
 
 def certified(manifest: AgentManifest, model: bytes) -> AgentManifest:
     """The manifest with the locality certificate and the cost of this model.

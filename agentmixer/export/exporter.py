@@ -41,16 +41,16 @@ from agentmixer.contract.manifest import (
 )
 from agentmixer.contract.spec import Box, Name, TaskSpec
 from agentmixer.errors import AgentMixerError
-from agentmixer.export import c_code, leapp
+from agentmixer.export import c_code
 from agentmixer.export.bundle_writer import AgentParts, certified, write_bundle
 from agentmixer.export.elements import described
 from agentmixer.export.episodes import profiles, record
 from agentmixer.export.graph import export_graph
 from agentmixer.export.graph_step import graph_step
 from agentmixer.export.quantize import QuantizationReport, judge, quantize
-from agentmixer.runtime import profile, signature
+from agentmixer.runtime import leapp, profile, signature
 from agentmixer.runtime.actions import array_type
-from agentmixer.runtime.bundle import BUNDLES, bundle_around, read_bundle
+from agentmixer.runtime.bundle import BUNDLES, MAX_BYTES, bundle_around, read_bundle
 from agentmixer.runtime.certificate import check_locality
 from agentmixer.runtime.golden import Golden, Parity, StepFunction, dump, parse, replay
 from agentmixer.runtime.guard import check_model
@@ -71,6 +71,17 @@ class Forms(NamedTuple):
 
 
 ONNX = Forms()
+
+
+class DoesNotHold(AgentMixerError):
+    """With int8 the team is another. report: in what."""
+
+    def __init__(self, report: QuantizationReport):
+        super().__init__(
+            f"this team does not hold with --quantize int8: {report.verdict.removeprefix('FAIL: ')}; nothing was exported; export "
+            "without --quantize"
+        )
+        self.report = report
 
 
 class Exported(NamedTuple):
@@ -269,11 +280,14 @@ def export(
     is left alone; with `replace` a bundle that is there gives way, with its signatures and reports. Nothing appears
     there before all agents have passed parity. Calls `progress` with each agent that is exported. sign: file of the private key to
     sign it with; elements: a file that names and explains elements and actions (`elements.described`); when_unusual: the manifest's;
-    team_id, release: what a device may hold its agent to (`default_team_id` unless given);
-    forms: what else to write. Raises
-    AgentMixerError if parity or a self-test in C fails, int8 changes the team too much, something is in the bundle's place, the key is none, `team_id` or `release` cannot be
-    what they should, or the algorithm's agents need more than their own observations."""
+    team_id, release: what a device may hold its agent to (`default_team_id` unless given); forms: what else to write.
+
+    Raises DoesNotHold if int8 changes the team too much, and AgentMixerError if parity or a self-test in C fails, something is in the
+    bundle's place, the key is none, `team_id` or `release` cannot be what they should, the algorithm's agents need more than their own
+    observations, or `forms` cannot be written."""
     key = signature.private_key(sign) if sign else None
+    if forms.c:
+        c_code.check_possible(when_unusual)
     run = run.on_cpu()
     file = file or checkpoint.latest(run)
     if not (sees := ALGORITHMS[run.algorithm].execution_sees).alone:
@@ -288,6 +302,20 @@ def export(
         spec = described(task.spec, elements) if elements else task.spec
         team = checked_team(default_team_id(spec) if team_id is None else team_id, release)
         algorithm, step = checkpoint.load_weights(run, task, file)
+        source = Source(
+            agentmixer=__version__,
+            algorithm=run.algorithm,
+            preset=run.preset,
+            seed=run.seed,
+            step=step,
+            run=str(run.path),
+            config_sha256=run.digest,
+            checkpoint=file.name,
+            checkpoint_sha256=sha256(file.read_bytes()),
+        )
+        target = out or default_path(source, spec)
+        if out is None:
+            _check_place(target, replace)
         if forms.int8:
             trained = checkpoint.load_weights(run, task, file)[0].team
             quantize(algorithm.team)
@@ -299,24 +327,7 @@ def export(
         seen = profiles(algorithm.team, task, progress)
         quantization = judge(algorithm.team, trained, task, run.config.run, progress) if forms.int8 else None
     if quantization and not quantization.passed:
-        raise AgentMixerError(
-            f"this team does not hold with --quantize int8: {quantization.verdict.removeprefix('FAIL: ')}; nothing was exported; export "
-            "without --quantize"
-        )
-    source = Source(
-        agentmixer=__version__,
-        algorithm=run.algorithm,
-        preset=run.preset,
-        seed=run.seed,
-        step=step,
-        run=str(run.path),
-        config_sha256=run.digest,
-        checkpoint=file.name,
-        checkpoint_sha256=sha256(file.read_bytes()),
-    )
-    target = out or default_path(source, spec)
-    if out is None:
-        _check_place(target, replace)
+        raise DoesNotHold(quantization)
     tolerances = Tolerances()
     parity: dict[str, dict[str, Parity]] = {}
     self_tests: dict[str, str | None] = {}
@@ -359,6 +370,11 @@ def export(
             if forms.leapp:
                 optional[LEAPP_FILE] = leapp.description(data, manifest)
             agents[name] = AgentParts(manifest, data, golden, measured, optional)
+            if optional and sum(part.size for part in agents.values()) > MAX_BYTES:
+                raise AgentMixerError(
+                    f"with C beside them the agents' files have more than {MAX_BYTES:,} bytes together; nothing was exported; agentmixer export "
+                    "--per-agent onnx writes no C"
+                )
         digest = write_bundle(draft, TeamManifest(SCHEMA_VERSION, *team, spec, {}, source, tolerances), agents)
         if quantization:
             quantization = dataclasses.replace(quantization, bundle=str(target))

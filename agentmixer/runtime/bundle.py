@@ -30,7 +30,7 @@ from agentmixer.contract.manifest import (
 from agentmixer.contract.spec import Box, Discrete, allows
 from agentmixer.errors import AgentMixerError
 from agentmixer.files import read_regular
-from agentmixer.runtime import golden, profile, signature
+from agentmixer.runtime import golden, leapp, profile, signature
 from agentmixer.runtime.actions import array_type
 from agentmixer.runtime.onnx_graph import MAX_FILE
 
@@ -41,7 +41,7 @@ BUNDLES = Path("bundles")
 #: Most entries that a folder of agents may have, and any other folder of a bundle.
 MAX_AGENTS, MOST_FILES = 1024, 64
 #: Most bytes of a file of C, and of leapp.yaml.
-MAX_C_FILE, MAX_LEAPP_FILE = 1 << 26, 1 << 24
+MAX_C_FILE, MAX_LEAPP_FILE = 1 << 24, 1 << 24
 #: Most bytes of all agents' files together.
 MAX_BYTES = 128 << 20
 
@@ -224,6 +224,10 @@ def open_listed(raw: Raw, manifest: AgentManifest) -> AgentFiles:
                 f"{raw.folder / name} is not what was exported (its SHA-256 differs); copy or export the bundle again"
             )
     model, trace, figures = (raw.files[name] for name in AGENT_FILES)
+    if LEAPP_FILE in manifest.files and raw.files[LEAPP_FILE] != leapp.description(model, manifest):
+        raise AgentMixerError(
+            f"{raw.folder / LEAPP_FILE} does not describe this agent as export --leapp does; export the bundle again"
+        )
     return AgentFiles(manifest, model, trace, figures, sha256(raw.files[AGENT_FILE]))
 
 

@@ -13,7 +13,7 @@ from agentmixer.errors import AgentMixerError
 from agentmixer.export.quantize import quantize
 from agentmixer.files import read_regular
 from agentmixer.runtime.bundle import Bundle
-from agentmixer.runtime.onnx_graph import read_graph
+from agentmixer.runtime.guard import check_model
 from agentmixer.tasks import Task
 from agentmixer.train import checkpoint
 from agentmixer.train import run as runs
@@ -75,7 +75,7 @@ def exported_team(bundle: Bundle, run: Run, task: Task) -> Algorithm:
 
 def has_int8(bundle: Bundle) -> bool:
     """Whether a matrix of its agents is written as int8 (`export --quantize`)."""
-    graphs = (read_graph(files.model) for files in bundle.agents.values())
+    graphs = (check_model(files.model, files.manifest) for files in bundle.agents.values())
     return any(constant.dtype == "int8" for graph in graphs for constant in graph.constants.values())
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -12,7 +14,23 @@ from rich import box
 from rich.table import Table
 
 from agentmixer_cli.opening import StepOption, TaskCodeOption, run_and_checkpoint
-from agentmixer_cli.terminal import Terminal
+from agentmixer_cli.terminal import Terminal, leave
+
+
+@contextlib.contextmanager
+def _told_if_it_does_not_hold(console: Terminal, as_json: bool) -> Iterator[None]:
+    """A team that int8 changes too much is a failed verdict: it is said, and the exit code is 1."""
+    from agentmixer.export.exporter import DoesNotHold
+
+    try:
+        yield
+    except DoesNotHold as error:
+        if as_json:
+            typer.echo(error.report.to_json(), nl=False)
+        console.print(str(error), soft_wrap=True, markup=False)
+        console.verdict(error.report)
+        leave(error.report)
+
 
 #: What an agent can be exported as.
 FORMATS = ("onnx", "c")
@@ -87,7 +105,7 @@ def export(
         raise AgentMixerError(f"unknown --when-unusual '{when_unusual}'{nearest(when_unusual, ways)}")
     console = Terminal(stderr=as_json)
     source, file = run_and_checkpoint(run, step, task_code, None if as_json else console)
-    with console.doing() as doing:
+    with console.doing() as doing, _told_if_it_does_not_hold(console, as_json):
         unusual, forms = ways[when_unusual], exporter.Forms(per_agent == "c", leapp, quantize is not None)
         result = exporter.export(source, out, doing, sign, team, release, file, replace, elements, unusual, forms)
     if as_json:

@@ -32,6 +32,7 @@ from agentmixer.train import trainer
 from agentmixer.train.run import Run
 
 FIRMWARE = Path(__file__).parents[2] / "examples" / "firmware"
+WARNINGS = ("-Wall", "-Wextra", "-Werror")
 needs_compiler = pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler here")
 
 
@@ -68,7 +69,9 @@ def test_the_self_test_repeats_the_trace_and_fails_where_the_code_is_another(kin
     agent = made(spec, index, **settings)
     assert c_code.run_self_test(agent.files) == f"agent {agent.manifest.agent}: 200 of 200 golden actions equal"
     other = made(spec, index, **settings, seed=1)
-    with pytest.raises(AgentMixerError, match=r"does not pass its self-test here \(agent .*: \d+ of 200"):
+    with pytest.raises(
+        AgentMixerError, match=r"does not decide as the trained network did on this machine \(agent .*: \d+ of 200"
+    ):
         c_code.run_self_test(agent.files | {C_FILE: other.files[C_FILE]})
 
 
@@ -79,7 +82,9 @@ class Library:
         for name, data in agent.files.items():
             (folder / name).write_bytes(data)
         library = folder / "policy.so"
-        subprocess.run(["cc", *c_code.FLAGS, "-shared", "-fPIC", "-o", library, folder / C_FILE, "-lm"], check=True)
+        subprocess.run(
+            ["cc", *c_code.FLAGS, *WARNINGS, "-shared", "-fPIC", "-o", library, folder / C_FILE, "-lm"], check=True
+        )
         self.code, self.real = ctypes.CDLL(str(library)), isinstance(agent.manifest.action_space, Box)
         self.width = int(np.prod(agent.manifest.tensor("action").shape))
 
@@ -109,6 +114,60 @@ def test_a_scenario_of_any_name_stands_in_a_comment() -> None:
     agent = made(tiny_spec(), 0)
     named = msgspec.structs.replace(agent.manifest, scenario="a */ b\n#error \\")
     assert c_code.run_self_test(c_code.c_files(agent.model, named, agent.golden))
+
+
+@needs_compiler
+def test_two_agents_are_linked_as_the_page_says(tmp_path: Path) -> None:
+    """docs/c-code.md's commands, and a program that asks both about the same observation."""
+    agents = [made(tiny_spec(), 0, seed=seed) for seed in (0, 1)]
+    page = (Path(__file__).parents[2] / "docs" / "c-code.md").read_text()
+    hidden = [line for line in page.splitlines() if line.startswith("objcopy")]
+    assert len(hidden) == 2
+    for number, agent in enumerate(agents):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for name, data in agent.files.items():
+            (folder / name).write_bytes(data)
+        subprocess.run(["cc", *c_code.FLAGS, "-c", C_FILE, "-o", "agent_1.o"], cwd=folder, check=True)
+        for line in hidden:
+            subprocess.run(line.replace("agent_1_", f"agent_{number}_").split(), cwd=folder, check=True)
+    program = "int {0}_act(const float*, const bool*, int*); void {0}_reset(void);"
+    (tmp_path / "two.c").write_text(
+        "#include <stdbool.h>\n#include <stdio.h>\n" + "".join(program.format(f"agent_{n}") for n in (0, 1))
+        + "int main(void) { float obs[7] = {1, -2, 3}; bool mask[4] = {true, true, true, true}; int a, b; agent_0_reset(); "
+        "agent_1_reset(); agent_0_act(obs, mask, &a); agent_1_act(obs, mask, &b); printf(\"%d %d\", a, b); return 0; }"
+    )  # fmt: skip
+    subprocess.run(["cc", "two.c", "0/agent_1.o", "1/agent_1.o", "-lm", "-o", "two"], cwd=tmp_path, check=True)
+    said = subprocess.run([tmp_path / "two"], capture_output=True, text=True, check=True).stdout
+    obs, mask = np.array([[1, -2, 3, 0, 0, 0, 0]], np.float32), np.ones((1, 4), bool)
+    state = np.zeros((1, agents[0].manifest.memory), np.float32)
+    assert said == " ".join(str(int(graph_step(agent.model)(obs, mask, state)[0][0])) for agent in agents)
+
+
+def test_what_c_cannot_do_is_refused_before_any_work(trained: Run, tmp_path: Path) -> None:
+    with pytest.raises(AgentMixerError, match="an agent as C cannot do --when-unusual fall-back"):
+        export(trained, tmp_path / "bundle", when_unusual="fall back", forms=Forms(c=True))
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("#error no", "the C code does not compile on this machine"),
+        ("int main(void) { return 3; }", "does not decide as"),
+    ],
+)
+def test_why_c_is_not_exported_is_said(source: str, words: str) -> None:
+    with pytest.raises(AgentMixerError, match=words):
+        c_code.run_self_test({C_FILE: b"\n", C_TEST_FILE: source.encode()})
+
+
+def test_a_near_tie_of_the_trace_may_be_decided_either_way() -> None:
+    agent = made(tiny_spec(), 0)
+    policy = agent.golden.policy.copy()
+    policy[3, :2] = policy[3].max() + np.array([1e-6, 0], np.float32)
+    found = c_code._ties(agent.manifest, agent.golden._replace(policy=policy))
+    assert found[3] and found.sum() == 1
 
 
 @needs_compiler
@@ -191,7 +250,7 @@ def test_other_processors_repeat_the_trace(processor: str, kind: str, tmp_path: 
         ]  # fmt: skip
     if missing := [tool for tool in (compiler, emulator[0]) if not shutil.which(tool)]:
         pytest.skip(f"no {' and no '.join(missing)} here")
-    subprocess.run([compiler, *c_code.FLAGS, *command, "-lm", "-o", "self_test"], cwd=tmp_path, check=True)
+    subprocess.run([compiler, *c_code.FLAGS, *WARNINGS, *command, "-lm", "-o", "self_test"], cwd=tmp_path, check=True)
     done = subprocess.run(
         [*emulator, "self_test" if processor != "aarch64" else "./self_test"],
         cwd=tmp_path, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL,

@@ -17,11 +17,19 @@ from msgspec.structs import replace
 from traced_agents import KINDS, Traced, traced
 from typer.testing import CliRunner
 
-from agentmixer.contract.manifest import LEAPP_FILE, MODEL_FILE, AgentManifest, Tolerances, sha256
+from agentmixer.contract.manifest import (
+    AGENT_FILE,
+    LEAPP_FILE,
+    MODEL_FILE,
+    AgentManifest,
+    Tolerances,
+    decode,
+    encode,
+    sha256,
+)
 from agentmixer.errors import AgentMixerError
-from agentmixer.export import leapp
 from agentmixer.export.exporter import Exported
-from agentmixer.runtime import golden
+from agentmixer.runtime import golden, leapp
 from agentmixer.runtime.bundle import read_agent
 from agentmixer.runtime.verify import verify
 from agentmixer.train import trainer
@@ -105,6 +113,12 @@ def test_export_leapp_writes_the_file_and_verify_covers_it(tmp_path: Path) -> No
     file.write_text(file.read_text().replace(MODEL_FILE, "other.onnx"))
     failed = [check.sentence for check in verify(bundle).checks if check.status == "failed"]
     assert failed == [f"{file} is not what was exported (its SHA-256 differs); copy or export the bundle again"]
+    place = folder / AGENT_FILE
+    manifest = decode(place.read_bytes(), AgentManifest, place)
+    place.write_bytes(encode(replace(manifest, files=manifest.files | {LEAPP_FILE: sha256(file.read_bytes())})))
+    with pytest.raises(AgentMixerError, match=r"leapp\.yaml does not describe this agent"):
+        read_agent(folder)
+    assert not verify(folder).passed
     file.unlink()
     with pytest.raises(AgentMixerError, match=r"leapp\.yaml is missing"):
         read_agent(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 from agentmixer.contract.spec import TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.export import quantize as quantizing
-from agentmixer.export.exporter import Forms, evaluators, export
+from agentmixer.export.exporter import DoesNotHold, Forms, evaluators, export
 from agentmixer.export.graph import export_graph
 from agentmixer.export.quantize import quantize, scales
 from agentmixer.runtime.bundle import read_bundle
@@ -88,9 +89,20 @@ def test_export_judges_and_deploy_sim_finds_the_rounded_actors(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quantizing, "AGREEMENT", 0.5)  # a team that has learned nothing is full of near ties
-    words = ["export", str(run.path), "--quantize", "int8", "--out", str(tmp_path / "bundle")]
+    words = [
+        "export",
+        str(run.path),
+        "--quantize",
+        "int8",
+        "--per-agent",
+        "c",
+        "--leapp",
+        "--out",
+        str(tmp_path / "bundle"),
+    ]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
+    assert not shutil.which("cc") or "agent predator_0: 256 of 256 golden actions equal" in done.output
     assert "int8: agreement:" in done.output
     told = json.loads((tmp_path / "bundle" / "reports" / "quantization.json").read_text())
     assert told["passed"]
@@ -103,9 +115,13 @@ def test_export_judges_and_deploy_sim_finds_the_rounded_actors(
 
 def test_a_team_that_is_another_is_not_exported(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quantizing, "GREATEST", 1)  # two bits
-    with pytest.raises(AgentMixerError, match=r"does not hold with --quantize int8: agreement: .* 99% is asked"):
+    with pytest.raises(DoesNotHold, match=r"does not hold with --quantize int8: agreement: .* 99% is asked"):
         export(run, tmp_path / "bundle", forms=Forms(int8=True))
     assert not (tmp_path / "bundle").exists()
+    words = ["export", str(run.path), "--quantize", "int8", "--json", "--out", str(tmp_path / "bundle")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 1
+    assert not json.loads(done.stdout)["passed"]
 
 
 def test_another_type_is_one_sentence(run: Run) -> None:

@@ -16,7 +16,7 @@ import torch
 from agentmixer.contract.spec import Discrete
 from agentmixer.errors import AgentMixerError
 from agentmixer.tasks import make, matrix
-from agentmixer.tasks.matrix.payoffs import CHANCE, MAX_FILE, PAYOFFS, SUFFIXES, payoff
+from agentmixer.tasks.matrix.payoffs import CHANCE, MAX_FILE, PAYOFFS, SUFFIXES, payoff, payoff_tables
 
 
 def every_joint_action(shape: tuple[int, ...]) -> torch.Tensor:
@@ -47,6 +47,14 @@ def test_every_joint_action_pays_its_cell_and_ends_the_episode() -> None:
         assert np.asarray(step.won).tolist() == [cell == 6 for cell in range(9)]
         assert np.asarray(step.terminated).all() and not np.asarray(step.truncated).any()
         assert np.asarray(step.active).all() and np.asarray(step.action_mask).all()
+
+
+def test_means_that_differ_by_rounding_alone_are_equal(tmp_path: Path) -> None:
+    """.1 * 1 + .2 * 11 + .7 * 13 and .1 * 4 + .2 * 6 + .7 * 14 are both 11.4, and one of them rounds to less."""
+    file = tmp_path / "equal.json"
+    tables = [[[1, 4], [0, 0]], [[11, 6], [0, 0]], [[13, 14], [0, 0]]]
+    file.write_text(json.dumps({"payoffs": tables, "probabilities": [0.1, 0.2, 0.7]}))
+    assert payoff_tables(str(file)).best.tolist() == [[True, True], [False, False]]
 
 
 @pytest.mark.parametrize(
@@ -87,6 +95,7 @@ def test_payoffs_of_chance_from_a_file(tmp_path: Path) -> None:
         ({"payoffs": tables, "probabilities": [1.5, -0.5]}, "none below 0, with the sum 1"),
         ({"payoffs": tables, "probabilities": [0.5, 0.6]}, "with the sum 1"),
         ({"payoffs": tables, "probabilities": "half"}, "has 2 tables of payoffs"),
+        ({"payoffs": tables, "probabilities": [10**400, 1]}, "has 2 tables of payoffs"),
         ({"payoffs": 3, "probabilities": [1]}, "nested"),
         ({"payoffs": [], "probabilities": []}, "chance.json"),
         ({"payoffs": [[[1, 2], [3, 4]], [[5, 6], [7]]], "probabilities": [0.5, 0.5]}, "cannot be read as payoffs"),

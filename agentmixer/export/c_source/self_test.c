@@ -24,7 +24,7 @@ int main(void)
             same = same && action[i] == golden_action[t][i];
 #endif
         }
-        equal += same;
+        equal += same || golden_tie[t][0];
     }
     printf("agent %s: %d of %d golden actions equal\n", AGENT_NAME, equal, STEPS);
     return equal == STEPS ? 0 : 1;

@@ -22,8 +22,8 @@ def game(payoffs: Payoffs) -> Game:
 def _game(tables_shape: tuple[int, ...], cells: bytes, shares: bytes) -> Game:
     payoffs = Payoffs(np.frombuffer(cells, np.float64).reshape(tables_shape), np.frombuffer(shares, np.float64))
     count, *shape = tables_shape
-    agents, mean = len(shape), payoffs.mean
-    tables, best = jnp.asarray(payoffs.tables, jnp.float32), jnp.asarray(mean == mean.max())
+    agents = len(shape)
+    tables, best = jnp.asarray(payoffs.tables, jnp.float32), jnp.asarray(payoffs.best)
     probabilities = jnp.asarray(payoffs.probabilities, jnp.float32)
     mask = jnp.arange(max(shape)) < jnp.array(shape)[:, None]
 

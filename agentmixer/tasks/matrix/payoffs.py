@@ -66,6 +66,12 @@ class Payoffs(NamedTuple):
         """[A_0, ..., A_(N-1)]."""
         return np.asarray(np.tensordot(self.probabilities, self.tables, 1))
 
+    @property
+    def best(self) -> np.ndarray:
+        """Where the mean is greatest, bool [A_0, ..., A_(N-1)]. Means that differ by rounding alone are equal."""
+        mean, rounding = self.mean, 1e-12 * np.abs(self.tables).max() if len(self.tables) > 1 else 0.0
+        return np.asarray(mean >= mean.max() - rounding)
+
 
 def payoff(scenario: str) -> np.ndarray:
     """The mean payoff of every joint action, float64 [A_0, ..., A_(N-1)]; see `payoff_tables`."""
@@ -114,13 +120,13 @@ def payoff_tables(scenario: str) -> Payoffs:
             f"{scenario} holds a payoff that is not a finite number of at most {LARGEST:g} either way; replace or scale it"
         )
     found = Payoffs(np.array(tables, np.float64), _probabilities(scenario, probabilities, len(tables)))
-    _check_apart(scenario, found.mean)
+    _check_apart(scenario, found.tables)
     return found
 
 
 def _probabilities(scenario: str, given: object, count: int) -> np.ndarray:
     """Those of `count` tables, as many numbers from 0 to 1 with the sum 1. Raises AgentMixerError if they are not."""
-    with contextlib.suppress(ValueError, TypeError):
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
         numbers = np.array(given, np.float64)
         if numbers.shape == (count,) and (numbers >= 0).all() and abs(numbers.sum() - 1) < 1e-6:
             return np.asarray(numbers / numbers.sum())

@@ -6,7 +6,6 @@ import hashlib
 
 import numpy as np
 
-from agentmixer import __version__
 from agentmixer.contract.manifest import MODEL_FILE, AgentManifest, TensorSpec, sha256
 from agentmixer.contract.spec import Discrete
 
@@ -50,7 +49,7 @@ pipeline:
 
 system information:
   leapp config version: "{CONFIG_VERSION}"
-  agentmixer version: "{__version__}"
+  agentmixer version: {_quoted(manifest.source.agentmixer)}
 """.encode()
 
 
