@@ -25,11 +25,12 @@ def _told_if_it_does_not_hold(console: Terminal, as_json: bool) -> Iterator[None
     try:
         yield
     except DoesNotHold as error:
+        report = error.report
         if as_json:
-            typer.echo(error.report.to_json(), nl=False)
+            typer.echo(report.to_json(), nl=False)
         console.print(str(error), soft_wrap=True, markup=False)
-        console.verdict(error.report)
-        leave(error.report)
+        console.verdict(report)
+        leave(report)
 
 
 #: What an agent can be exported as.
