@@ -112,10 +112,12 @@ def evaluators(actor: DeployedActor, model: onnx.ModelProto) -> dict[str, StepFu
         with torch.no_grad():
             return [out.numpy() for out in actor(*map(torch.from_numpy, feed.values()))]
 
-    # onnx has the operator that int8 needs from opset 19 on, in which the other operators mean the same.
-    again = onnx.ModelProto.FromString(model.SerializeToString())
-    again.opset_import[0].version = max(OPSET, 19)
-    reference = ReferenceEvaluator(again)
+    told = model
+    if any(node.op_type == "DequantizeLinear" for node in model.graph.node):
+        # The reference has this operator from opset 19 on, in which the other operators mean the same.
+        told = onnx.ModelProto.FromString(model.SerializeToString())
+        told.opset_import[0].version = 19
+    reference = ReferenceEvaluator(told)
     return {
         "torch": step_function(in_torch),
         "onnxruntime": graph_step(model.SerializeToString()),
@@ -370,7 +372,7 @@ def export(
             if forms.leapp:
                 optional[LEAPP_FILE] = leapp.description(data, manifest)
             agents[name] = AgentParts(manifest, data, golden, measured, optional)
-            if optional and sum(part.size for part in agents.values()) > MAX_BYTES:
+            if forms.c and sum(part.size for part in agents.values()) > MAX_BYTES:
                 raise AgentMixerError(
                     f"with C beside them the agents' files have more than {MAX_BYTES:,} bytes together; nothing was exported; agentmixer export "
                     "--per-agent onnx writes no C"

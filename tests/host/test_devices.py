@@ -329,6 +329,14 @@ def test_a_device_that_restarts_comes_back_and_its_agent_falls_back_meanwhile(bu
     device.stop()
 
 
+def comes_back(host: Host, step: int) -> None:
+    """Play from `step` on until the first agent decides in time."""
+    while not host.step(0, step, seen(0, step), None)[0].in_time:
+        step += 1
+        assert step < 200
+        time.sleep(0.05)
+
+
 def test_a_device_comes_back_though_its_second_address_is_silent(bundle: Bundle, keys: Path) -> None:
     device = Device(bundle, "a", keys / "a")
     with socket.create_server(("127.0.0.1", 0)) as silent:  # whoever calls is connected, and hears nothing
@@ -337,11 +345,7 @@ def test_a_device_comes_back_though_its_second_address_is_silent(bundle: Bundle,
             assert host.step(0, 0, seen(0, 0), None)[0].in_time
             device.stop()
             device = Device(bundle, "a", keys / "a", device.address)
-            step = 1
-            while not host.step(0, step, seen(0, step), None)[0].in_time:
-                step += 1
-                assert step < 200
-                time.sleep(0.05)
+            comes_back(host, 1)
     device.stop()
 
 
@@ -357,11 +361,7 @@ def test_who_answers_with_another_certificate_stays_out_and_the_device_comes_bac
                 time.sleep(0.02)
             assert other.lines.getvalue().count("caller_refused") + other.lines.getvalue().count("host_gone") > 1
         device = Device(bundle, "a", keys / "a", device.address)
-        step = 61
-        while not host.step(0, step, seen(0, step), None)[0].in_time:
-            step += 1
-            assert step < 200
-            time.sleep(0.05)
+        comes_back(host, 61)
     assert [event.what for event in host.events] == ["lost", "rejoined, recurrent state reset"]
     device.stop()
 

@@ -13,8 +13,8 @@ MOST = 32
 
 
 def scene(spec: TaskSpec, states: np.ndarray, obs: np.ndarray, actions: np.ndarray) -> Scene | None:
-    """Rows are the first agent's actions, from the top, columns the second's. Cells show mean payoffs; those of a file are not known here, and cells
-    are empty then. None for more agents, or too many cells. No agent sees anything of it: their observation is constant."""
+    """Rows are the first agent's actions, from the top, columns the second's. Cells show mean payoffs; those of a file are not
+    known here, and cells are empty then. None for more agents, or too many cells. No agent sees anything of it: their observation is constant."""
     sizes = [space.n for space in spec.action_spaces]
     if len(sizes) != 2 or max(sizes) > MOST:
         return None
