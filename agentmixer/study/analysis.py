@@ -16,6 +16,7 @@ from agentmixer.tasks import Task
 from agentmixer.tasks.base import to_torch
 from agentmixer.tasks.matrix import payoffs
 from agentmixer.train import checkpoint
+from agentmixer.train.causal_team import CausalTeam
 from agentmixer.train.guided_team import GuidedTeam
 from agentmixer.train.joint_policy import ILLEGAL
 from agentmixer.train.run import Run
@@ -55,8 +56,8 @@ def joint_distribution(team: Team, task: Task, progress: Callable[[str], None] =
     Given the signal it is a product over agents, exactly. Where the run has a signal, these products are averaged
     over SIGNALS quasi-random ones. Calls `progress` with how far it is."""
     state, mask, actors = _seen(team, task)
-    if isinstance(team, GuidedTeam):
-        return _guided_distribution(team, state, actors)
+    if isinstance(team, GuidedTeam | CausalTeam):
+        return _distribution_in_turn(team, state, actors)
     signals = torch.zeros(1, 0)
     if team.signal:
         from scipy import stats  # here, for importing that takes long and most teams have no signal
@@ -76,15 +77,17 @@ def joint_distribution(team: Team, task: Task, progress: Callable[[str], None] =
     return total / len(signals)
 
 
-def _guided_distribution(team: GuidedTeam, state: Tensor, actors: ActorStep) -> np.ndarray:
-    """The same of a guider: the product of every agent's policy given the actions before its own."""
+def _distribution_in_turn(team: GuidedTeam | CausalTeam, state: Tensor, actors: ActorStep) -> np.ndarray:
+    """The same where agents are told of each other: the product of every agent's policy given the actions before its own."""
     sizes = [space.n for space in team.spec.action_spaces]
     action = torch.from_numpy(np.indices(sizes).reshape(len(sizes), -1))
     many = ActorStep(*(array.expand(-1, action.shape[1], -1) for array in actors))
     with torch.no_grad():
         logits = team.given(many, state.expand(action.shape[1], -1), action).double()
-    joint = team.joint_policy.joint(many.policy, logits, many.policy > ILLEGAL / 2)
-    return team.joint_policy.log_prob(joint, action).sum(0).exp().numpy().reshape(sizes)
+    kind: Any = team.joint_policy
+    joint = kind.joint(many.policy, logits, many.policy > ILLEGAL / 2)
+    found: np.ndarray = kind.log_prob(joint, action).sum(0).exp().numpy().reshape(sizes)
+    return found
 
 
 def actor_distributions(team: Team, task: Task) -> tuple[list[np.ndarray], list[np.ndarray]]:

@@ -50,6 +50,15 @@ _ONE_DECISION: dict[str, Any] = {
     "share_parameters": False,
     "recurrent_actor": False,
 }
+#: And all agents see all that there is: the joint policy may correlate, and its most likely plan is the actors' in the end.
+_CORRELATED: dict[str, Any] = _ONE_DECISION | {
+    "pm": "causal",
+    "actor_lr": 5e-3,
+    "pm_lr": 5e-3,
+    "entropy_coef": 0.01,
+    "optimism": 0.0,
+    "critic_first": 0.0,
+}
 #: Teams nobody here has seen: independent networks, scales kept apart.
 _FOREIGN: dict[str, Any] = {
     "num_envs": 16,
@@ -138,7 +147,7 @@ AGENTMIXER_PPO: Presets = {
             "predator_prey": {"optimism": 0.8},
             "gymnasium": _FOREIGN,
             "pettingzoo": _FOREIGN,
-            "matrix": _ONE_DECISION,
+            "matrix": _CORRELATED,
             # What an agent cannot see is chance to it, and optimism takes chance for skill: with it, 6.62 of 8.5.
             "passage": _ONE_DECISION | {"optimism": 0.0, "critic_first": 0.0},
         },
@@ -185,8 +194,12 @@ AGENTMIXER_PPO: Presets = {
     ),
 }
 
-#: What other algorithms on PPO begin with: not the authors' scripts of AgentMixer.
-ON_PPO: Presets = {name: AGENTMIXER_PPO[name] for name in ("default", "paper")}
+_COMMON, _BY_TASK = AGENTMIXER_PPO["default"]
+#: What other algorithms on PPO begin with: not the authors' scripts of AgentMixer, and not what suits `pm=causal`.
+ON_PPO: Presets = {
+    "default": (_COMMON, _BY_TASK | {"matrix": _ONE_DECISION}),
+    "paper": AGENTMIXER_PPO["paper"],
+}
 
 #: The paper names no setting of AgentMixer-SAC, so there is no `paper` here.
 AGENTMIXER_SAC: Presets = {

@@ -73,10 +73,11 @@ class AgentMixerTeamSettings(TeamSettings, frozen=True):
     ] = 0
     signal_per: Annotated[Literal["step", "episode"], about("how long a signal lasts")] = "step"
     pm: Annotated[
-        Literal["mixer", "hypernetwork", "attention", "recurrent", "none"],
+        Literal["mixer", "hypernetwork", "attention", "recurrent", "causal", "none"],
         about(
             "kind of Policy Modifier: recurrent is the mixer as the authors' code builds it, with a GRU over the state; "
-            "none leaves the actors' policies as they are, to see what PM is worth"
+            "causal tells each agent what the agents before it do; none leaves the actors' policies as they are, to see what PM is "
+            "worth"
         ),
     ] = "mixer"
     pm_width: Annotated[Width, about("width of PM's state and policy features")] = 32

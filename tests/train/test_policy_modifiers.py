@@ -204,7 +204,8 @@ def test_the_setting_chooses_the_kind(kind: str) -> None:
 
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(
-        AgentMixerError, match="setting pm must be one of mixer, hypernetwork, attention, recurrent, none, got mlp"
+        AgentMixerError,
+        match="setting pm must be one of mixer, hypernetwork, attention, recurrent, causal, none, got mlp",
     ):
         AgentMixerTeamSettings().replace({"pm": "mlp"})
 

@@ -73,7 +73,12 @@ def metrics(run: Run) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"share_parameters": False, "recurrent_critic": True, "ratio": "joint", "pipelined": True}]
+    "settings",
+    [
+        {},
+        {"share_parameters": False, "recurrent_critic": True, "ratio": "joint", "pipelined": True},
+        {"pm": "causal", "cooled": 0.3, "pulled": 0.6},
+    ],
 )
 def test_a_killed_run_resumes_to_the_numbers_of_an_unbroken_one(settings: dict[str, object], tmp_path: Path) -> None:
     unbroken = make_run(tmp_path / "unbroken", checkpoint_interval=256, **settings)

@@ -73,6 +73,8 @@ def same_files(first: Run, second: Run) -> None:
         ("discrete", {"share_parameters": False, "team_critic": False, "recurrent_critic": True, "ratio": "joint"}),
         ("discrete", {"pm": "hypernetwork", "joint": "gumbel", "signal": 2, "minibatches": 1}),
         ("discrete", {"pm": "attention", "recurrent_actor": False, "chunk_length": 1, "optimism": 0.5}),
+        ("discrete", {"pm": "causal", "cooled": 0.1, "pulled": 0.2}),
+        ("real-valued", {"share_parameters": False, "input_norm": "running", "pm": "causal"}),
         ("real-valued", {"share_parameters": False, "input_norm": "running"}),
         ("real-valued", {"share_parameters": False, "pm": "none", "minibatches": 4}),
     ],

@@ -11,7 +11,7 @@ of them is detached. Execution needs the actors alone.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Annotated, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import msgspec
 import torch
@@ -23,11 +23,12 @@ from agentmixer.config import NonNegative, PositiveInt, Share, StepSize, about
 from agentmixer.contract.spec import TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.tasks.base import Task
-from agentmixer.train import blocks, diagnostics, presets, rollout
+from agentmixer.train import blocks, causal_loss, diagnostics, presets, rollout
 from agentmixer.train.algorithms.base import Algorithm
+from agentmixer.train.causal_team import CausalTeam, causal_joint
 from agentmixer.train.mixed_policy import make_joint
 from agentmixer.train.networks import Actor, Critic
-from agentmixer.train.policy_modifiers import make_pm
+from agentmixer.train.policy_modifiers import CausalPM, make_pm
 from agentmixer.train.returns import ValueNorm, gae, standardised
 from agentmixer.train.rollout import Batch, Rollout
 from agentmixer.train.settings import AgentMixerTeamSettings, AlgorithmSettings, Config, RunSettings, TeamSettings
@@ -82,6 +83,20 @@ class PPOSettings(AlgorithmSettings, frozen=True):
 class AgentMixerPPOSettings(PPOSettings, frozen=True):
     """What AgentMixer adds to PPO."""
 
+    def check(self, team: TeamSettings, run: RunSettings) -> None:
+        super().check(team, run)
+        if not isinstance(team, AgentMixerTeamSettings) or team.pm != "causal":
+            return
+        for name, value, needed in (
+            ("joint", team.joint, "gap"), ("signal", team.signal, 0), ("ratio", self.ratio, "agent"),
+        ):  # fmt: skip
+            if value != needed:
+                raise AgentMixerError(f"pm=causal needs {name}={needed}, and {name} is {value}")
+        if not 0 < self.cooled < self.pulled:
+            raise AgentMixerError(
+                f"cooled is {self.cooled:g} and pulled {self.pulled:g}; with pm=causal cooled must lie between 0 and pulled"
+            )
+
     pm_lr: Annotated[StepSize, about("Adam's step size, Policy Modifier")] = 5e-5
     ratio: Annotated[
         Literal["agent", "joint"], about("clip each agent's ratio, or the joint one (product over agents)")
@@ -103,6 +118,37 @@ class AgentMixerPPOSettings(PPOSettings, frozen=True):
         Meta(ge=0.0, le=0.5),
         about("share of total_steps, at the start, in which the critic learns alone; what optimism needs"),
     ] = 0.0
+    first_entropy: Annotated[
+        float,
+        Meta(ge=1e-3, le=1e3),
+        about(
+            "pm=causal: weight of the joint policy's entropy at the start, which falls to entropy_coef, at most 0.01, by cooled"
+        ),
+    ] = 3.0
+    cooled: Annotated[Share, about("pm=causal: share of total_steps after which the entropy's weight has fallen")] = 0.7
+    first_reach: Annotated[
+        float,
+        Meta(ge=1.05, le=1e6),
+        about(
+            "pm=causal: the joint policy's probability of an action is this many times its actor's at most, until cooled"
+        ),
+    ] = 1000.0
+    pulled: Annotated[
+        Share,
+        about(
+            "pm=causal: share of total_steps after which that has fallen to 1.05, and the joint policy is that of joint=gap"
+        ),
+    ] = 0.9
+
+
+#: Where a free joint policy's entropy weight ends where entropy_coef is less, and its reach.
+COOLEST, NEAREST = 0.01, 1.05
+
+
+def cooling(first: float, last: float, done: float) -> float:
+    """An entropy weight on its way from `first` to `last`, or COOLEST where that is more, evenly in its logarithm. done: [0, 1], or beyond."""
+    share = min(1.0, max(0.0, done))
+    return float(first ** (1.0 - share) * max(last, COOLEST) ** share)
 
 
 class Counts(NamedTuple):
@@ -155,6 +201,8 @@ class AgentMixerPPO(Algorithm):
         """The actors with a Policy Modifier that has learned nothing, and the joint policy that both make."""
         acting, device = self.config.team, generators[0].device
         pm = make_pm(spec, acting, len(generators)).to(device)
+        if isinstance(pm, CausalPM):
+            return CausalTeam(spec, actor, pm, causal_joint(spec, acting), generators)
         return Team(spec, actor, pm, make_joint(spec, acting), generators, acting.signal, acting.signal_per)
 
     def memory(self, num_envs: int) -> dict[str, Tensor]:
@@ -185,6 +233,26 @@ class AgentMixerPPO(Algorithm):
         self.centring = 1.0 - self.optimism / settings.optimism if settings.optimism else 1.0
         self.learning = {"critic"} if progress < settings.critic_first else set(self.step_sizes())
         self.team.joint_policy.anneal(self.config.team.tau, settings.tau_end, settings.tau_schedule, progress)
+        if isinstance(self.team, CausalTeam):
+            self.team.joint_policy.free = progress < settings.pulled
+
+    @property
+    def heat(self) -> float:
+        """Weight of the joint policy's entropy while it is free."""
+        settings = self.config.algorithm
+        return cooling(settings.first_entropy, settings.entropy_coef, self.progress / settings.cooled)
+
+    @property
+    def pull(self) -> float:
+        """How far a free joint policy's reach has fallen, [0, 1]."""
+        settings = self.config.algorithm
+        return min(1.0, max(0.0, (self.progress - settings.cooled) / (settings.pulled - settings.cooled)))
+
+    @property
+    def reach(self) -> float:
+        """How many times its actor's the probability of an action may be, while the joint policy is free."""
+        first = self.config.algorithm.first_reach
+        return first + (NEAREST - first) * self.pull
 
     # ---- what is stored ------------------------------------------------------------------------------
 
@@ -302,10 +370,16 @@ class AgentMixerPPO(Algorithm):
         seen = batch.first() if alike else batch
         mask = seen.mask.flatten(1, 2)
         actors = self.team.unroll(seen.obs, mask, seen.actor_memory[:, 0], seen.episode_start)
-        policy, (score, _) = actors.policy, self.team.score(actors, *seen.central())
+        policy = actors.policy
+        if isinstance(self.team, CausalTeam):
+            score = self.team.given(actors, seen.state.flatten(0, 2), batch.action.flatten(1, 2))
+        else:
+            score = self.team.score(actors, *seen.central())[0]
         if alike:
             policy, score, mask = (array.expand(-1, rows, -1) for array in (policy, score, mask))
         joint = kind.joint(policy, score, mask)
+        if isinstance(self.team, CausalTeam) and self.team.joint_policy.free:
+            return self.free_loss(batch, counts, policy, joint)
 
         active = batch.active.reshape(teams, -1, rows).to(score.dtype)
         log_ratio = kind.log_prob(joint, batch.action.flatten(1, 2)) - batch.log_prob.flatten(1, 2)
@@ -327,6 +401,42 @@ class AgentMixerPPO(Algorithm):
                 numbers["mode_agreement"] = mean(agree.view_as(active).to(active.dtype))
             numbers |= {name: mean(array.view_as(active)) for name, array in kind.against(joint, policy).items()}
         return -surrogate - settings.entropy_coef * entropy, numbers
+
+    def free_loss(self, batch: Batch, counts: Counts, policy: Tensor, joint: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """The losses of a free joint policy and of the actors beside it, [K], as `causal_loss` has them, and numbers to log, [K] each.
+
+        policy [K * N, B, A]: the actors'."""
+        settings, team = self.config.algorithm, self.team
+        assert isinstance(team, CausalTeam)
+        kind: Any = team.joint_policy
+        shape = team.count, -1, batch.active[0].numel()
+        action, own = batch.action.flatten(1, 2), kind.own(policy, joint)
+        active = batch.active.reshape(shape).to(batch.log_prob.dtype)
+
+        def shaped(array: Tensor) -> Tensor:
+            return array.reshape(shape) * active
+
+        def mean(array: Tensor) -> Tensor:
+            """Over living agents, [K]."""
+            return shaped(array).flatten(1).sum(1) / counts.living
+
+        g, a, b = (
+            shaped(array) for array in (kind.log_prob(joint, action), kind.log_prob(own, action), batch.log_prob)
+        )
+        advantage, heat, reach = batch.advantage.reshape(shape), self.heat, self.reach
+        choosing = advantage + causal_loss.of_later_agents(self.pull * (a.detach() - b) - heat * b, active)
+        surrogate = mean(causal_loss.double_clip(g, a.detach(), b, choosing, settings.clip, reach))
+        strayed = causal_loss.outside(g, a, reach).to(g.dtype)
+        back = mean(strayed * shaped(kind.divergence(joint, kind.still(own))))
+        entropy, imitation = mean(kind.entropy(joint)), mean(kind.divergence(kind.still(joint), own))
+        ratio = (a - b).exp()
+        alone = mean(torch.min(ratio * advantage, ratio.clamp(1 - settings.clip, 1 + settings.clip) * advantage))
+        with torch.no_grad():
+            numbers = diagnostics.of_ratios(g - b, settings.clip, mean) | {"entropy": entropy.detach()}
+            if (agree := kind.agree(joint, policy)) is not None:
+                numbers["mode_agreement"] = mean(agree.to(g.dtype))
+            numbers |= {"actor_entropy": mean(kind.entropy(own)), "actor_kl": imitation.detach()}
+        return back - surrogate - heat * entropy + imitation - alone, numbers
 
     def value_loss(self, batch: Batch, counts: Counts, alike: bool = False) -> Tensor:
         """Clipped Huber loss on normalised returns, a mean over critics and `valued` rows, [K].

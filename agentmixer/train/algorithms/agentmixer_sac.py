@@ -77,6 +77,8 @@ class AgentMixerSACSettings(AlgorithmSettings, frozen=True):
             raise AgentMixerError("recurrent_actor must be false for SAC, which draws transitions one at a time")
         if team.pm == "recurrent":
             raise AgentMixerError("pm must not be recurrent for SAC, which draws transitions one at a time")
+        if team.pm == "causal":
+            raise AgentMixerError("pm must not be causal for SAC; agentmixer_ppo learns with it")
         if team.signal_per != "step":
             raise AgentMixerError("signal_per must be step for SAC, which draws a new signal for every transition")
         if self.learning_starts > self.replay_size:

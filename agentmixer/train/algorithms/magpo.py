@@ -21,7 +21,6 @@ Each takes the other as it is: no gradient passes between them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -35,6 +34,7 @@ from agentmixer.train import diagnostics, presets
 from agentmixer.train.algorithms.agentmixer_ppo import Counts, PPOSettings
 from agentmixer.train.algorithms.base import check_discrete
 from agentmixer.train.algorithms.mappo import MAPPO
+from agentmixer.train.causal_loss import double_clip, outside
 from agentmixer.train.guided_team import GuidedJoint, GuidedTeam, Guider
 from agentmixer.train.joint_policy import Categorical
 from agentmixer.train.networks import Actor
@@ -120,18 +120,6 @@ class MAGPO(MAPPO):
     def value_loss(self, batch: Batch, counts: Counts, alike: bool = False) -> Tensor:
         """`value_coef` times the clipped Huber loss of PPO, [1]."""
         return self.config.algorithm.value_coef * super().value_loss(batch, counts, alike)
-
-
-def double_clip(g: Tensor, a: Tensor, b: Tensor, advantage: Tensor, clip: float, delta: float) -> Tensor:
-    """The guider's surrogate, min(g/b A, clip(clip(g/a, 1/δ, δ) a/b, 1 - ε, 1 + ε) A). g, a, b: logarithms of probabilities."""
-    limit = math.log(delta)
-    near = ((g - a).clamp(-limit, limit) + a - b).exp().clamp(1 - clip, 1 + clip)
-    return torch.min((g - b).exp() * advantage, near * advantage)
-
-
-def outside(g: Tensor, a: Tensor, delta: float) -> Tensor:
-    """Where the guider has left its actor: g/a is not within (1/δ, δ). g, a: logarithms of probabilities."""
-    return (g - a).abs() >= math.log(delta)
 
 
 def divergence(first: Tensor, second: Tensor) -> Tensor:

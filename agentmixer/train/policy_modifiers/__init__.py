@@ -3,6 +3,7 @@
 from agentmixer.contract.spec import TaskSpec
 from agentmixer.train.policy_modifiers.attention import AttentionPM
 from agentmixer.train.policy_modifiers.base import PolicyModifier
+from agentmixer.train.policy_modifiers.causal import CausalPM
 from agentmixer.train.policy_modifiers.hypernetwork import HyperPM
 from agentmixer.train.policy_modifiers.mixer import MixerPM
 from agentmixer.train.policy_modifiers.none import NoPM
@@ -10,7 +11,17 @@ from agentmixer.train.policy_modifiers.recurrent import RecurrentPM
 from agentmixer.train.settings import AgentMixerTeamSettings
 from agentmixer.train.team import Modifier, most_actions
 
-__all__ = ["POLICY_MODIFIERS", "AttentionPM", "HyperPM", "MixerPM", "NoPM", "PolicyModifier", "RecurrentPM", "make_pm"]
+__all__ = [
+    "POLICY_MODIFIERS",
+    "AttentionPM",
+    "CausalPM",
+    "HyperPM",
+    "MixerPM",
+    "NoPM",
+    "PolicyModifier",
+    "RecurrentPM",
+    "make_pm",
+]
 
 #: Setting `pm` -> the class. All take the same arguments.
 POLICY_MODIFIERS: dict[str, type[PolicyModifier]] = {
@@ -30,6 +41,11 @@ def make_pm(spec: TaskSpec, settings: AgentMixerTeamSettings, teams: int) -> Mod
             agents, spec.state_size, actions, settings.hidden, actions,
             settings.pm_width, settings.pm_agent_hidden, settings.pm_channel_hidden, teams,
             settings.signal, settings.input_norm, settings.layers,
+        )  # fmt: skip
+    if settings.pm == "causal":
+        return CausalPM(
+            agents, spec.state_size, actions, settings.hidden, actions if spec.discrete else 2 * actions,
+            settings.pm_width, settings.pm_agent_hidden, settings.pm_channel_hidden, teams, settings.input_norm,
         )  # fmt: skip
     return POLICY_MODIFIERS[settings.pm](
         agents, spec.state_size, actions, settings.hidden, actions,

@@ -97,13 +97,21 @@ class PolicyModifier(Modifier, ABC):
     def forward(
         self, state: Tensor, policy: Tensor, features: Tensor, memory: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
+        direct, inner = self.halves(state, policy, features)
+        return self.whole(direct, inner).view(*features.shape[:2], -1), memory
+
+    def halves(self, state: Tensor, policy: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """What the output consists of: the head of X after mixing [K, N * B, A], and the hidden layer of channel mixing before its
+        activation, [K, N * B, hidden]."""
         rows = (self.teams, self.agents * features.shape[1], -1)
         encoded = self.encoded(state.reshape(self.teams, -1, state.shape[-1]))
         x = self.tokens(encoded, policy, features)
         x = (x + self.mix(self.agent_norm(x.view(rows)).view_as(x), encoded)).view(rows)
-        hidden = self.channel_in(self.channel_norm(x)).relu_()
-        # head(x + channel_out(hidden)): of two linear maps in a row one is made, as narrow as the head.
-        out, head = self.channel_out, self.head
-        short = torch.bmm(torch.cat([out.weight, out.bias.unsqueeze(1)], 1), head.weight)
-        score = affine(x, head.weight, head.bias) + affine(hidden, short[:, :-1], short[:, -1])
-        return score.view(*features.shape[:2], -1), memory
+        return affine(x, self.head.weight, self.head.bias), self.channel_in(self.channel_norm(x))
+
+    def whole(self, direct: Tensor, inner: Tensor) -> Tensor:
+        """The output of both halves, [K, ., A]: head(x + channel_out(relu(inner))). Of two linear maps in a row one is made, as
+        narrow as the head. `inner` is overwritten."""
+        out = self.channel_out
+        short = torch.bmm(torch.cat([out.weight, out.bias.unsqueeze(1)], 1), self.head.weight)
+        return direct + affine(inner.relu_(), short[:, :-1], short[:, -1])
