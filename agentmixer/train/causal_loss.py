@@ -20,9 +20,72 @@ until then; once p has risen, the plan that the actors lean to is the better one
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
+
+from agentmixer.train import diagnostics
+from agentmixer.train.causal_team import CausalTeam
+from agentmixer.train.rollout import Batch
+
+#: Where the entropy weight ends if that is to be less, and the reach.
+COOLEST, NEAREST = 0.01, 1.05
+
+
+class Freedom(NamedTuple):
+    """How free the joint policy is at some point of a run: entropy weight T, share p that the reach has fallen by, reach d."""
+
+    heat: float
+    pull: float
+    reach: float
+
+    @classmethod
+    def at(
+        cls, progress: float, first_entropy: float, entropy: float, cooled: float, first_reach: float, pulled: float
+    ) -> Self:
+        """After the share `progress` of a run. The entropy weight falls evenly in its logarithm until `cooled`, then the reach, until
+        `pulled`."""
+        done = min(1.0, progress / max(cooled, 1e-9))
+        pull = min(1.0, max(0.0, (progress - cooled) / max(pulled - cooled, 1e-9)))
+        heat = first_entropy ** (1.0 - done) * max(entropy, COOLEST) ** done
+        return cls(heat, pull, first_reach + (NEAREST - first_reach) * pull)
+
+
+def free_loss(
+    team: CausalTeam, batch: Batch, living: Tensor, policy: Tensor, joint: Any, freedom: Freedom, clip: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The losses of a free joint policy and of the actors beside it, [K], and numbers to log, [K] each.
+
+    living: [K], what means are over. policy [K * N, B, A]: the actors'. joint: what PM made of it."""
+    kind: Any = team.joint_policy
+    shape = team.count, -1, batch.active[0].numel()
+    action, own = batch.action.flatten(1, 2), kind.own(policy, joint)
+    active = batch.active.reshape(shape).to(batch.log_prob.dtype)
+
+    def shaped(array: Tensor) -> Tensor:
+        return array.reshape(shape) * active
+
+    def mean(array: Tensor) -> Tensor:
+        """Over living agents, [K]."""
+        return shaped(array).flatten(1).sum(1) / living
+
+    logarithms = kind.log_prob(joint, action), kind.log_prob(own, action), batch.log_prob
+    g, a, b = (shaped(array) for array in logarithms)
+    advantage = batch.advantage.reshape(shape)
+    paid = advantage + of_later_agents(freedom.pull * (a.detach() - b) - freedom.heat * b, active)
+    surrogate = mean(double_clip(g, a.detach(), b, paid, clip, freedom.reach))
+    strayed = outside(g, a, freedom.reach).to(g.dtype)
+    back = mean(strayed * shaped(kind.divergence(joint, kind.still(own))))
+    entropy, imitation = mean(kind.entropy(joint)), mean(kind.divergence(kind.still(joint), own))
+    ratio = (a - b).exp()
+    alone = mean(torch.min(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage))
+    with torch.no_grad():
+        numbers = diagnostics.of_ratios(g - b, clip, mean) | {"entropy": entropy.detach()}
+        if (agree := kind.agree(joint, policy)) is not None:
+            numbers["mode_agreement"] = mean(agree.to(g.dtype))
+        numbers |= {"actor_entropy": mean(kind.entropy(own)), "actor_kl": imitation.detach()}
+    return back - surrogate - freedom.heat * entropy + imitation - alone, numbers
 
 
 def double_clip(g: Tensor, a: Tensor, b: Tensor, advantage: Tensor, clip: float, reach: float) -> Tensor:

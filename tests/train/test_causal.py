@@ -166,13 +166,12 @@ def test_the_schedule_by_hand() -> None:
         (1.0, 0.03, 1.05, False),
     ):
         algorithm.schedule(progress)
-        assert algorithm.heat == pytest.approx(heat)
-        assert algorithm.reach == pytest.approx(reach)
+        assert algorithm.freedom.heat == pytest.approx(heat)
+        assert algorithm.freedom.reach == pytest.approx(reach)
         assert kind.free is free
-    assert causal(entropy_coef=0.0, cooled=0.5).config.algorithm.cooled == 0.5
     cold = causal(entropy_coef=0.0, cooled=0.5)
     cold.schedule(0.5)
-    assert cold.heat == pytest.approx(0.01)  # an entropy weight of zero has no logarithm
+    assert cold.freedom.heat == pytest.approx(0.01)  # an entropy weight of zero has no logarithm
 
 
 @pytest.mark.parametrize("spec", [tiny_spec(), box_spec()], ids=["discrete", "real-valued"])
@@ -181,7 +180,7 @@ def test_the_free_loss_term_by_term(spec: Any) -> None:
     algorithm = causal(spec, recurrent_actor=False, chunk_length=1, clip=0.2, first_reach=3.0, entropy_coef=0.05)
     algorithm.schedule(0.8)
     team = team_of(algorithm)
-    heat, pull, reach = algorithm.heat, algorithm.pull, algorithm.reach
+    heat, pull, reach = algorithm.freedom
     assert 0 < pull < 1 < reach < 3
     rollout = random_rollout(algorithm)
     batch = Batch.cut(rollout, torch.randn_like(rollout.value), rollout.value, 1)

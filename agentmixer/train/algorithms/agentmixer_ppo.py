@@ -11,7 +11,7 @@ of them is detached. Execution needs the actors alone.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 import msgspec
 import torch
@@ -141,16 +141,6 @@ class AgentMixerPPOSettings(PPOSettings, frozen=True):
     ] = 0.9
 
 
-#: Where a free joint policy's entropy weight ends where entropy_coef is less, and its reach.
-COOLEST, NEAREST = 0.01, 1.05
-
-
-def cooling(first: float, last: float, done: float) -> float:
-    """An entropy weight on its way from `first` to `last`, or COOLEST where that is more, evenly in its logarithm. done: [0, 1], or beyond."""
-    share = min(1.0, max(0.0, done))
-    return float(first ** (1.0 - share) * max(last, COOLEST) ** share)
-
-
 class Counts(NamedTuple):
     """What losses are means over, [K] each: agents that live, and values that count."""
 
@@ -170,6 +160,7 @@ class AgentMixerPPO(Algorithm):
     optimism = 0.0
     #: Share of their mean that is taken from advantages. An optimistic baseline lies above it on purpose; centring would undo that.
     centring = 1.0
+    freedom: causal_loss.Freedom  #: Of a joint policy with `pm=causal`, now.
     watched: dict[str, Tensor]  #: Diagnostics of the newest rollout, [K] each.
 
     # ---- what acts -----------------------------------------------------------------------------------
@@ -235,24 +226,14 @@ class AgentMixerPPO(Algorithm):
         self.team.joint_policy.anneal(self.config.team.tau, settings.tau_end, settings.tau_schedule, progress)
         if isinstance(self.team, CausalTeam):
             self.team.joint_policy.free = progress < settings.pulled
-
-    @property
-    def heat(self) -> float:
-        """Weight of the joint policy's entropy while it is free."""
-        settings = self.config.algorithm
-        return cooling(settings.first_entropy, settings.entropy_coef, self.progress / settings.cooled)
-
-    @property
-    def pull(self) -> float:
-        """How far a free joint policy's reach has fallen, [0, 1]."""
-        settings = self.config.algorithm
-        return min(1.0, max(0.0, (self.progress - settings.cooled) / (settings.pulled - settings.cooled)))
-
-    @property
-    def reach(self) -> float:
-        """How many times its actor's the probability of an action may be, while the joint policy is free."""
-        first = self.config.algorithm.first_reach
-        return first + (NEAREST - first) * self.pull
+            self.freedom = causal_loss.Freedom.at(
+                progress,
+                settings.first_entropy,
+                settings.entropy_coef,
+                settings.cooled,
+                settings.first_reach,
+                settings.pulled,
+            )
 
     # ---- what is stored ------------------------------------------------------------------------------
 
@@ -379,7 +360,7 @@ class AgentMixerPPO(Algorithm):
             policy, score, mask = (array.expand(-1, rows, -1) for array in (policy, score, mask))
         joint = kind.joint(policy, score, mask)
         if isinstance(self.team, CausalTeam) and self.team.joint_policy.free:
-            return self.free_loss(batch, counts, policy, joint)
+            return causal_loss.free_loss(self.team, batch, counts.living, policy, joint, self.freedom, settings.clip)
 
         active = batch.active.reshape(teams, -1, rows).to(score.dtype)
         log_ratio = kind.log_prob(joint, batch.action.flatten(1, 2)) - batch.log_prob.flatten(1, 2)
@@ -401,42 +382,6 @@ class AgentMixerPPO(Algorithm):
                 numbers["mode_agreement"] = mean(agree.view_as(active).to(active.dtype))
             numbers |= {name: mean(array.view_as(active)) for name, array in kind.against(joint, policy).items()}
         return -surrogate - settings.entropy_coef * entropy, numbers
-
-    def free_loss(self, batch: Batch, counts: Counts, policy: Tensor, joint: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """The losses of a free joint policy and of the actors beside it, [K], as `causal_loss` has them, and numbers to log, [K] each.
-
-        policy [K * N, B, A]: the actors'."""
-        settings, team = self.config.algorithm, self.team
-        assert isinstance(team, CausalTeam)
-        kind: Any = team.joint_policy
-        shape = team.count, -1, batch.active[0].numel()
-        action, own = batch.action.flatten(1, 2), kind.own(policy, joint)
-        active = batch.active.reshape(shape).to(batch.log_prob.dtype)
-
-        def shaped(array: Tensor) -> Tensor:
-            return array.reshape(shape) * active
-
-        def mean(array: Tensor) -> Tensor:
-            """Over living agents, [K]."""
-            return shaped(array).flatten(1).sum(1) / counts.living
-
-        g, a, b = (
-            shaped(array) for array in (kind.log_prob(joint, action), kind.log_prob(own, action), batch.log_prob)
-        )
-        advantage, heat, reach = batch.advantage.reshape(shape), self.heat, self.reach
-        choosing = advantage + causal_loss.of_later_agents(self.pull * (a.detach() - b) - heat * b, active)
-        surrogate = mean(causal_loss.double_clip(g, a.detach(), b, choosing, settings.clip, reach))
-        strayed = causal_loss.outside(g, a, reach).to(g.dtype)
-        back = mean(strayed * shaped(kind.divergence(joint, kind.still(own))))
-        entropy, imitation = mean(kind.entropy(joint)), mean(kind.divergence(kind.still(joint), own))
-        ratio = (a - b).exp()
-        alone = mean(torch.min(ratio * advantage, ratio.clamp(1 - settings.clip, 1 + settings.clip) * advantage))
-        with torch.no_grad():
-            numbers = diagnostics.of_ratios(g - b, settings.clip, mean) | {"entropy": entropy.detach()}
-            if (agree := kind.agree(joint, policy)) is not None:
-                numbers["mode_agreement"] = mean(agree.to(g.dtype))
-            numbers |= {"actor_entropy": mean(kind.entropy(own)), "actor_kl": imitation.detach()}
-        return back - surrogate - heat * entropy + imitation - alone, numbers
 
     def value_loss(self, batch: Batch, counts: Counts, alike: bool = False) -> Tensor:
         """Clipped Huber loss on normalised returns, a mean over critics and `valued` rows, [K].
