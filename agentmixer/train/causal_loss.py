@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from agentmixer.errors import AgentMixerError
 from agentmixer.train import diagnostics
 from agentmixer.train.causal_team import CausalTeam
 from agentmixer.train.rollout import Batch
@@ -41,15 +42,23 @@ class Freedom(NamedTuple):
     reach: float
 
     @classmethod
-    def at(
-        cls, progress: float, first_entropy: float, entropy: float, cooled: float, first_reach: float, pulled: float
-    ) -> Self:
-        """After the share `progress` of a run. The entropy weight falls evenly in its logarithm until `cooled`, then the reach, until
-        `pulled`."""
-        done = min(1.0, progress / max(cooled, 1e-9))
-        pull = min(1.0, max(0.0, (progress - cooled) / max(pulled - cooled, 1e-9)))
-        heat = first_entropy ** (1.0 - done) * max(entropy, COOLEST) ** done
-        return cls(heat, pull, first_reach + (NEAREST - first_reach) * pull)
+    def at(cls, progress: float, settings: Any) -> Self:
+        """After the share `progress` of a run, by the settings of `agentmixer_ppo`. The entropy weight falls evenly in its logarithm
+        until `cooled`, then the reach, until `pulled`."""
+        done = min(1.0, progress / max(settings.cooled, 1e-9))
+        pull = min(1.0, max(0.0, (progress - settings.cooled) / max(settings.pulled - settings.cooled, 1e-9)))
+        heat = settings.first_entropy ** (1.0 - done) * max(settings.entropy_coef, COOLEST) ** done
+        return cls(heat, pull, settings.first_reach + (NEAREST - settings.first_reach) * pull)
+
+
+def check(settings: Any) -> None:
+    """Raise AgentMixerError if settings of `agentmixer_ppo` do not fit `pm=causal`."""
+    if settings.ratio != "agent":
+        raise AgentMixerError(f"pm=causal needs ratio=agent, and ratio is {settings.ratio}")
+    if not 0 < settings.cooled < settings.pulled:
+        raise AgentMixerError(
+            f"cooled is {settings.cooled:g} and pulled {settings.pulled:g}; with pm=causal cooled must lie between 0 and pulled"
+        )
 
 
 def free_loss(

@@ -84,6 +84,12 @@ class AgentMixerTeamSettings(TeamSettings, frozen=True):
     pm_agent_hidden: Annotated[Width, about("hidden width of agent mixing")] = 16
     pm_channel_hidden: Annotated[Width, about("hidden width of channel mixing")] = 64
 
+    def check(self) -> None:
+        super().check()
+        for name, needed in (("joint", "gap"), ("signal", 0)) if self.pm == "causal" else ():
+            if (value := getattr(self, name)) != needed:
+                raise AgentMixerError(f"pm=causal needs {name}={needed}, and {name} is {value}")
+
 
 class RunSettings(Settings, frozen=True):
     """How long a run is, how many environments it steps, and when it is judged and saved."""

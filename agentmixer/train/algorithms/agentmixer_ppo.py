@@ -10,18 +10,16 @@ of them is detached. Execution needs the actors alone.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Annotated, ClassVar, Literal, NamedTuple, Self
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
-import msgspec
 import torch
 from msgspec import Meta
 from torch import Tensor
 from torch.nn import functional as F
 
-from agentmixer.config import NonNegative, PositiveInt, Share, StepSize, about
+from agentmixer.config import Share, StepSize, about
 from agentmixer.contract.spec import TaskSpec
-from agentmixer.errors import AgentMixerError
 from agentmixer.tasks.base import Task
 from agentmixer.train import blocks, causal_loss, diagnostics, presets, rollout
 from agentmixer.train.algorithms.base import Algorithm
@@ -29,6 +27,7 @@ from agentmixer.train.causal_team import CausalTeam, causal_joint
 from agentmixer.train.mixed_policy import make_joint
 from agentmixer.train.networks import Actor, Critic
 from agentmixer.train.policy_modifiers import CausalPM, make_pm
+from agentmixer.train.ppo_settings import PPOSettings
 from agentmixer.train.returns import ValueNorm, gae, standardised
 from agentmixer.train.rollout import Batch, Rollout
 from agentmixer.train.settings import AgentMixerTeamSettings, AlgorithmSettings, Config, RunSettings, TeamSettings
@@ -39,63 +38,8 @@ from agentmixer.train.team import Team, make_actor, weights_from
 # ---- the settings ------------------------------------------------------------------------------------
 
 
-class PPOSettings(AlgorithmSettings, frozen=True):
-    """PPO for a team, whatever makes its joint policy."""
-
-    epochs: Annotated[PositiveInt, about("passes over each rollout")] = 4
-    minibatches: Annotated[PositiveInt, about("parts a pass is cut into; fewer where chunks are few, unless given")] = 4
-    chunk_length: Annotated[
-        PositiveInt, about("steps that gradients flow back through the GRU; fewer to fit a rollout, unless given")
-    ] = 16
-    actor_lr: Annotated[StepSize, about("Adam's step size, actors")] = 7e-4
-    critic_lr: Annotated[StepSize, about("Adam's step size, critics")] = 7e-4
-    lr_decay: Annotated[bool, about("let all step sizes fall linearly to zero over total_steps")] = True
-    adam_eps: Annotated[Share, about("Adam's epsilon")] = 1e-5
-    max_grad_norm: Annotated[NonNegative, about("gradient norm of each network is clipped here")] = 10.0
-    clip: Annotated[float, Meta(ge=0.0, le=10.0), about("PPO's clipping of the probability ratio")] = 0.2
-    gamma: Annotated[Share, about("discount")] = 0.99
-    gae_lambda: Annotated[Share, about("GAE's lambda")] = 0.95
-    entropy_coef: Annotated[NonNegative, about("weight of the joint policy's entropy")] = 0.01
-    huber_delta: Annotated[
-        float, Meta(ge=1e-6), about("where the value loss turns from square to linear, in standard deviations")
-    ] = 10.0
-    team_critic: Annotated[bool, about("one critic for the team instead of one an agent")] = True
-    recurrent_critic: Annotated[bool, about("give critics a GRU of their own")] = False
-
-    def fitted(self, team: TeamSettings, run: RunSettings, given: Collection[str]) -> Self:
-        size = run.rollout_length, run.num_envs
-        length, parts = blocks.fitting_chunks(*size, self.chunk_length, self.minibatches, given)
-        return msgspec.structs.replace(self, chunk_length=length, minibatches=parts)
-
-    def check(self, team: TeamSettings, run: RunSettings) -> None:
-        if run.rollout_length % self.chunk_length:
-            raise AgentMixerError(
-                f"chunk_length {self.chunk_length} does not divide rollout_length {run.rollout_length}; "
-                "gradients flow through whole chunks only"
-            )
-        chunks = run.num_envs * run.rollout_length // self.chunk_length
-        if self.minibatches > chunks:
-            raise AgentMixerError(
-                f"minibatches is {self.minibatches}, but a rollout has only {chunks} chunks; raise num_envs or rollout_length"
-            )
-
-
 class AgentMixerPPOSettings(PPOSettings, frozen=True):
     """What AgentMixer adds to PPO."""
-
-    def check(self, team: TeamSettings, run: RunSettings) -> None:
-        super().check(team, run)
-        if not isinstance(team, AgentMixerTeamSettings) or team.pm != "causal":
-            return
-        for name, value, needed in (
-            ("joint", team.joint, "gap"), ("signal", team.signal, 0), ("ratio", self.ratio, "agent"),
-        ):  # fmt: skip
-            if value != needed:
-                raise AgentMixerError(f"pm=causal needs {name}={needed}, and {name} is {value}")
-        if not 0 < self.cooled < self.pulled:
-            raise AgentMixerError(
-                f"cooled is {self.cooled:g} and pulled {self.pulled:g}; with pm=causal cooled must lie between 0 and pulled"
-            )
 
     pm_lr: Annotated[StepSize, about("Adam's step size, Policy Modifier")] = 5e-5
     ratio: Annotated[
@@ -139,6 +83,11 @@ class AgentMixerPPOSettings(PPOSettings, frozen=True):
             "pm=causal: share of total_steps after which that has fallen to 1.05, and the joint policy is that of joint=gap"
         ),
     ] = 0.9
+
+    def check(self, team: TeamSettings, run: RunSettings) -> None:
+        super().check(team, run)
+        if isinstance(team, AgentMixerTeamSettings) and team.pm == "causal":
+            causal_loss.check(self)
 
 
 class Counts(NamedTuple):
@@ -226,14 +175,7 @@ class AgentMixerPPO(Algorithm):
         self.team.joint_policy.anneal(self.config.team.tau, settings.tau_end, settings.tau_schedule, progress)
         if isinstance(self.team, CausalTeam):
             self.team.joint_policy.free = progress < settings.pulled
-            self.freedom = causal_loss.Freedom.at(
-                progress,
-                settings.first_entropy,
-                settings.entropy_coef,
-                settings.cooled,
-                settings.first_reach,
-                settings.pulled,
-            )
+            self.freedom = causal_loss.Freedom.at(progress, settings)
 
     # ---- what is stored ------------------------------------------------------------------------------
 

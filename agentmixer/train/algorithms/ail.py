@@ -19,12 +19,13 @@ from agentmixer.config import about
 from agentmixer.contract.spec import TaskSpec
 from agentmixer.tasks.base import Task
 from agentmixer.train import diagnostics, presets, rollout
-from agentmixer.train.algorithms.agentmixer_ppo import AgentMixerPPO, Counts, PPOSettings
+from agentmixer.train.algorithms.agentmixer_ppo import AgentMixerPPO, Counts
 from agentmixer.train.algorithms.base import check_one_kind
 from agentmixer.train.joint_policy import Gaussian, GaussianJoint, ProductJoint
 from agentmixer.train.mixed_policy import joint_for
 from agentmixer.train.networks import Actor
 from agentmixer.train.policy_modifiers import NoPM
+from agentmixer.train.ppo_settings import PPOSettings
 from agentmixer.train.rollout import Batch, Rollout
 from agentmixer.train.settings import RunSettings, TeamSettings
 from agentmixer.train.stream import Stream

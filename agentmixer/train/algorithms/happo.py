@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from agentmixer.contract.spec import TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.train import blocks
-from agentmixer.train.algorithms.agentmixer_ppo import PPOSettings
 from agentmixer.train.algorithms.base import check_one_kind
 from agentmixer.train.algorithms.mappo import MAPPO
 from agentmixer.train.policy_modifiers import NoPM
+from agentmixer.train.ppo_settings import PPOSettings
 from agentmixer.train.presets import apart
 from agentmixer.train.rollout import Batch, Rollout
 from agentmixer.train.settings import Config, RunSettings, TeamSettings

@@ -31,13 +31,14 @@ from torch import Tensor
 from agentmixer.config import NonNegative, StepSize, about
 from agentmixer.contract.spec import TaskSpec
 from agentmixer.train import diagnostics, presets
-from agentmixer.train.algorithms.agentmixer_ppo import Counts, PPOSettings
+from agentmixer.train.algorithms.agentmixer_ppo import Counts
 from agentmixer.train.algorithms.base import check_discrete
 from agentmixer.train.algorithms.mappo import MAPPO
 from agentmixer.train.causal_loss import double_clip, outside
 from agentmixer.train.guided_team import GuidedJoint, GuidedTeam, Guider
 from agentmixer.train.joint_policy import Categorical
 from agentmixer.train.networks import Actor
+from agentmixer.train.ppo_settings import PPOSettings
 from agentmixer.train.rollout import Batch
 from agentmixer.train.team import Team
 

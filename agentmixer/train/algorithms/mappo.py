@@ -15,11 +15,12 @@ from torch import Tensor
 
 from agentmixer.contract.spec import TaskSpec
 from agentmixer.train import diagnostics, presets
-from agentmixer.train.algorithms.agentmixer_ppo import AgentMixerPPO, Counts, PPOSettings
+from agentmixer.train.algorithms.agentmixer_ppo import AgentMixerPPO, Counts
 from agentmixer.train.joint_policy import GaussianJoint, ProductJoint
 from agentmixer.train.mixed_policy import joint_for
 from agentmixer.train.networks import Actor
 from agentmixer.train.policy_modifiers import NoPM
+from agentmixer.train.ppo_settings import PPOSettings
 from agentmixer.train.rollout import Batch
 from agentmixer.train.settings import RunSettings, TeamSettings
 from agentmixer.train.team import Team

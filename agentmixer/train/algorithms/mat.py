@@ -15,11 +15,11 @@ from agentmixer.contract.spec import TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.tasks.base import Task
 from agentmixer.train import presets
-from agentmixer.train.algorithms.agentmixer_ppo import PPOSettings
 from agentmixer.train.algorithms.base import Sees
 from agentmixer.train.algorithms.mappo import MAPPO
 from agentmixer.train.autoregressive import AutoregressiveTeam
 from agentmixer.train.networks import Actor, Critic
+from agentmixer.train.ppo_settings import PPOSettings
 from agentmixer.train.settings import RunSettings, TeamSettings
 from agentmixer.train.shown_state import ShownObservations
 from agentmixer.train.team import ActorStep, Team, most_actions, own_sizes
