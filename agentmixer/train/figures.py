@@ -53,6 +53,22 @@ def summary_line(run: Run) -> str:
     )
 
 
+def differ(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether two sets of figures of `report` differ by more than chance: their intervals have nothing in common."""
+    what = measure(first)
+    lows, highs = ([figures[f"{what}{end}"] for figures in (first, second)] for end in ("_low", "_high"))
+    return None not in (*lows, *highs) and max(lows) > min(highs)
+
+
+def sampled_line(run: Run) -> str | None:
+    """One sentence on what a finished run's agents came to with sampled actions; None if that is what they came to greedily."""
+    summary = run.summary or {}
+    sampled = summary.get("decentralised_sampled")
+    if sampled is None or not differ(summary["decentralised_greedy"], sampled):
+        return None
+    return f"with sampled actions {arm(run)} {headline(sampled)}; greedy is what is exported"
+
+
 def arm(run: Run) -> str:
     """What the figures of a run's agents are called that act by what execution gives them: decentralised, if that is their own
     observation."""

@@ -131,7 +131,10 @@ def _checked(summary: Any) -> dict[str, Any]:
     """A summary that has every number printed of it. Raises ValueError, KeyError or TypeError."""
     numbers = [summary[name] for name in ("steps", "steps_per_second", "seconds")]
     ends: list[Any] = []
-    for arm in (summary["decentralised_greedy"], summary["joint_greedy"]):
+    arms = [summary["decentralised_greedy"], summary["joint_greedy"]]
+    if "decentralised_sampled" in summary:
+        arms.append(summary["decentralised_sampled"])
+    for arm in arms:
         numbers.append(arm["episodes"])
         for name in ("return", "win_rate") if "win_rate" in arm else ("return",):
             numbers.append(arm[name])

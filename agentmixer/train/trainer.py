@@ -230,8 +230,8 @@ class _Training:
                 f"checkpoint{' of every seed' if self.several else ''} is good; lower the step sizes, for example {slower}"
             )
 
-    def _play(self, team: int, episodes: int, joint: bool = False) -> dict[str, float | None]:
-        """Greedy figures of one team. Training goes on with the random numbers that it would have had."""
+    def _play(self, team: int, episodes: int, joint: bool = False, greedy: bool = True) -> dict[str, float | None]:
+        """Figures of one team. Training goes on with the random numbers that it would have had."""
         generator = self.algorithm.team.generators[team]
         kept = generator.get_state()
         if self.several:
@@ -245,7 +245,7 @@ class _Training:
                 episodes,
                 EVALUATION_SEED,
                 joint,
-                True,
+                greedy,
                 longest,
                 lambda: self.interrupt.asked,
             )
@@ -276,12 +276,15 @@ class _Training:
         for team, run in enumerate(self.chosen):
             if run.summary is not None:  # judged before the process was killed that trained it
                 continue
-            alone, joint = (self._play(team, self.settings.final_episodes, joint) for joint in (False, True))
+            episodes = self.settings.final_episodes
+            alone, joint = (self._play(team, episodes, joint) for joint in (False, True))
             summary = {
                 "steps": self.step, "steps_per_second": self.clock.steps_per_second(self.step),
                 "seconds": self._elapsed(), "seconds_collecting": self.clock.collecting,
                 "seconds_updating": self.clock.updating, "decentralised_greedy": alone, "joint_greedy": joint,
             }  # fmt: skip
+            if not self.spec.real_valued:  # an actor's real-valued action has no spread of its own
+                summary["decentralised_sampled"] = self._play(team, episodes, greedy=False)
             runs.write(run.path / "summary.json", json.dumps(summary, indent=2) + "\n", run)
         return True
 

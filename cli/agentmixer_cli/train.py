@@ -200,6 +200,9 @@ def train(
             f"{done['steps']:,} steps of each seed at {done['steps_per_second'] * len(chosen):,.0f} steps/s together"
         )
         console.print(figures.table(chosen))
+    for run in chosen:
+        if line := figures.sampled_line(run):
+            console.sentence(f"note: {f'seed {run.seed}: ' if len(chosen) > 1 else ''}{line}")
     path = f" {shlex.quote(str(chosen[0].path))}" if out or len(chosen) > 1 else ""
     if ALGORITHMS[chosen[0].algorithm].execution_sees.alone:
         console.print(f"next: agentmixer export{path} --per-agent onnx", soft_wrap=True, markup=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import signal
@@ -10,17 +11,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from agentmixer_cli.app import app
 from conftest import quiet, tiny_algorithm, tiny_spec
 from rich.console import Console
+from typer.testing import CliRunner
 
 from agentmixer import progress, tasks
 from agentmixer.tasks.base import TaskStep
+from agentmixer.train import checkpoint, figures, trainer
 from agentmixer.train import evaluate as judging
 from agentmixer.train import run as runs
-from agentmixer.train import trainer
 from agentmixer.train.algorithms import AgentMixerPPO
 from agentmixer.train.evaluate import Interrupted, evaluate, longest_episode
 from agentmixer.train.run import Run
+from agentmixer.train.team import Team
 
 TIMES = {"seconds", "steps_per_second", "seconds_collecting", "seconds_updating"}
 
@@ -138,3 +142,55 @@ def test_figures_of_training_begin_with_the_first_limit_of_steps(trained: Run, t
     run = small(tmp_path / "run")
     assert trainer.train(run, quiet())
     assert all("train_return" in line and "train_win_rate" in line for line in outcome(run)[:-1])
+
+
+# ---- greedy and sampled ------------------------------------------------------------------------------
+
+
+def test_sampled_figures_are_told_where_they_differ(tmp_path: Path) -> None:
+    """After one update a team of climbing plays one cell greedily and any of nine if it draws: the intervals have nothing in common."""
+    backend, options = tasks.check("matrix", "climbing", None, {})
+    settings = {"total_steps": 500, "eval_interval": 0, "final_episodes": 200}
+    config = AgentMixerPPO.configure("default", "matrix").replace(settings)
+    run = runs.create(
+        "matrix", "climbing", backend, "agentmixer_ppo", "default", 0, "cpu", options, config, tmp_path / "r"
+    )
+    assert trainer.train(run, quiet())
+    summary = run.summary
+    assert summary is not None
+    greedy, sampled = summary["decentralised_greedy"], summary["decentralised_sampled"]
+    assert greedy["return_low"] == greedy["return_high"] == greedy["return"]
+    # Of 9 cells played nearly evenly: mean -31 / 9, one in nine the best.
+    assert sampled["return"] == pytest.approx(-31 / 9, abs=3.5) and sampled["win_rate"] == pytest.approx(
+        1 / 9, abs=0.08
+    )
+    line = figures.sampled_line(run)
+    assert line is not None and line.startswith("with sampled actions decentralised win rate 0.")
+    again = evaluate(
+        algorithm_of(run), tasks.make("matrix", "climbing", 200), 200, trainer.EVALUATION_SEED, greedy=False
+    )
+    assert abs(again.returns.mean() - sampled["return"]) < 3.5
+    done = CliRunner().invoke(app, ["evaluate", str(run.path), "--episodes", "200"], catch_exceptions=False)
+    assert "decentralised, greedy, 200 episodes" in done.output and "sampled, the same episodes" in done.output
+    done = CliRunner().invoke(app, ["evaluate", str(run.path), "--episodes", "200", "--greedy"], catch_exceptions=False)
+    assert "greedy, 200 episodes" in done.output and "sampled, the same episodes" not in done.output
+
+
+def algorithm_of(run: Run) -> Team:
+    with contextlib.closing(run.make_task(1)) as task:
+        return checkpoint.load_weights(run, task, checkpoint.latest(run))[0].team
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ((1.0, 0.5, 1.5), (2.0, 1.6, 2.4), True),
+        ((1.0, 0.5, 1.5), (2.0, 1.4, 2.4), False),
+        ((2.0, 1.6, 2.4), (1.0, 0.5, 1.5), True),
+        ((1.0, 1.0, 1.0), (1.0, 1.0, 1.0), False),
+        ((1.0, None, None), (9.0, 8.0, 10.0), False),  # a single episode has no interval
+    ],
+)
+def test_figures_differ_where_intervals_have_nothing_in_common(first: Any, second: Any, expected: bool) -> None:
+    names = "return", "return_low", "return_high"
+    assert figures.differ(dict(zip(names, first, strict=True)), dict(zip(names, second, strict=True))) is expected

@@ -48,6 +48,7 @@ def trained(algorithm: str, task: str, scenario: str, path: Path) -> Run:
         "eval_episodes": 2,
         "updates": 1,
         "learning_starts": 128,
+        "pm": "mixer",
         "signal": 1,
     }
     config = ALGORITHMS[algorithm].configure("default", task)

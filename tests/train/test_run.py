@@ -186,6 +186,11 @@ def test_a_damaged_config_is_named(trained: Run, tmp_path: Path, old: str, new: 
         runs.load(tmp_path)
 
 
+def test_actors_have_nothing_to_sample_where_actions_are_real_valued(small: Run, trained: Run) -> None:
+    assert small.summary is not None and "decentralised_sampled" not in small.summary
+    assert trained.summary is not None and trained.summary["decentralised_sampled"]["episodes"] == 8
+
+
 def test_a_finished_run_says_how_well_it_plays(trained: Run) -> None:
     summary = trained.summary
     assert summary is not None
