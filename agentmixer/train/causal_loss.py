@@ -54,7 +54,9 @@ class Freedom(NamedTuple):
 def check(settings: Any) -> None:
     """Raise AgentMixerError if settings of `agentmixer_ppo` do not fit `pm=causal`."""
     if settings.ratio != "agent":
-        raise AgentMixerError(f"pm=causal needs ratio=agent, and ratio is {settings.ratio}; add --set pm=mixer to train with that")
+        raise AgentMixerError(
+            f"pm=causal needs ratio=agent, and ratio is {settings.ratio}; add --set pm=mixer to train with that"
+        )
     if not 0 < settings.cooled < settings.pulled:
         raise AgentMixerError(
             f"cooled is {settings.cooled:g} and pulled {settings.pulled:g}; with pm=causal cooled must lie between 0 and pulled"

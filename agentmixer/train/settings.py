@@ -88,7 +88,9 @@ class AgentMixerTeamSettings(TeamSettings, frozen=True):
         super().check()
         for name, needed in (("joint", "gap"), ("signal", 0)) if self.pm == "causal" else ():
             if (value := getattr(self, name)) != needed:
-                raise AgentMixerError(f"pm=causal needs {name}={needed}, and {name} is {value}; add --set pm=mixer to train with that")
+                raise AgentMixerError(
+                    f"pm=causal needs {name}={needed}, and {name} is {value}; add --set pm=mixer to train with that"
+                )
 
 
 class RunSettings(Settings, frozen=True):

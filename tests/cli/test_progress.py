@@ -118,7 +118,18 @@ def test_evaluate_and_export_say_how_far_they_are(trained: Run, tmp_path: Path) 
 @pytest.mark.usefixtures("hasty")
 def test_compare_and_analyze_say_how_far_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(multiprocessing, "get_context", lambda _: FORKS)  # a process that has imported torch and JAX
-    quick = ["--steps", "100", "--set", "num_envs=50", "--set", "final_episodes=4", "--set", "hidden=8"]
+    quick = [
+        "--steps",
+        "100",
+        "--set",
+        "num_envs=50",
+        "--set",
+        "final_episodes=4",
+        "--set",
+        "hidden=8",
+        "--set",
+        "pm=mixer",
+    ]
     done = agentmixer("compare", "matrix", "climbing", "--seeds", "0", "--out", "c", *quick, "--json", cwd=tmp_path)
     assert done.stderr.endswith("training: 1 of 1 runs finished, 100 of 100 steps saved\n")
     [run] = json.loads(done.stdout)["runs"]
