@@ -66,7 +66,7 @@ class AgentMixerPPOSettings(PPOSettings, frozen=True):
         float,
         Meta(ge=1e-3, le=1e3),
         about(
-            "pm=causal: weight of the joint policy's entropy at the start, which falls to entropy_coef, at most 0.01, by cooled"
+            "pm=causal: weight of the joint policy's entropy at the start, which falls to entropy_coef (0.01 where that is less) by cooled"
         ),
     ] = 3.0
     cooled: Annotated[Share, about("pm=causal: share of total_steps after which the entropy's weight has fallen")] = 0.7
