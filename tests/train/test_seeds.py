@@ -196,8 +196,8 @@ def test_each_team_is_judged_with_its_own_weights_and_random_numbers(
 
     monkeypatch.setattr(trainer, "evaluate", spy)
     assert trainer.train_together(chosen, quiet())
-    # Once along the way, then decentralised and joint at the end.
-    assert [seed for seed, _ in judged] == [*SEEDS, *(seed for seed in SEEDS for _ in "ab")]
+    # Once along the way; at the end decentralised, joint, and decentralised with sampled actions.
+    assert [seed for seed, _ in judged] == [*SEEDS, *(seed for seed in SEEDS for _ in "abc")]
     weights = {run.seed: load_file(checkpoint.latest(run))["model.actor.head.weight"] for run in chosen}
     assert all(torch.equal(weight, weights[seed]) for seed, weight in judged)
 
