@@ -13,7 +13,7 @@ from agentmixer.contract.manifest import TensorSpec, WhenUnusual
 from agentmixer.contract.spec import Discrete
 from agentmixer.runtime import profile
 from agentmixer.runtime.agent import make_session
-from agentmixer.runtime.golden import Golden, dump
+from agentmixer.runtime.golden import Golden, dump, silence
 
 
 def model(obs: int, hidden: int, actions: int, between: int, seed: int) -> bytes:
@@ -53,7 +53,7 @@ def trace(policy: bytes, obs: int, actions: int, steps: int, seed: int) -> Golde
     mask = generator.random((steps, actions)) < 0.7
     mask[:, 0] = True
     action, logits = make_session(policy).run(["action", "logits"], {"obs": seen, "action_mask": mask})
-    return Golden(seen, mask, np.ones(steps, bool), action, logits, np.zeros((steps, 0), np.float32))
+    return Golden(seen, mask, np.ones(steps, bool), action, logits, np.zeros((steps, 0), np.float32), silence(steps))
 
 
 def made_bundle(
@@ -97,7 +97,10 @@ def linear_bundle(
     policy, rows = made.SerializeToString(deterministic=True), seen.astype(np.float32)
     action, logits = make_session(policy).run(["action", "logits"], {"obs": rows})
     fresh = np.arange(len(rows)) == 0 if fresh is None else fresh
-    golden = Golden(rows, np.ones(logits.shape, bool), fresh, action, logits, np.zeros((len(rows), 0), np.float32))
+    silent = silence(len(rows))
+    golden = Golden(
+        rows, np.ones(logits.shape, bool), fresh, action, logits, np.zeros((len(rows), 0), np.float32), silent
+    )
     figures = profile.measure(rows, fresh, rows, action, Discrete(actions))
     outputs = (TensorSpec("action", "int64", ()), TensorSpec("logits", "float32", (actions,)))
     return write_by_hand(

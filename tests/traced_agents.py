@@ -26,6 +26,8 @@ KINDS = {
     "two elements": (unlike_spec(), 1, {"share_parameters": False}),
     "real-valued, moments": (unlike_spec(), 2, {"share_parameters": False, "input_norm": "running"}),
     "whole numbers of a range": (unlike_spec(), 3, {"share_parameters": False}),
+    "drawn, masked, memory": (tiny_spec(), 0, {"sampled": True}),
+    "drawn, two elements": (unlike_spec(), 1, {"share_parameters": False, "sampled": True}),
 }
 
 
@@ -35,11 +37,11 @@ class Traced(NamedTuple):
     golden: Golden
 
 
-def traced(spec: TaskSpec, index: int, **settings: object) -> Traced:
-    """One agent of a team that is built so."""
+def traced(spec: TaskSpec, index: int, sampled: bool = False, **settings: object) -> Traced:
+    """One agent of a team that is built so. sampled: whether its actions are drawn."""
     team = tiny_algorithm(spec, **settings).team
     generator = np.random.default_rng(index)
-    actor = team.deployed(index)
+    actor = team.deployed(index, sampled)
     with torch.no_grad():
         for p in actor.parameters():
             torch.nn.init.normal_(p, std=0.5)
@@ -54,10 +56,11 @@ def traced(spec: TaskSpec, index: int, **settings: object) -> Traced:
     if actor.masked:
         mask = random_masks(generator, steps, space.n)
         mask[:, 0] = True
+    noise = generator.gumbel(size=(steps, manifest.noise)).astype(np.float32)
     rows, state = [], np.zeros((1, actor.memory), np.float32)
     for t in range(steps):
         state = state * ~reset[t]
-        rows.append(step(obs[t : t + 1], mask[t : t + 1], state))
+        rows.append(step(obs[t : t + 1], mask[t : t + 1], state, noise[t : t + 1]))
         state = rows[-1][2]
     action, policy, memory = (np.concatenate(column) for column in zip(*rows, strict=True))
-    return Traced(manifest, data, Golden(obs, mask, reset, action, policy, memory))
+    return Traced(manifest, data, Golden(obs, mask, reset, action, policy, memory, noise))

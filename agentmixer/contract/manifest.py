@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -32,6 +33,8 @@ AGENTS_FOLDER = "agents"
 REPORTS_FOLDER = "reports"
 
 
+#: The input of a policy that draws its actions: standard Gumbel noise, added to the logits before the mask.
+NOISE = "noise"
 #: Most bytes of a manifest: what its decoding costs is bounded by them.
 MAX_TEAM_FILE, MAX_AGENT_FILE = 1 << 22, 1 << 20
 
@@ -135,6 +138,11 @@ class AgentManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def memory(self) -> int:
         """Length of the recurrent state; 0 without one."""
         return self.state.size if self.state else 0
+
+    @property
+    def noise(self) -> int:
+        """Length of the noise that a decision is drawn by; 0 where the action is the mode."""
+        return next((math.prod(spec.shape) for spec in self.inputs if spec.name == NOISE), 0)
 
     def tensor(self, name: str) -> TensorSpec:
         """The input or output of that name. Raises AgentMixerError if the manifest declares none."""

@@ -181,6 +181,7 @@ def _header(model: bytes, manifest: AgentManifest) -> str:
 #define AGENT_PERIOD_S {manifest.control_period_s!r} /* from one decision to the next */
 #define AGENT_OBS {manifest.tensor("obs").shape[0]} /* numbers in an observation; agent.json names them, in this order */
 #define AGENT_MASK {mask} /* entries in a mask; 0: the task has none, give NULL */
+#define AGENT_NOISE {manifest.noise} /* numbers that an action is drawn by; 0: nothing is drawn */
 #define AGENT_ACTION {_width(manifest)} /* numbers in an action, in the task's own units */
 #define AGENT_MEMORY {manifest.memory} /* numbers that are kept from one decision to the next */
 
@@ -196,14 +197,28 @@ extern "C" {{
 /* A new episode starts: forget what is kept. Call it before the first decision. */
 void agent_reset(void);
 
-/* Decide: reads obs[AGENT_OBS] and mask[AGENT_MASK] (true: legal), writes action[AGENT_ACTION]. */
-int agent_act(const float *obs, const bool *mask, agent_action *action);
+{_decide(manifest)}
 
 #ifdef __cplusplus
 }}
 #endif
 #endif
 """
+
+
+def _decide(manifest: AgentManifest) -> str:
+    """The declaration of `agent_act`."""
+    reads = "Decide: reads obs[AGENT_OBS] and mask[AGENT_MASK] (true: legal)"
+    if not manifest.noise:
+        return (
+            f"/* {reads}, writes action[AGENT_ACTION]. */\n"
+            "int agent_act(const float *obs, const bool *mask, agent_action *action);"
+        )
+    return f"""\
+/* {reads} and noise[AGENT_NOISE], writes action[AGENT_ACTION].
+   Noise is standard Gumbel, new for every decision: -logf(-logf(u)) for u drawn evenly from (0, 1). It must be finite. With zeros the
+   action is the most likely one. */
+int agent_act(const float *obs, const bool *mask, const float *noise, agent_action *action);"""
 
 
 def _width(manifest: AgentManifest) -> int:
@@ -238,6 +253,8 @@ def _self_test(manifest: AgentManifest, golden: Golden) -> str:
     ]
     if manifest.mask_rule == "forbid":
         tables.append(_table("bool", "golden_mask", golden.action_mask))
+    if manifest.noise:
+        tables.append(_table("float", "golden_noise", golden.noise))
     if isinstance(space, Box):
         tables.append(_table("float", "golden_tolerance", allowance(space, action, Tolerances())))
     return f"""\

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from agentmixer.contract.spec import Box, TaskSpec
+from agentmixer.export.team_noise import TeamNoise
 from agentmixer.runtime.actions import array_type, parts
 from agentmixer.runtime.golden import Golden
 from agentmixer.tasks import Task
@@ -37,9 +38,11 @@ class Seen(NamedTuple):
 
 @torch.no_grad()
 def record(
-    team: Team, task: Task, steps: int = GOLDEN_STEPS, progress: Callable[[str], None] = lambda _: None
-) -> list[Golden]:
-    """Let the trained (stacked) actors play greedily for `steps` steps of one environment.
+    team: Team, task: Task, steps: int = GOLDEN_STEPS, progress: Callable[[str], None] = lambda _: None,
+    sampled: bool = False,
+) -> list[Golden]:  # fmt: skip
+    """Let the trained (stacked) actors play for `steps` steps of one environment, greedily, or with whole numbers that are drawn
+    (`sampled`).
 
     The last sixteenth meets what play never shows: noise of standard deviation 10, and masks that forbid half of what is
     legal. progress: called with how far it is."""
@@ -48,26 +51,31 @@ def record(
     seen = task.reset(GOLDEN_SEED)
     spec, device = task.spec, team.device
     memory = team.memory(1)["actor"]
+    noise = TeamNoise(team, [GOLDEN_SEED] * spec.num_agents if sampled else None)
     rows: list[list[tuple[np.ndarray, ...]]] = [[] for _ in spec.agents]
     fresh = True
     for t in range(steps):
         progress(f"recording step {t + 1} of {steps}")
         obs, mask = to_torch(seen.obs, device), to_torch(seen.action_mask, device)
         if t >= steps - steps // 16:
-            noise = torch.from_numpy(generator.normal(0.0, 10.0, obs.shape).astype(np.float32)).to(device)
-            obs = torch.stack([torch.where(torch.arange(obs.shape[-1], device=device) < size, noise[i], 0.0)
+            wild = torch.from_numpy(generator.normal(0.0, 10.0, obs.shape).astype(np.float32)).to(device)
+            obs = torch.stack([torch.where(torch.arange(obs.shape[-1], device=device) < size, wild[i], 0.0)
                                for i, size in enumerate(spec.obs_sizes)])  # fmt: skip
             mask = _narrowed(spec, mask.cpu().numpy(), generator).to(device)
         if fresh:
             memory = torch.zeros_like(memory)
         actors = team.step(obs, mask, memory)
-        policy, memory = actors.policy, actors.memory
+        if fresh:
+            noise.begin()
+        drawn = noise.draw()
+        policy, memory = actors.policy + drawn, actors.memory
         action = team.to_task(team.joint_policy.actor_mode(policy))
         for i, (size, space) in enumerate(zip(spec.obs_sizes, spec.action_spaces, strict=True)):
             mine = own_action(spec, i, action[i, 0])
-            arrays = obs[i, 0, :size], mask[i, 0, : space.n], policy[i, 0, : space.n], memory[i, 0]
-            seen_obs, legal, given, after = (array.cpu().numpy().copy() for array in arrays)
-            rows[i].append((seen_obs, legal, np.array(fresh), mine, given, after))
+            own = noise.agents[i].size
+            arrays = obs[i, 0, :size], mask[i, 0, : space.n], policy[i, 0, : space.n], memory[i, 0], drawn[i, 0, :own]
+            seen_obs, legal, given, after, by = (array.cpu().numpy().copy() for array in arrays)
+            rows[i].append((seen_obs, legal, np.array(fresh), mine, given, after, by))
         seen = task.step(action)
         fresh = bool(np.asarray(seen.terminated)[0] or np.asarray(seen.truncated)[0])
     return [Golden(*(np.stack(column) for column in zip(*agent, strict=True))) for agent in rows]
@@ -96,11 +104,13 @@ def own_action(spec: TaskSpec, index: int, action: torch.Tensor) -> np.ndarray:
 
 @torch.no_grad()
 def profiles(
-    team: Team, task: Task, progress: Callable[[str], None] = lambda _: None, seed: int = PROFILE_SEED, steps: int = 0
-) -> list[Seen]:
-    """Let the trained actors play greedily, alone, and keep what each agent sees and does.
+    team: Team, task: Task, progress: Callable[[str], None] = lambda _: None, seed: int = PROFILE_SEED, steps: int = 0,
+    sampled: bool = False,
+) -> list[Seen]:  # fmt: skip
+    """Let the trained actors play alone, and keep what each agent sees and does.
 
-    progress: called with how far it is; seed: of the episodes; steps: of each environment, as many as a profile takes unless given."""
+    progress: called with how far it is; seed: of the episodes; steps: of each environment, as many as a profile takes unless given;
+    sampled: draw whole numbers, not their modes."""
     spec, device, envs = task.spec, team.device, task.num_envs
     if not steps:
         steps = max(PROFILE_STEPS // envs, min(spec.episode_limit, PROFILE_EPISODE)) if envs > 1 else PROFILE_STEPS // 4
@@ -114,7 +124,7 @@ def profiles(
         progress(f"profiling step {t + 1} of {steps}")
         memory = memory * (1.0 - fresh).view(1, envs, 1)
         obs = to_torch(seen.obs, device)
-        action, memory = team.act_alone(obs, to_torch(seen.action_mask, device), memory, greedy=True)
+        action, memory = team.act_alone(obs, to_torch(seen.action_mask, device), memory, greedy=not sampled)
         taken = team.to_task(action)
         kept.append((obs.cpu().numpy().copy(), fresh.cpu().numpy() > 0, taken.cpu().numpy().copy()))
         seen = task.step(taken)

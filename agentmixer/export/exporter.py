@@ -24,6 +24,7 @@ from agentmixer.contract.manifest import (
     AGENT_FILES,
     AGENTS_FOLDER,
     LEAPP_FILE,
+    NOISE,
     OPSET,
     OPTIONAL_FILES,
     REPORTS_FOLDER,
@@ -56,18 +57,20 @@ from agentmixer.runtime.golden import Golden, Parity, StepFunction, dump, parse,
 from agentmixer.runtime.guard import check_model
 from agentmixer.runtime.onnx_graph import GraphRefused
 from agentmixer.train import checkpoint
-from agentmixer.train.algorithms import ALGORITHMS
+from agentmixer.train.algorithms import ALGORITHMS, Algorithm
 from agentmixer.train.deployed import DeployedActor
 from agentmixer.train.run import Run, folder_name
 
 
 class Forms(NamedTuple):
     """What is written beside ONNX of float32: each agent as C, with its self-test run if this machine has a C compiler; leapp.yaml;
-    and matrices as int8 in place of float32 (`quantize`)."""
+    matrices as int8 in place of float32 (`quantize`); and whole numbers that are drawn, by noise that the graph takes as an input, in
+    place of the mode."""
 
     c: bool = False
     leapp: bool = False
     int8: bool = False
+    sampled: bool = False
 
 
 ONNX = Forms()
@@ -101,8 +104,8 @@ def evaluators(actor: DeployedActor, model: onnx.ModelProto) -> dict[str, StepFu
     """The three that must agree: torch's single actor, ONNX Runtime, and onnx's reference evaluator."""
 
     def step_function(run: Callable[[dict[str, np.ndarray]], Any]) -> StepFunction:
-        def step(obs: np.ndarray, mask: np.ndarray, state: np.ndarray) -> list[np.ndarray]:
-            given = {"obs": obs, "action_mask": mask, "state_in": state}
+        def step(obs: np.ndarray, mask: np.ndarray, state: np.ndarray, noise: np.ndarray) -> list[np.ndarray]:
+            given = {"obs": obs, "action_mask": mask, NOISE: noise, "state_in": state}
             out = list(run({name: given[name] for name in actor.inputs}))
             return out if actor.memory else [*out, state]
 
@@ -136,7 +139,7 @@ def side_by_side(golden: Golden, step: StepFunction) -> StepFunction:
     for k in range(lengths.max()):
         running = np.flatnonzero(lengths > k)
         rows = starts[running] + k
-        out = step(golden.obs[rows], golden.action_mask[rows], state[running])
+        out = step(golden.obs[rows], golden.action_mask[rows], state[running], golden.noise[rows])
         state[running] = out[2]
         answers |= {int(t): [array[i : i + 1] for array in out] for i, t in enumerate(rows)}
     in_order = iter(range(len(golden.reset)))
@@ -166,6 +169,7 @@ def _manifest(
     tensors = {
         "obs": TensorSpec("obs", "float32", (len(elements),), elements),
         "action_mask": TensorSpec("action_mask", "bool", (space.n,)),
+        NOISE: TensorSpec(NOISE, "float32", (space.n,)),
         "state_in": TensorSpec("state_in", "float32", (actor.memory,)),
         "action": TensorSpec("action", *array_type(space), low=min(low), high=max(high)),
         "logits": TensorSpec("logits", "float32", (space.n,)),
@@ -271,6 +275,20 @@ def _check_place(target: Path, replace: bool) -> None:
         )
 
 
+def _check_drawn(algorithm: type[Algorithm], forms: Forms) -> None:
+    """Raises AgentMixerError if agents of this algorithm cannot draw their actions, or not in these forms."""
+    if not algorithm.stochastic:
+        raise AgentMixerError(
+            f"agents of {algorithm.name} take the action of greatest utility, and utilities are no probabilities to draw by; export "
+            "without --sampled"
+        )
+    if forms.int8:
+        raise AgentMixerError(
+            "--quantize int8 judges a team by its modes, so it cannot be said what it costs a team that draws; leave out --sampled or "
+            "--quantize"
+        )
+
+
 def export(
     run: Run, out: Path | None = None, progress: Callable[[str], None] = lambda _: None, sign: Path | None = None,
     team_id: str | None = None, release: int = 0, file: Path | None = None, replace: bool = False,
@@ -298,10 +316,17 @@ def export(
             f"an agent of {run.algorithm} needs {sees.value} to act, so none can be exported on its own; agents of these can: "
             f"{others}"
         )
+    if forms.sampled:
+        _check_drawn(ALGORITHMS[run.algorithm], forms)
     if out is not None:
         _check_place(out, replace)
     with contextlib.closing(run.make_task(1)) as task:
         spec = described(task.spec, elements) if elements else task.spec
+        if forms.sampled and spec.real_valued:
+            raise AgentMixerError(
+                f"the actors of {run.path} choose real values, which have no spread of their own: what they would draw is the mean; "
+                "export without --sampled"
+            )
         team = checked_team(default_team_id(spec) if team_id is None else team_id, release)
         algorithm, step = checkpoint.load_weights(run, task, file)
         source = Source(
@@ -321,12 +346,12 @@ def export(
         if forms.int8:
             trained = checkpoint.load_weights(run, task, file)[0].team
             quantize(algorithm.team)
-        goldens = record(algorithm.team, task, progress=progress)
+        goldens = record(algorithm.team, task, progress=progress, sampled=forms.sampled)
         foreign = task.restarts  # environments of others' code are costly, and each needs a process
     # As many environments as the run trained in: JAX has compiled its games for so many.
     envs = 1 if foreign else run.config.run.num_envs // run.config.run.lanes
     with contextlib.closing(run.make_task(envs)) as task:
-        seen = profiles(algorithm.team, task, progress)
+        seen = profiles(algorithm.team, task, progress, sampled=forms.sampled)
         quantization = judge(algorithm.team, trained, task, run.config.run, progress) if forms.int8 else None
     if quantization and not quantization.passed:
         raise DoesNotHold(quantization)
@@ -338,7 +363,7 @@ def export(
         draft = Path(scratch) / "bundle"
         for index, name in enumerate(spec.agents):
             progress(f"exporting {name}, agent {index + 1} of {spec.num_agents}")
-            actor = algorithm.team.deployed(index)
+            actor = algorithm.team.deployed(index, forms.sampled)
             metadata = {
                 "agent": name,
                 "task": spec.name,
@@ -351,7 +376,7 @@ def export(
                 if not result.passed:
                     raise AgentMixerError(
                         f"agent {name}: {kind} departs from the trained network at golden step {result.first_failure} "
-                        f"(by up to {result.policy_error:.1e}); nothing was exported"
+                        f"(by up to {max(result.policy_error, result.state_error):.1e}); nothing was exported"
                     )
             data, golden = model.SerializeToString(deterministic=True), dump(goldens[index])
             measured = profile.dump(profile.measure(*seen[index], spec.action_spaces[index]))

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from agentmixer import __version__
-from agentmixer.contract.manifest import OPSET
+from agentmixer.contract.manifest import NOISE, OPSET
 from agentmixer.contract.spec import Box, Discrete, MultiDiscrete
 from agentmixer.errors import AgentMixerError
 from agentmixer.export.quantize import scales
@@ -46,7 +46,10 @@ def export_graph(actor: DeployedActor, metadata: dict[str, str], int8: bool = Fa
         rounded = graph.add("Round", shifted) if actor.space.whole else shifted
         graph.add("Min", graph.add("Max", rounded, low), high, output="action")
     else:
-        logits = graph.linear("head", actor.head, x, output="" if actor.masked else "logits")
+        last = "" if actor.masked else "logits"
+        logits = graph.linear("head", actor.head, x, output="" if actor.drawn else last)
+        if actor.drawn:
+            logits = graph.add("Add", logits, NOISE, output=last)
         if actor.masked:
             illegal = graph.constant("illegal", np.float32(ILLEGAL))
             logits = graph.add("Where", "action_mask", logits, illegal, output="logits")
@@ -145,6 +148,7 @@ class _Graph:
         sizes = {
             "obs": (TensorProto.FLOAT, [actor.obs]),
             "action_mask": (TensorProto.BOOL, [actor.actions]),
+            NOISE: (TensorProto.FLOAT, [actor.actions]),
             "state_in": (TensorProto.FLOAT, [actor.memory]),
             "action": (
                 TensorProto.FLOAT if isinstance(actor.space, Box) else TensorProto.INT64,

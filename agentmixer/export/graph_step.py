@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from agentmixer.contract.manifest import NOISE
 from agentmixer.runtime.agent import make_session
 from agentmixer.runtime.golden import StepFunction
 
@@ -14,8 +15,8 @@ def graph_step(model: bytes) -> StepFunction:
     names = [node.name for node in session.get_inputs()]
     memory = "state_in" in names
 
-    def step(obs: np.ndarray, mask: np.ndarray, state: np.ndarray) -> list[np.ndarray]:
-        given = {"obs": obs, "action_mask": mask, "state_in": state}
+    def step(obs: np.ndarray, mask: np.ndarray, state: np.ndarray, noise: np.ndarray) -> list[np.ndarray]:
+        given = {"obs": obs, "action_mask": mask, NOISE: noise, "state_in": state}
         out = session.run(None, {name: given[name] for name in names})
         return out if memory else [*out, state]
 

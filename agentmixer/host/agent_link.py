@@ -43,6 +43,8 @@ class AgentLink(ABC):
         self.sent_bytes = self.received_bytes = 0
         #: What its process has given up; nothing until it has announced itself.
         self.isolation = Isolation()
+        #: Of its noise, as it has announced it.
+        self.seed = 0
         self._required = require_isolation
         self._started = time.monotonic_ns()
         #: Its first message, once that has been taken.
@@ -82,11 +84,12 @@ class AgentLink(ABC):
         if frame.kind != Kind.READY:
             raise AgentMixerError(f"agent {self.name} did not start: {reason_of(frame, self.space)}")
         try:
-            self.isolation = msgspec.json.decode(frame.payload, type=Ready).isolation
+            ready = msgspec.json.decode(frame.payload, type=Ready)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise AgentMixerError(
                 f"agent {self.name} did not start: what it announced is not READY ({error})"
             ) from error
+        self.isolation, self.seed = ready.isolation, ready.seed
         if self._required:
             self.isolation.require(self.name)
         self.announcement = data

@@ -21,9 +21,10 @@ _SOCKET_OVERHEAD = 1024
 class AgentProcess(AgentLink):
     """One agent in a process of its own, reached over one inherited SEQPACKET socket pair.
 
-    Holding the descriptor is the identity: nobody else can speak to this agent or for it. folder: the agent's."""
+    Holding the descriptor is the identity: nobody else can speak to this agent or for it. folder: the agent's; seed: of its noise,
+    if it draws its actions."""
 
-    def __init__(self, files: AgentFiles, folder: Path, require_isolation: bool = False):
+    def __init__(self, files: AgentFiles, folder: Path, require_isolation: bool = False, seed: int = 0):
         super().__init__(files, require_isolation)
         needed = _largest_frame(files.manifest)
         if needed > MAX_FRAME:
@@ -32,7 +33,7 @@ class AgentProcess(AgentLink):
                 "observation"
             )
         arguments = ["--require-isolation"] if require_isolation else []
-        launched = launch(PROCESS, str(folder.resolve()), *arguments)
+        launched = launch(PROCESS, str(folder.resolve()), str(seed), *arguments)
         self.process, self.link, self._cwd, self._started = launched
         if not _makes_room(self.link, needed):
             self.close()

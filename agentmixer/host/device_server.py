@@ -23,6 +23,7 @@ from agentmixer.runtime import tls
 from agentmixer.runtime.bundle import read_agent
 from agentmixer.runtime.frames import NOWHERE, Kind, deadline_of, key_of, kind_of, pack
 from agentmixer.runtime.health import Health, temperature_c
+from agentmixer.runtime.noise import Noise
 from agentmixer.runtime.tls import Address, Closed, Stream, resolved, tuned
 
 #: Seconds that a caller has for its handshake, and how many may be at it at once.
@@ -44,14 +45,15 @@ class DeviceServer:
     """Serves one agent at an address. Use as a context manager; `serve` runs until `stop`.
 
     folder: the agent's; keys: the device's, from `agentmixer keygen --tls`; trusted: a public key that must have signed the
-    agent. Raises AgentMixerError if the agent cannot be started, or nothing can listen at the address."""
+    agent; seed: of its noise, if it draws its actions, drawn from the system unless given. Raises AgentMixerError if the agent cannot be started, or nothing can listen at the address."""
 
     def __init__(
         self, folder: Path, address: Address, keys: Path, trusted: Path | None = None, require_isolation: bool = False,
-        events: Events | None = None,
+        events: Events | None = None, seed: int | None = None,
     ):  # fmt: skip
         self.files = read_agent(folder, trusted)
         self._folder, self._required = folder, require_isolation
+        self._seed = Noise(self.files.manifest.noise, seed, 0).seed
         self._context = tls.context(keys, server=True)
         self._events = events or Events()
         self._selector = selectors.DefaultSelector()
@@ -151,7 +153,7 @@ class DeviceServer:
     def _start(self) -> None:
         self._again = None
         self._counts = Health(restarts=self._counts.restarts)
-        self._agent = AgentProcess(self.files, self._folder, self._required)
+        self._agent = AgentProcess(self.files, self._folder, self._required, self._seed)
         self._selector.register(self._agent, selectors.EVENT_READ, self._agent)
 
     def _end_agent(self) -> None:

@@ -100,8 +100,8 @@ class Event(NamedTuple):
 class Host:
     """The whole team, one process or device an agent. Use as a context manager.
 
-    deadline_s: how long a step waits for decisions; the manifest's control period unless given. faults, seed: what is to
-    go wrong on purpose, and which draws; damaged and refused frames are then counted, where they would otherwise end
+    deadline_s: how long a step waits for decisions; the manifest's control period unless given. faults: what is to
+    go wrong on purpose; seed: of what is drawn for them, and of the noise of agents on this machine that draw their actions; with faults, damaged and refused frames are counted, where they would otherwise end
     the team. restart: an agent whose process is gone is started anew, with its recurrent state reset, instead of ending
     the team; until it is back it contributes its fallback. After START_ATTEMPTS starts in vain it is left alone.
     require_isolation: refuse to start unless every agent's isolation is full. devices: which agents run on other machines,
@@ -172,7 +172,7 @@ class Host:
         files = self.bundle.agents[name]
         if self._devices and name in self._devices.addresses:
             return DeviceLink(files, self._devices.addresses[name], self._devices.context, self.require_isolation)
-        return AgentProcess(files, self.bundle.folder(name), self.require_isolation)
+        return AgentProcess(files, self.bundle.folder(name), self.require_isolation, self._seed)
 
     def _listen(self, agent: AgentLink) -> None:
         self._index[agent.fileno()] = agent.index

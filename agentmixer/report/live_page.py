@@ -27,7 +27,12 @@ def live_page(
 ) -> Page:
     """The page of a bundle and of its recorded episodes, as many as fit. scene: see `replay_data.packed`.
 
-    Raises AgentMixerError if the models leave no room for an episode."""
+    Raises AgentMixerError if the models leave no room for an episode, or if the agents draw their actions."""
+    if bundle.sampled:
+        raise AgentMixerError(
+            f"the agents of {bundle.path} draw their actions, so that a page cannot decide again what was recorded; agentmixer report "
+            "without --live shows the episodes"
+        )
     task = bundle.team.task
     packed = {"script": _text(runtime.script), "wasm": _text(runtime.wasm)}
     agents = [_agent(files) for files in bundle.agents.values()]

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from agentmixer.contract.manifest import AgentManifest, Tolerances
+from agentmixer.contract.manifest import NOISE, AgentManifest, Tolerances
 from agentmixer.contract.spec import Box, Discrete, MultiDiscrete
 from agentmixer.errors import AgentMixerError
 from agentmixer.runtime import profile
@@ -22,6 +22,7 @@ from agentmixer.runtime.certificate import check_locality
 from agentmixer.runtime.guard import check_model
 from agentmixer.runtime.log import Logger, check_place
 from agentmixer.runtime.named import Observation, check_finite, named_action
+from agentmixer.runtime.noise import Noise
 from agentmixer.runtime.status import Outside, Status, Watch
 
 
@@ -62,8 +63,8 @@ class Agent:
         action = agent.act(obs, action_mask)
     """
 
-    def __init__(self, files: AgentFiles):
-        """Use `Agent.load` unless the files are verified already.
+    def __init__(self, files: AgentFiles, seed: int | None = None, greedy: bool = False):
+        """Use `Agent.load`, which says what seed and greedy are, unless the files are verified already.
 
         Raises AgentMixerError, before onnxruntime sees it, if the model holds what export does not write, does not
         match its manifest or depends on what is not local; and if it cannot be loaded."""
@@ -91,29 +92,36 @@ class Agent:
         self._fallback, self._tie = as_array(self.manifest.fallback_action, space), Tolerances().near_tie
         if isinstance(space, Box):  # compared in float32, which the graph clamps in
             self._low, self._high = np.asarray(space.low, np.float32), np.asarray(space.high, np.float32)
-        self._lock = threading.Lock() if state else contextlib.nullcontext()
+        self._lock = threading.Lock() if state or self.manifest.noise else contextlib.nullcontext()
         self._watch = Watch(self.manifest, profile.parse(files.profile, self.manifest))
         self._logger: Logger | None = None
-        self.reset()
-        #: What the last decision was the mode of, [A]: logits (an illegal action has a very negative one) or
+        self._silence = np.zeros((1, self.manifest.noise), np.float32) if greedy else None
+        #: What whole numbers are drawn by; its seed is the agent's own.
+        self.noise = Noise(self.manifest.noise, seed, self.manifest.index)
+        self.reset(0)
+        #: What the last decision was read from, [A]: logits, with the noise in them (an illegal action has a very negative one), or
         #: means in units of half the action range.
         self.policy: np.ndarray | None = None
 
     @classmethod
     def load(
-        cls, folder: str | Path, trusted: str | Path | None = None, name: str | None = None, inspect: bool = False
-    ) -> Agent:
+        cls, folder: str | Path, trusted: str | Path | None = None, name: str | None = None, inspect: bool = False,
+        seed: int | None = None, greedy: bool = False,
+    ) -> Agent:  # fmt: skip
         """Read, verify and load one agent's folder. Raises AgentMixerError naming what is wrong.
 
         trusted: file of the public key that must have signed it, and whose pin holds, if it has one; name: which agent it
         must be; inspect: let a sandboxed process decode and try it first, as `agentmixer verify` does, so that this one
-        never decodes anything that did not pass (takes about half a second)."""
+        never decodes anything that did not pass (takes about half a second).
+
+        seed: of the noise of a policy that was exported with --sampled, 0 to 2^62 - 1; the same seed gives the same noise, and the
+        system gives one unless it is given (`noise.seed` tells it). greedy: draw nothing, and decide for the mode."""
         place, key = Path(folder), None if trusted is None else Path(trusted)
         if not inspect:
-            return cls(read_agent(place, key, name))
+            return cls(read_agent(place, key, name), seed, greedy)
         from agentmixer.runtime.verify import inspected  # which itself loads agents
 
-        return cls(inspected(place, key, name))
+        return cls(inspected(place, key, name), seed, greedy)
 
     def __repr__(self) -> str:
         """Which agent this is, in one line. The strings of the manifest are quoted, so that none of them breaks the line."""
@@ -123,10 +131,13 @@ class Agent:
             f"release={manifest.release}, memory={manifest.memory}, rate_hz={1 / manifest.control_period_s:g})"
         )
 
-    def reset(self) -> None:
-        """A new episode: forget the recurrent state, and what `step` remembers of the observations."""
+    def reset(self, episode: int | None = None) -> None:
+        """A new episode: forget the recurrent state, and what `step` remembers of the observations.
+
+        episode: its number, which noise is drawn by together with the seed; one more than the last one's unless given."""
         with self._lock:
             self._state = self._zeros
+            self.noise.begin(episode)
             self._watch.reset()
             if self._logger is not None:
                 self._logger.reset()
@@ -248,10 +259,13 @@ class Agent:
         feed = {"obs": obs[None]}
         if mask is not None:
             feed["action_mask"] = mask[None]
-        if self._state_input is None:
+        if self._state_input is None and not self.noise.size:
             return self._decided(feed, mask)
         with self._lock:
-            feed[self._state_input] = self._state
+            if self.noise.size:
+                feed[NOISE] = self.noise.draw()[None] if self._silence is None else self._silence
+            if self._state_input is not None:
+                feed[self._state_input] = self._state
             return self._decided(feed, mask)
 
     def _act_by_name(self, obs: Observation, action_mask: np.ndarray | None) -> np.ndarray:

@@ -84,7 +84,15 @@ def audit(files: AgentFiles, log: Log, others: Sequence[AgentFiles] = ()) -> Aud
 
 def _replayed(files: AgentFiles, log: Log) -> Check:
     """Whether the agent decides on the logged observations as was logged."""
-    agent, manifest = Agent(files), files.manifest
+    manifest = files.manifest
+    if manifest.noise:
+        return Check(
+            name="decisions",
+            subject=manifest.agent,
+            status="does not apply",
+            sentence="this agent draws its actions, and a log does not hold what they are drawn by",
+        )
+    agent = Agent(files)
     fallback = as_array(manifest.fallback_action, manifest.action_space)
     masked, real = manifest.mask_rule == "forbid", isinstance(manifest.action_space, Box)
     # What a recurrent agent remembers from before the log is not known.

@@ -18,6 +18,7 @@ from agentmixer.contract.manifest import (
     MAX_AGENT_FILE,
     MAX_TEAM_FILE,
     MODEL_FILE,
+    NOISE,
     OPTIONAL_FILES,
     PROFILE_FILE,
     REPORTS_FOLDER,
@@ -70,6 +71,11 @@ class Bundle(NamedTuple):
     def folder(self, agent: str) -> Path:
         """The agent's own folder: all that its device gets."""
         return self.path / self.team.agents[agent].folder
+
+    @property
+    def sampled(self) -> bool:
+        """Whether its agents draw their whole numbers (`export --sampled`)."""
+        return any(files.manifest.noise for files in self.agents.values())
 
 
 class Raw(NamedTuple):
@@ -236,7 +242,10 @@ def _consistent(manifest: AgentManifest, path: Path) -> None:
 
     Raises AgentMixerError naming the first thing that is not."""
     space, state = manifest.action_space, manifest.state
-    inputs = ["obs"] + ["action_mask"] * (manifest.mask_rule == "forbid") + ([state.input] if state else [])
+    # Real values have no spread of their own, so nothing of them is drawn.
+    drawn = manifest.noise > 0 and not isinstance(space, Box)
+    inputs = ["obs"] + ["action_mask"] * (manifest.mask_rule == "forbid") + [NOISE] * drawn
+    inputs += [state.input] if state else []
     outputs = ["action", manifest.policy] + ([state.output] if state else [])
     told: dict[str, object] = {
         "inputs": [tensor.name for tensor in manifest.inputs],
@@ -254,6 +263,8 @@ def _consistent(manifest: AgentManifest, path: Path) -> None:
         wanted = {"action": array_type(space), "policy": (space.n,)}
         if manifest.mask_rule == "forbid":
             told["mask"], wanted["mask"] = manifest.tensor("action_mask").shape, (space.n,)
+        if drawn:
+            told[NOISE], wanted[NOISE] = manifest.tensor(NOISE).shape, (space.n,)
         if state:
             told["state"] = [manifest.tensor(name).shape for name in (state.input, state.output)]
             wanted["state"] = [(state.size,)] * 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentmixer.contract.manifest import AgentManifest
+from agentmixer.contract.manifest import NOISE, AgentManifest
 from agentmixer.errors import AgentMixerError
 from agentmixer.runtime.onnx_graph import Graph
 
@@ -22,10 +22,10 @@ def certificate(graph: Graph) -> dict[str, tuple[str, ...]]:
 def check_locality(graph: Graph, manifest: AgentManifest) -> dict[str, tuple[str, ...]]:
     """Derive the certificate from the graph again. Returns it.
 
-    Raises AgentMixerError if an output depends on anything but the agent's own observation, mask and recurrent
-    state, or on other inputs than the manifest certifies."""
+    Raises AgentMixerError if an output depends on anything but the agent's own observation, mask, noise and
+    recurrent state, or on other inputs than the manifest certifies."""
     derived = certificate(graph)
-    local = {"obs", "action_mask"} | ({manifest.state.input} if manifest.state else set())
+    local = {"obs", "action_mask", NOISE} | ({manifest.state.input} if manifest.state else set())
     for output, inputs in derived.items():
         foreign = [name for name in inputs if name not in local]
         if foreign:

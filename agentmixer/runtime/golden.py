@@ -28,7 +28,8 @@ MAX_WORK = 1 << 31
 class Golden(NamedTuple):
     """T consecutive steps of one agent. obs [T, D]; action_mask [T, A], all True where nothing is masked; reset [T],
     True where the recurrent state starts from zero; action [T] or [T, W] int64, or [T, W] float32; policy [T, A], the
-    logits or means; state_out [T, H], H = 0 without memory."""
+    logits (with the noise in them) or means; state_out [T, H], H = 0 without memory; noise [T, A], or [T, 0] where the action is
+    the mode: the file then has no such array."""
 
     obs: np.ndarray
     action_mask: np.ndarray
@@ -36,6 +37,7 @@ class Golden(NamedTuple):
     action: np.ndarray
     policy: np.ndarray
     state_out: np.ndarray
+    noise: np.ndarray
 
 
 class Parity(NamedTuple):
@@ -55,16 +57,26 @@ class Parity(NamedTuple):
         return self.first_failure is None
 
 
-#: One step of a policy: obs [1, D], action_mask [1, A], state [1, H] -> [action, logits or mean [1, A], state [1, H]].
-#: A policy without a mask or memory ignores them.
-StepFunction = Callable[[np.ndarray, np.ndarray, np.ndarray], list[np.ndarray]]
+#: One step of a policy: obs [1, D], action_mask [1, A], state [1, H], noise [1, A] -> [action, logits or mean [1, A], state
+#: [1, H]]. A policy without a mask, memory or noise ignores them.
+StepFunction = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], list[np.ndarray]]
 
 
 def dump(golden: Golden) -> bytes:
     """The bytes of golden.npz."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **golden._asdict())
+    np.savez_compressed(buffer, **{name: getattr(golden, name) for name in _arrays(golden.noise.shape[1])})
     return buffer.getvalue()
+
+
+def _arrays(noise: int) -> tuple[str, ...]:
+    """Names of the arrays in golden.npz, in order. noise: its length."""
+    return Golden._fields if noise else Golden._fields[:-1]
+
+
+def silence(steps: int) -> np.ndarray:
+    """The noise of decisions that are not drawn, [T, 0]."""
+    return np.zeros((steps, 0), np.float32)
 
 
 def parse(data: bytes, manifest: AgentManifest) -> Golden:
@@ -87,25 +99,29 @@ def _read(data: bytes, manifest: AgentManifest) -> Golden:
     obs, policy, memory = manifest.tensor("obs").shape, manifest.tensor(manifest.policy).shape, (manifest.memory,)
     action = manifest.tensor("action")
     rows = Golden(*(("float32", obs), ("bool", policy), ("bool", ()), (action.dtype, action.shape)),  # type: ignore[arg-type]
-                  ("float32", policy), ("float32", memory))  # type: ignore[arg-type]  # fmt: skip
-    with arrays.opened(data, Golden._fields) as archive:
+                  ("float32", policy), ("float32", memory), ("float32", (manifest.noise,)))  # type: ignore[arg-type]  # fmt: skip
+    names = _arrays(manifest.noise)
+    with arrays.opened(data, names) as archive:
         steps = arrays.header(archive, "reset")[1][0]
         if not 0 < steps <= MAX_STEPS:
             raise ValueError(f"it holds {steps:,} steps, where 1 to {MAX_STEPS:,} are possible")
         size = sum(np.dtype(dtype).itemsize * steps * prod(shape) for dtype, shape in rows)
         if size > MAX_BYTES:
             raise ValueError(f"its arrays have {size:,} bytes, where {MAX_BYTES:,} are possible")
-        return Golden(*(
+        found = [
             arrays.read(archive, name, dtype, (steps, *shape))
-            for name, (dtype, shape) in zip(Golden._fields, rows, strict=True)
-        ))  # fmt: skip
+            for name, (dtype, shape) in zip(names, rows, strict=False)
+        ]
+        silent = [] if manifest.noise else [silence(steps)]
+        return Golden(*found, *silent)
 
 
 def _sensible(golden: Golden, manifest: AgentManifest) -> None:
     """Raises ValueError naming a step that no task has, or a decision that the agent cannot make."""
-    if not (golden.reset[0] and golden.action_mask.any(1).all() and np.isfinite(golden.obs).all()):
+    finite = np.isfinite(golden.obs).all() and np.isfinite(golden.noise).all()
+    if not (golden.reset[0] and golden.action_mask.any(1).all() and finite):
         raise ValueError(
-            "it holds steps that no task has: no reset first, no legal action, or an observation that is not finite"
+            "it holds steps that no task has: no reset first, no legal action, or an observation or noise that is not finite"
         )
     fits = allowed(manifest.action_space, golden.action, golden.action_mask)
     if not (fits.all() and np.isfinite(golden.policy).all() and np.isfinite(golden.state_out).all()):
@@ -137,7 +153,8 @@ def replay(golden: Golden, step: StepFunction, space: ActionSpace, tolerances: T
     for t in range(len(golden.reset)):
         if golden.reset[t]:
             fed = np.zeros_like(fed)
-        answers.append(step(golden.obs[t : t + 1], golden.action_mask[t : t + 1], fed))
+        here = slice(t, t + 1)
+        answers.append(step(golden.obs[here], golden.action_mask[here], fed, golden.noise[here]))
         fed = answers[-1][2]
     action, policy, state = (np.concatenate(column) for column in zip(*answers, strict=True))
     # The logits of illegal actions too: one that is given out unmasked is wrong.

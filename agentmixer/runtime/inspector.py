@@ -156,7 +156,7 @@ def _locality(graph: Graph, manifest: AgentManifest) -> tuple[bool, str]:
 
 
 def _session(files: AgentFiles, *_: Any) -> tuple[onnxruntime.InferenceSession, str]:
-    return Agent(files).session, f"loads in onnxruntime {onnxruntime.__version__}, one CPU thread"
+    return Agent(files, seed=0).session, f"loads in onnxruntime {onnxruntime.__version__}, one CPU thread"
 
 
 def _golden(
@@ -167,8 +167,8 @@ def _golden(
     golden.check_length(trace, cost.work)
     names = [spec.name for spec in manifest.inputs]
 
-    def step(obs: np.ndarray, mask: np.ndarray, state: np.ndarray) -> list[np.ndarray]:
-        out = session.run(None, dict(zip(names, _arguments(manifest, obs, mask, state), strict=True)))
+    def step(obs: np.ndarray, mask: np.ndarray, state: np.ndarray, noise: np.ndarray) -> list[np.ndarray]:
+        out = session.run(None, dict(zip(names, _arguments(manifest, obs, mask, state, noise), strict=True)))
         return list(out) if manifest.state else [*out, state]
 
     parity = golden.replay(trace, step, manifest.action_space, tolerances)
@@ -184,9 +184,12 @@ def _golden(
     )
 
 
-def _arguments(manifest: AgentManifest, obs: np.ndarray, mask: np.ndarray, state: np.ndarray) -> list[np.ndarray]:
+def _arguments(
+    manifest: AgentManifest, obs: np.ndarray, mask: np.ndarray, state: np.ndarray, noise: np.ndarray
+) -> list[np.ndarray]:
     """In the order that `bundle.agent_manifest` has made sure of."""
-    return [obs] + [mask] * (manifest.mask_rule == "forbid") + [state] * (manifest.state is not None)
+    given = [obs] + [mask] * (manifest.mask_rule == "forbid") + [noise] * (manifest.noise > 0)
+    return given + [state] * (manifest.state is not None)
 
 
 def main(link: socket.socket, seconds: int) -> None:

@@ -21,11 +21,13 @@ from agentmixer.runtime.sandbox import Isolation
 PROCESS = Path(__file__).with_name("process.py")
 
 
-class Ready(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The payload of a READY frame, as JSON: who speaks, and what its process has given up."""
+class Ready(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The payload of a READY frame, as JSON: who speaks, what its process has given up, and the seed of its noise, which is left
+    out where it is 0."""
 
     agent: str
     isolation: Isolation
+    seed: int = 0
 
 
 class Launched(NamedTuple):

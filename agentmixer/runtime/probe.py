@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from agentmixer.contract.manifest import Tolerances
+from agentmixer.contract.manifest import NOISE, Tolerances
 from agentmixer.contract.spec import Box
 from agentmixer.errors import AgentMixerError
 from agentmixer.runtime import golden, profile
@@ -68,10 +68,10 @@ class Probe(msgspec.Struct, frozen=True):
 
 def probe(files: AgentFiles, most: int = DECISIONS) -> Probe:
     """Try each element of an agent's observation on at most `most` decisions of its golden trace, with the mask and the recurrent state
-    that were recorded. Observations that lie outside the profile are left out, for a trace has noise at its end.
+    that were recorded, and without noise. Observations that lie outside the profile are left out, for a trace has noise at its end.
 
     Raises AgentMixerError if the files hold what an agent cannot be made of."""
-    agent = Agent(files)
+    agent = Agent(files, greedy=True)
     seen, figures = golden.parse(files.golden, files.manifest), profile.parse(files.profile, files.manifest)
     taken = cost(check_model(files.model, files.manifest))
     names = files.manifest.tensor("obs").elements
@@ -113,6 +113,8 @@ class _Policy:
         feed = {"obs": obs.reshape(-1, obs.shape[-1])}
         if manifest.mask_rule == "forbid":
             feed["action_mask"] = np.tile(self.mask, (variants, 1))
+        if manifest.noise:
+            feed[NOISE] = np.zeros((len(feed["obs"]), manifest.noise), np.float32)
         if manifest.state:
             feed[manifest.state.input] = np.tile(self.state, (variants, 1))
         parts = [

@@ -1,6 +1,6 @@
 """The agent's process: one folder, one descriptor, nothing else.
 
-Started by `runtime.launch` much as `python -I process.py FOLDER [--require-isolation]`, with an empty environment in an
+Started by `runtime.launch` much as `python -I process.py FOLDER SEED [--require-isolation]`, with an empty environment in an
 empty directory; its standard input is the link. It reads its folder's bytes, enters the sandbox, verifies and decodes
 them there, loads its model from them and answers frames until told to stop.
 """
@@ -42,12 +42,13 @@ from agentmixer.runtime.sandbox import Isolation
 
 
 def start(
-    link: socket.socket, folder: Path, required: bool = False, enter: Callable[[int], Isolation] = sandbox.enter
-) -> tuple[AgentFiles, Agent] | None:
+    link: socket.socket, folder: Path, required: bool = False, enter: Callable[[int], Isolation] = sandbox.enter,
+    seed: int = 0,
+) -> tuple[AgentFiles, Agent] | None:  # fmt: skip
     """Read the bytes in `folder`, give up everything but `link`, then decode and verify them, load the agent and
     announce READY.
 
-    required: refuse before anything is decoded unless isolation is full. Returns None, having told the host why,
+    required: refuse before anything is decoded unless isolation is full; seed: of the agent's noise. Returns None, having told the host why,
     if there is no agent to be had."""
     index, digest = 0, bytes(8)
     try:
@@ -57,12 +58,14 @@ def start(
             isolation.require(folder.name)
         files = open_agent(raw)
         index, digest = files.manifest.index, bytes.fromhex(files.digest)[:8]
-        agent = Agent(files)
+        agent = Agent(files, seed)
         sandbox.loaded()
     except Exception as error:  # whatever it is, the host must hear of it
         link.send(pack(Kind.REFUSE, index, digest, _reason(error)))
         return None
-    link.send(pack(Kind.READY, index, digest, msgspec.json.encode(Ready(files.manifest.agent, isolation))))
+    link.send(
+        pack(Kind.READY, index, digest, msgspec.json.encode(Ready(files.manifest.agent, isolation, agent.noise.seed)))
+    )
     return files, agent
 
 
@@ -101,7 +104,7 @@ def serve(link: socket.socket, files: AgentFiles, agent: Agent) -> None:
                 )
             seen = observation(frame)
             if episode != last[0]:
-                agent.reset()
+                agent.reset(episode)
             last = (episode, step)
             action, kind, reason = fallback, Kind.FALLBACK, b""
             try:
@@ -117,14 +120,16 @@ def serve(link: socket.socket, files: AgentFiles, agent: Agent) -> None:
 
 
 def main(
-    link: socket.socket, folder: Path, required: bool = False, enter: Callable[[int], Isolation] = sandbox.enter
-) -> None:
+    link: socket.socket, folder: Path, required: bool = False, enter: Callable[[int], Isolation] = sandbox.enter,
+    seed: int = 0,
+) -> None:  # fmt: skip
     """Start and serve, see there."""
     with contextlib.suppress(ConnectionError):  # the host is gone, so there is nobody left to act for
-        started = start(link, folder, required, enter)
+        started = start(link, folder, required, enter, seed)
         if started:
             serve(link, *started)
 
 
 if __name__ == "__main__":
-    main(socket.socket(fileno=sys.stdin.fileno()), Path(sys.argv[1]), "--require-isolation" in sys.argv[2:])
+    required = "--require-isolation" in sys.argv[3:]
+    main(socket.socket(fileno=sys.stdin.fileno()), Path(sys.argv[1]), required, seed=int(sys.argv[2]))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from agentmixer.contract.manifest import NOISE
 from agentmixer.contract.spec import Box, Discrete, TaskSpec
 from agentmixer.runtime.actions import ranges
 from agentmixer.train.joint_policy import ILLEGAL
@@ -21,9 +22,12 @@ class DeployedActor(nn.Module):
     for agents of different sizes is cut off.
 
     Inputs in order: obs [B, D] float32; action_mask [B, A] bool if the task masks and the agent's actions are whole
-    numbers; state_in [B, H] float32 if there is memory. Outputs: action in the task's own terms (the mode), [B] int64
-    (Discrete), [B, W] int64 (MultiDiscrete) or [B, W] float32 (Box); logits (masked) or mean (in units of half the action
-    range, not clamped) [B, A]; state_out [B, H] if there is memory.
+    numbers; noise [B, A] float32 if they are drawn; state_in [B, H] float32 if there is memory. Outputs: action in the task's
+    own terms, [B] int64 (Discrete), [B, W] int64 (MultiDiscrete) or [B, W] float32 (Box); logits (masked) or mean (in units of
+    half the action range, not clamped) [B, A]; state_out [B, H] if there is memory.
+
+    The action is the mode. With `sampled`, noise is added to the logits of whole numbers, and the action is the greatest of the
+    sums: with standard Gumbel noise, an action drawn from the policy; with zeros, the mode.
     """
 
     centre: Tensor
@@ -31,13 +35,13 @@ class DeployedActor(nn.Module):
     low: Tensor
     high: Tensor
 
-    def __init__(self, actor: Actor, spec: TaskSpec, index: int):
+    def __init__(self, actor: Actor, spec: TaskSpec, index: int, sampled: bool = False):
         super().__init__()
         body, space = actor.body, spec.action_spaces[index]
         slot = 0 if body.stack == 1 else index
         self.obs, self.actions, self.memory = spec.obs_sizes[index], space.n, body.memory
         self.space, real = space, isinstance(space, Box)
-        self.masked = spec.has_action_mask and not real
+        self.masked, self.drawn = spec.has_action_mask and not real, sampled and not real
         self.norm = _input_norm(body.norm, slot, self.obs)
         linears = [_linear(layer, slot) for layer in body.linears]
         linears[0].weight.data = linears[0].weight.data[:, : self.obs].clone()
@@ -58,7 +62,7 @@ class DeployedActor(nn.Module):
     @property
     def inputs(self) -> list[str]:
         """Names of the inputs, in order."""
-        return ["obs"] + ["action_mask"] * self.masked + ["state_in"] * (self.memory > 0)
+        return ["obs"] + ["action_mask"] * self.masked + [NOISE] * self.drawn + ["state_in"] * (self.memory > 0)
 
     @property
     def outputs(self) -> list[str]:
@@ -75,6 +79,8 @@ class DeployedActor(nn.Module):
             state_out = self._recur(x, rest[-1])
             x, after = self.gru_norm(state_out), (state_out,)
         raw = self.head(x)
+        if self.drawn:
+            raw = raw + rest[self.masked]
         space = self.space
         if isinstance(space, Box):
             scaled = self.centre + self.scale * raw

@@ -66,7 +66,7 @@ def sampled_line(run: Run) -> str | None:
     sampled = summary.get("decentralised_sampled")
     if sampled is None or not differ(summary["decentralised_greedy"], sampled):
         return None
-    return f"with sampled actions {arm(run)} {headline(sampled)}; greedy is what is exported"
+    return f"with sampled actions {arm(run)} {headline(sampled)}; greedy is what is exported without --sampled"
 
 
 def arm(run: Run) -> str:

@@ -187,9 +187,9 @@ class Team:
             return action.int() if self._starts is None else (action + self._starts).int()
         return self._ranges.action(action)
 
-    def deployed(self, index: int) -> DeployedActor:
+    def deployed(self, index: int, sampled: bool = False) -> DeployedActor:
         """Agent `index` alone, as it is exported: its actor, on the processor, with nothing of PM or the others."""
-        return DeployedActor(self.actor, self.spec, index).cpu()
+        return DeployedActor(self.actor, self.spec, index, sampled).cpu()
 
 
 def make_actor(

@@ -283,7 +283,7 @@ class _Training:
                 "seconds": self._elapsed(), "seconds_collecting": self.clock.collecting,
                 "seconds_updating": self.clock.updating, "decentralised_greedy": alone, "joint_greedy": joint,
             }  # fmt: skip
-            if not self.spec.real_valued:  # an actor's real-valued action has no spread of its own
+            if self.alone.stochastic and not self.spec.real_valued:  # a real-valued actor has no spread of its own
                 summary["decentralised_sampled"] = self._play(team, episodes, greedy=False)
             runs.write(run.path / "summary.json", json.dumps(summary, indent=2) + "\n", run)
         return True

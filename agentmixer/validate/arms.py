@@ -12,6 +12,7 @@ import torch
 
 from agentmixer.contract.spec import Box, TaskSpec
 from agentmixer.errors import AgentMixerError
+from agentmixer.export.team_noise import TeamNoise
 from agentmixer.host.lock_step import Decision, Host
 from agentmixer.runtime.log import Logger
 from agentmixer.tasks import Task
@@ -37,17 +38,18 @@ class TorchArm:
 
     Counts on how many decisions of agents that can act both have the same mode (Definition 6; nothing is counted where
     that holds by definition), and keeps what the actors gave, to judge near ties by. Which of the two modes acts is the
-    subclass's."""
+    subclass's. seeds: of each agent's noise, by which whole numbers are drawn; None: the modes act."""
 
     joint_acts: bool
 
-    def __init__(self, team: Team):
-        self.team = team
+    def __init__(self, team: Team, seeds: Sequence[int] | None = None):
+        self.team, self.noise, self.drawn = team, TeamNoise(team, seeds), seeds is not None
         self.policies: list[list[np.ndarray]] = []
         self.agreed = self.decided = 0
 
     def reset(self, episode: int) -> None:
         self.memory, self.episode_start = self.team.memory(1), torch.ones(1)
+        self.noise.begin(episode)
         self.policies.append([])
 
     @torch.no_grad()
@@ -60,13 +62,21 @@ class TorchArm:
         self.episode_start = torch.zeros(1)
         actors = team.step(obs, mask, memory["actor"])
         score, remembered = team.score(actors, state, memory["signal"], memory["pm"])
+        noise = self.noise.draw()
+        policy = actors.policy + noise
+        if self.joint_acts and self.drawn:
+            by = self.noise.exponential(noise)
+            action, _, _ = team.act_jointly(obs, state, memory["signal"], mask, memory, greedy=False, noise=by)
         memory |= {"actor": actors.memory, "pm": remembered}
         joint = kind.joint(actors.policy, score, mask)
         if (agree := kind.agree(joint, actors.policy)) is not None:
             self.agreed += int((agree & active).sum())
             self.decided += int(active.sum())
-        self.policies[-1].append(actors.policy[:, 0].cpu().numpy())
-        action = kind.mode(joint) if self.joint_acts else kind.actor_mode(actors.policy)
+        self.policies[-1].append(policy[:, 0].cpu().numpy())
+        if not self.joint_acts:
+            action = kind.actor_mode(policy)
+        elif not self.drawn:
+            action = kind.mode(joint)
         return team.to_task(action)[:, 0].cpu().numpy()
 
 
@@ -81,13 +91,13 @@ def own_masks(spec: TaskSpec, masks: np.ndarray) -> list[np.ndarray | None] | No
 
 
 class JointArm(TorchArm):
-    """The joint policy's mode, PM, global state and signal in the loop."""
+    """The joint policy, with PM, global state and signal in the loop."""
 
     joint_acts = True
 
 
 class ActorsArm(TorchArm):
-    """The actors' modes, as trained: PM is asked, but moves nothing."""
+    """The actors alone, as trained: PM is asked, but moves nothing."""
 
     joint_acts = False
 

@@ -36,7 +36,7 @@ def prepare(bundle: Bundle, run: Run | None = None, progress: Callable[[str], No
     run = run or source_run(bundle)
     with contextlib.closing(run.make_task(1)) as task:
         algorithm = exported_team(bundle, run, task)
-        goldens = record_golden(algorithm.team, task, progress=progress)
+        goldens = record_golden(algorithm.team, task, progress=progress, sampled=bundle.sampled)
         return Context(bundle, algorithm, goldens, record(bundle, task, STEPS, progress))
 
 
@@ -46,7 +46,7 @@ def _check_manifests(path: Path, context: Context) -> None:
 
 def _check_contract(path: Path, context: Context) -> None:
     for files in read_bundle(path).agents.values():
-        Agent(files)
+        Agent(files, seed=0)
 
 
 def _check_golden(path: Path, context: Context) -> None:

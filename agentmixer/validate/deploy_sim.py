@@ -232,11 +232,15 @@ def devices_check(host: Host, figures: dict[str, AgentFigures]) -> list[Check]:
 
 def compared(host: Host, episodes: Sequence[np.ndarray], decisions: list[list[Decision]]) -> np.ndarray:
     """Which decisions can be held against the actors', [steps of all episodes, N] bool: those that came in time. A device with
-    memory that missed a step may not have seen that step, so the rest of that episode is left out.
+    memory, or one that draws its actions, may not have seen a step that it missed, so the rest of that episode is left out.
 
     episodes: an array of a length per episode."""
     found = np.array([[d.in_time and d.invalid is None for d in step] for step in decisions])
-    forgetful = [isinstance(agent, DeviceLink) and agent.files.manifest.memory > 0 for agent in host.agents]
+    manifests = [agent.files.manifest for agent in host.agents]
+    forgetful = [
+        isinstance(agent, DeviceLink) and own.memory + own.noise > 0
+        for agent, own in zip(host.agents, manifests, strict=True)
+    ]
     begin = 0
     for length in map(len, episodes):
         rows = found[begin : begin + length]
@@ -294,11 +298,14 @@ def _deploy_sim(
 
         return play(arm, task, episodes, seed, shadow, longest, told, recorders.get(name))
 
-    joint = JointArm(algorithm.team)
-    played = {"joint": playing("joint", joint), "actors": playing("actors", ActorsArm(algorithm.team))}
+    # One seed for the noise of all agents, which each draws its own by.
+    seeds = [0] * task.spec.num_agents if bundle.sampled else None
+    joint = JointArm(algorithm.team, seeds)
+    played = {"joint": playing("joint", joint), "actors": playing("actors", ActorsArm(algorithm.team, seeds))}
     with Host(bundle, deadline_s, require_isolation=require_isolation, devices=devices) as host:
         exported = exported_team(bundle, run, task) if has_int8(bundle) else algorithm
-        deployed, shadow = DeployedArm(host, task.spec, loggers), ActorsArm(exported.team)
+        announced = [agent.seed for agent in host.agents] if bundle.sampled else None
+        deployed, shadow = DeployedArm(host, task.spec, loggers), ActorsArm(exported.team, announced)
         played["deployed"] = playing("deployed", deployed, shadow)
         figures = {agent.name: _figures(host, i, deployed.decisions) for i, agent in enumerate(host.agents)}
         first_action = max(host.start_seconds) + deployed.step_ns[0] / 1e9

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from agentmixer.contract.manifest import NOISE
 from agentmixer.contract.spec import Box, Discrete, MultiDiscrete
 from agentmixer.export.bundle_writer import AgentParts, certified, write_bundle
 from agentmixer.export.graph import check as check_graph
@@ -110,6 +111,12 @@ class Draft:
         """Raise DoesNotApply without a mask."""
         if self.manifests[self.name].mask_rule == "none":
             raise DoesNotApply("no mask")
+
+    def noise(self) -> onnx.NodeProto:
+        """The node that adds noise to the logits. Raises DoesNotApply if the actions are not drawn."""
+        if not self.manifests[self.name].noise:
+            raise DoesNotApply("actions that are not drawn")
+        return next(node for node in self.graph.node if NOISE in node.input)
 
     def whole_numbers(self) -> Discrete | MultiDiscrete:
         """The agent's action space. Raises DoesNotApply if its actions are real-valued."""

@@ -266,8 +266,9 @@ def judge(host: Host, applied: list[dict[Key, np.ndarray]], longest_s: float, fa
 def _wrong(host: Host, applied: list[dict[Key, np.ndarray]]) -> tuple[list[dict[str, Any]], int]:
     """Applied decisions that a replay of the agent's own frames does not make, and how many were compared."""
     wrong, compared = [], 0
-    for link, mine, files in zip(host.links, applied, host.bundle.agents.values(), strict=True):
-        expected = replay(files, link.delivered)
+    for agent, link, mine in zip(host.agents, host.links, applied, strict=True):
+        files = agent.files
+        expected = replay(files, link.delivered, agent.seed)
         compared += len(mine)
         for key, action in mine.items():
             if key not in expected or not _same(action, expected[key], host.bundle.team.tolerances):
@@ -281,11 +282,11 @@ def _same(action: np.ndarray, expected: np.ndarray, tolerances: Tolerances) -> b
     return bool(is_close(action, expected, tolerances).all())
 
 
-def replay(files: AgentFiles, delivered: Sequence[bytes | None]) -> dict[Key, np.ndarray]:
-    """What an agent decides that receives exactly these frames, by episode and step; None: it is started anew.
+def replay(files: AgentFiles, delivered: Sequence[bytes | None], seed: int = 0) -> dict[Key, np.ndarray]:
+    """What an agent decides that receives exactly these frames, by episode and step; None: it is started anew. seed: of its noise.
 
     It runs in this process, without link or host, and keeps the rule that a step is taken once and in order."""
-    agent, last = Agent(files), (-1, -1)
+    agent, last = Agent(files, seed), (-1, -1)
     decisions: dict[Key, np.ndarray] = {}
     for data in delivered:
         if data is None:
@@ -296,7 +297,7 @@ def replay(files: AgentFiles, delivered: Sequence[bytes | None]) -> dict[Key, np
         key = (frame.episode, frame.step)
         if key > last:
             if key[0] != last[0]:
-                agent.reset()
+                agent.reset(key[0])
             last = key
             decisions[key] = agent.act(*observation(frame))
     return decisions

@@ -91,7 +91,7 @@ def climb(bundle: Bundle, run: Run | None = None, progress: Callable[[str], None
     with contextlib.closing(run.make_task(1)) as task:
         check_task(task, bundle, run)
         algorithm = exported_team(bundle, run, task)
-        recorded = record(algorithm.team, task, RECORDED, progress)
+        recorded = record(algorithm.team, task, RECORDED, progress, bundle.sampled)
     played = [Golden(*(array[: RECORDED - RECORDED // 16] for array in golden)) for golden in recorded]
     rungs: list[RungCheck] = []
     for number, ((name, files), seen) in enumerate(zip(bundle.agents.items(), played, strict=True), 1):
@@ -108,13 +108,13 @@ def climb_agent(team: Team, files: AgentFiles, played: Golden, tolerances: Toler
     """One agent on every rung, lowest first. played: what its trained actor did, as `record` tells it.
 
     Raises AgentMixerError if the graph does not fit its manifest."""
-    Agent(files)  # refuses a graph that does not fit its manifest
+    Agent(files, seed=0)  # refuses a graph that does not fit its manifest
     manifest, generator = files.manifest, np.random.default_rng(SEED)
     step = graph_step(files.model)
     nothing = np.zeros_like(played.state_out)
     before = np.where(played.reset[:, None], nothing, np.roll(played.state_out, 1, 0))
     labels = _labels(played.reset)
-    fresh = _answers(team, manifest.index, played.obs, played.action_mask, nothing)
+    fresh = _answers(team, manifest.index, played.obs, played.action_mask, nothing, played.noise)
     traces = {
         "single step": _Trace(fresh, nothing, labels),
         "played observations": _Trace(played, before, labels),
@@ -128,9 +128,9 @@ def climb_agent(team: Team, files: AgentFiles, played: Golden, tolerances: Toler
 
 
 @torch.no_grad()
-def _answers(team: Team, index: int, obs: np.ndarray, mask: np.ndarray, state: np.ndarray) -> Golden:
-    """What the trained (stacked) network does in T independent steps of agent `index`, every one from the memory
-    given: obs [T, D], mask [T, A], state [T, M]."""
+def _answers(team: Team, index: int, obs: np.ndarray, mask: np.ndarray, state: np.ndarray, noise: np.ndarray) -> Golden:
+    """What the trained (stacked) network does in T independent steps of agent `index`, every one from the memory and with the noise
+    given: obs [T, D], mask [T, A], state [T, M], noise [T, A] or [T, 0]."""
     spec, dtype = team.spec, next(team.actor.parameters()).dtype
 
     def place(array: np.ndarray, width: int, kind: torch.dtype) -> torch.Tensor:
@@ -143,9 +143,10 @@ def _answers(team: Team, index: int, obs: np.ndarray, mask: np.ndarray, state: n
         place(mask, team.actions, torch.bool),
         place(state, team.actor.body.memory, dtype),
     )
+    policy = policy + place(noise, team.actions, dtype)
     action, space = team.to_task(team.joint_policy.actor_mode(policy))[index], spec.action_spaces[index]
     mine, given = own_action(spec, index, action), policy[index, :, : space.n].numpy()
-    return Golden(obs, mask, np.ones(len(obs), bool), mine, given, after[index].numpy())
+    return Golden(obs, mask, np.ones(len(obs), bool), mine, given, after[index].numpy(), noise)
 
 
 def _labels(reset: np.ndarray) -> list[str]:
@@ -183,11 +184,11 @@ def _extremes(
         obs, rows = np.tile(obs, (2, 1)), np.tile(rows, 2)
         state = np.concatenate([state, before[generator.integers(1, len(before), len(state))]])
         labels = [f"{label}, {where}" for where in ("no memory", "memory of play") for label in labels]
-    mask = played.action_mask[rows]
-    answers = _answers(team, manifest.index, obs, mask, state)
+    mask, noise = played.action_mask[rows], played.noise[rows]
+    answers = _answers(team, manifest.index, obs, mask, state, noise)
     precise = copy.copy(team)
     precise.actor = copy.deepcopy(team.actor).double()
-    exact = _answers(precise, manifest.index, obs, mask, state)
+    exact = _answers(precise, manifest.index, obs, mask, state, noise)
     answered = is_close(answers.policy, exact.policy, tolerances)
     answered &= is_close(answers.state_out, exact.state_out, tolerances)
     kept = Golden(*(array[answered] for array in answers))
@@ -203,7 +204,8 @@ def _free(team: Team, index: int, played: Golden, labels: list[str], generator: 
     state = np.zeros((1, played.state_out.shape[1]), np.float32)
     rows = []
     for t in range(FREE_STEPS):
-        rows.append(_answers(team, index, obs[t : t + 1], mask[t : t + 1], np.zeros_like(state) if reset[t] else state))
+        row, before = slice(t, t + 1), np.zeros_like(state) if reset[t] else state
+        rows.append(_answers(team, index, obs[row], mask[row], before, played.noise[row]))
         state = rows[-1].state_out
     golden = Golden(*(np.concatenate(column) for column in zip(*rows, strict=True)))._replace(reset=reset)
     return _Trace(golden, None, [f"free step {t} ({labels[t]})" for t in range(FREE_STEPS)])
@@ -217,8 +219,8 @@ def _judge(
     given = None if trace.state_in is None else iter(trace.state_in)
     acted = []
 
-    def watched(obs: np.ndarray, mask: np.ndarray, state: np.ndarray) -> list[np.ndarray]:
-        out = step(obs, mask, state if given is None else next(given)[None])
+    def watched(obs: np.ndarray, mask: np.ndarray, state: np.ndarray, noise: np.ndarray) -> list[np.ndarray]:
+        out = step(obs, mask, state if given is None else next(given)[None], noise)
         acted.append(out[0][0])
         return out
 
@@ -268,12 +270,13 @@ def _batches(
 ) -> RungCheck:  # fmt: skip
     """Rows in batches of every size against the same rows alone, both in ONNX Runtime."""
     rows = np.arange(sum(BATCHES)) % len(played.obs)
-    alone = [step(played.obs[r : r + 1], played.action_mask[r : r + 1], before[r : r + 1]) for r in rows]
+    given = (played.obs, played.action_mask, before, played.noise)
+    alone = [step(*(array[r : r + 1] for array in given)) for r in rows]
     batched, bits, start = [], 0, 0
     names = []
     for size in BATCHES:
         chosen = rows[start : start + size]
-        out = step(played.obs[chosen], played.action_mask[chosen], before[chosen])
+        out = step(*(array[chosen] for array in given))
         for i, row in enumerate(chosen):
             batched.append([array[i : i + 1] for array in out])
             pairs = zip(alone[start + i], batched[-1], strict=True)
@@ -281,12 +284,13 @@ def _batches(
             names.append(f"row {i} of a batch of {size} ({labels[row]})")
         start += size
     action, policy, state = (np.concatenate(column) for column in zip(*alone, strict=True))
-    golden = Golden(played.obs[rows], played.action_mask[rows], np.ones(len(rows), bool), action, policy, state)
+    always = np.ones(len(rows), bool)
+    golden = Golden(played.obs[rows], played.action_mask[rows], always, action, policy, state, played.noise[rows])
     remaining = iter(batched)
     return _judge(
         "batches",
         manifest,
-        lambda obs, mask, state: next(remaining),
+        lambda *_: next(remaining),
         _Trace(golden, None, names),
         played,
         tolerances,

@@ -43,12 +43,14 @@ def _same(draft: Draft) -> bool:
     generator = np.random.default_rng(0)
     for name, files in draft.bundle.agents.items():
         golden = parse(files.golden, files.manifest)
-        noise = generator.normal(0, 10, (PROBES, golden.obs.shape[1])).astype(np.float32)
+        wild = generator.normal(0, 10, (PROBES, golden.obs.shape[1])).astype(np.float32)
         masks = generator.random((PROBES, golden.policy.shape[1])) < 0.5
         masks[:, 0] |= ~masks.any(1)
         states = generator.normal(0, 0.5, (PROBES, golden.state_out.shape[1])).astype(np.float32)
+        noise = generator.gumbel(size=(PROBES, files.manifest.noise)).astype(np.float32)
         old, new = graph_step(files.model), graph_step(draft.models[name].SerializeToString())
-        for given in ((golden.obs, golden.action_mask, golden.state_out), (noise, masks, states)):
+        played = golden.obs, golden.action_mask, golden.state_out, golden.noise
+        for given in (played, (wild, masks, states, noise)):
             try:
                 if not all(np.array_equal(a, b) for a, b in zip(old(*given), new(*given), strict=True)):
                     return False

@@ -82,11 +82,25 @@ def _random_mask(mask: np.ndarray, generator: np.random.Generator) -> np.ndarray
 
 
 class _Team:
-    """A running team that is asked for single steps, whether or not all of it lives and answers."""
+    """A running team that is asked for single steps, whether or not all of it lives and answers. Use as a context manager.
 
-    def __init__(self, host: Host):
-        self.host = host
-        self.episode = 0
+    A team that draws its actions is started anew for every replay: its noise follows from the episodes' numbers, and they must be
+    the same again."""
+
+    def __init__(self, bundle: Bundle):
+        self.bundle, self._running = bundle, contextlib.ExitStack()
+
+    def __enter__(self) -> _Team:
+        self._start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._running.close()
+
+    def _start(self) -> None:
+        self._running.close()
+        self.host = self._running.enter_context(Host(self.bundle, PATIENCE_S))
+        self.episode = -1
 
     def replay(
         self, moments: list[Moment], index: int, change: Change, killed: bool = False
@@ -95,6 +109,8 @@ class _Team:
         SIGKILL, before the second half."""
         answers: list[np.ndarray | None] = []
         last = None
+        if self.bundle.sampled and self.episode >= 0:
+            self._start()
         for t, moment in enumerate(moments):
             if moment.episode != last:
                 last, self.episode = moment.episode, self.episode + 1  # so that all agents forget the last one
@@ -145,8 +161,7 @@ def running_team(bundle: Bundle, moments: list[Moment], index: int) -> list[BitC
     def judge(change: str, reference: list[np.ndarray | None], found: list[np.ndarray | None]) -> None:
         checks.append(_compared(reference, found).check(TEAM, change, name))
 
-    with Host(bundle, PATIENCE_S) as host:
-        team = _Team(host)
+    with _Team(bundle) as team:
         judge("nothing: the same again", recorded, team.replay(moments, index, _unchanged))
         for kind in REPLACEMENTS:
             found = team.replay(moments, index, _replacing(kind, index))
@@ -175,7 +190,7 @@ def one_process(bundle: Bundle, moments: list[Moment], index: int) -> list[BitCh
     """The same with all agents in one process, where an agent's logits or means and its recurrent state can be
     compared too. The actions are held against those of its own process."""
     name = bundle.team.task.agents[index]
-    agents = [Agent(files) for files in bundle.agents.values()]
+    agents = [Agent(files, seed=0) for files in bundle.agents.values()]
     reference = _decide(agents, moments, index, _unchanged)
     apart = _compared([moment.actions[index] for moment in moments], [rows[0] if rows else None for rows in reference])
     checks = [apart.check(PROCESS, "one process for all", name)]
@@ -202,7 +217,7 @@ def _decide(agents: list[Agent], moments: list[Moment], index: int, change: Chan
         if moment.episode != last:
             last = moment.episode
             for agent in agents:
-                agent.reset()
+                agent.reset(last)
         given = change(moment)
         row = None
         for j in given.order:

@@ -128,7 +128,7 @@ class SteppedArm:
 
     def __init__(self, bundle: Bundle, wirings: Sequence[Wiring] = (), loggers: Sequence[Logger] = ()):
         self.spec = bundle.team.task
-        self.agents = [Agent(files) for files in bundle.agents.values()]
+        self.agents = [Agent(files, seed=0) for files in bundle.agents.values()]
         self.wirings, self.loggers = wirings, loggers
         #: Of each episode and agent the first step whose status flags the observation, and what it says.
         self.flags: list[list[tuple[int, str] | None]] = []
@@ -140,7 +140,7 @@ class SteppedArm:
 
     def reset(self, episode: int) -> None:
         for agent in self.agents:
-            agent.reset()
+            agent.reset(episode)
         for logger in self.loggers:
             logger.reset()
         self.flags.append([None] * len(self.agents))

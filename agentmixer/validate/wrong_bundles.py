@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from onnx import helper, numpy_helper
 
-from agentmixer.contract.manifest import TensorSpec
+from agentmixer.contract.manifest import NOISE, TensorSpec
 from agentmixer.export.graph_step import graph_step
 from agentmixer.runtime import profile
 from agentmixer.runtime.golden import dump
@@ -99,6 +99,29 @@ def _logits_before_mask(draft: Draft) -> None:
     draft.graph.node.insert(index, helper.make_node("Identity", [raw], ["logits"]))
 
 
+def _ignore_noise(draft: Draft) -> None:
+    node = draft.noise()
+    node.CopyFrom(helper.make_node("Identity", [node.input[0]], [node.output[0]]))
+
+
+def _noise_after_mask(draft: Draft) -> None:
+    draft.mask()
+    node, index = draft.noise(), draft.producer("logits")
+    where = draft.graph.node[index]
+    where.input[1], where.output[0] = node.input[0], "masked"
+    draft.graph.node.remove(node)
+    # As much noise as an illegal action needs to be drawn.
+    large = draft.constant("large", np.array(-ILLEGAL, np.float32))
+    draft.graph.node.insert(index, helper.make_node("Mul", [NOISE, large], ["large_noise"]))
+    draft.graph.node.insert(index + 1, helper.make_node("Add", ["masked", "large_noise"], ["logits"]))
+
+
+def _half_the_noise(draft: Draft) -> None:
+    node = draft.noise()
+    draft.prepend(helper.make_node("Mul", [NOISE, draft.constant("half", np.array(0.5, np.float32))], ["less_noise"]))
+    node.input[1] = "less_noise"
+
+
 def _hidden_input(draft: Draft) -> None:
     draft.add_hidden_input()
 
@@ -166,7 +189,8 @@ def _golden_of_the_wrong(draft: Draft) -> None:
     for t, fresh in enumerate(golden.reset):
         state = state * 0 if fresh else state
         action[t], policy[t], state_out[t] = (
-            out[0] for out in wrong(golden.obs[t : t + 1], golden.action_mask[t : t + 1], state)
+            out[0]
+            for out in wrong(golden.obs[t : t + 1], golden.action_mask[t : t + 1], state, golden.noise[t : t + 1])
         )
         state = state_out[t : t + 1]
     if np.allclose(policy, golden.policy, rtol=1e-5, atol=1e-5):
@@ -228,6 +252,9 @@ MUTATIONS = (
     Mutation("mask bit flipped", "one action is legal where it is not, and the other way round", _flip_mask_bit),
     Mutation("mask forgotten", "logits and action know no mask", _forget_mask),
     Mutation("logits before the mask", "the action is masked, the logits given out are not", _logits_before_mask),
+    Mutation("noise ignored", "the action is the mode, where it should be drawn", _ignore_noise),
+    Mutation("noise halved", "the action is drawn by half of the noise, from a sharper policy", _half_the_noise),
+    Mutation("noise after the mask", "noise reaches actions that the mask forbids", _noise_after_mask),
     Mutation("hidden input", "the graph reads the global state; the manifest is silent", _hidden_input, False),
     Mutation("hidden input, declared", "the same, and the manifest lists it", _declared_input, False),
     Mutation("wider observation", "the global state comes as further elements of obs, all manifests agree",

@@ -89,7 +89,8 @@ def _check_echo(host: Host, context: Context, index: int) -> tuple[str, str] | N
 def check_parity(host: Host, context: Context) -> tuple[str, str] | None:
     """Deploy-sim's parity: what the running team does against the torch actors, on the same observations."""
     spec = context.bundle.team.task
-    arm, shadow = DeployedArm(host, spec), ActorsArm(context.algorithm.team)
+    seeds = [0] * len(spec.agents) if context.bundle.sampled else None
+    arm, shadow = DeployedArm(host, spec), ActorsArm(context.algorithm.team, seeds)
     taken: list[list[np.ndarray]] = []
     beside: list[list[np.ndarray]] = []
     last = None
@@ -144,6 +145,14 @@ def tampered(context: Context, progress: Callable[[str], None] = lambda _: None)
         why = f"every agent does the same at all {len(context.moments)} recorded steps"
         checks.append(not_applicable(name, what, why))
 
+    name, what = "another seed", "the agents draw by another seed than they were started with"
+    progress(f"wrong team: {name}")
+    if not bundle.sampled:
+        checks.append(not_applicable(name, what, "actions that are not drawn"))
+    else:
+        with Host(bundle, PATIENCE_S, seed=1) as host:
+            checks.append(mutation_check(name, what, check_parity(host, context)))
+
     name, what = "observations permuted", "the host gives two agents each other's observation and mask"
     progress(f"wrong team: {name}")
     if len(bundle.agents) < 2:
@@ -168,11 +177,11 @@ def _heeded(context: Context) -> bool:
     """Whether the first two agents would do anything else with each other's observations; so say agents alone."""
     first, second, *_ = context.bundle.agents.values()
     for i, j in ((0, 1), (1, 0)):
-        agent, last = Agent((first, second)[i]), None
+        agent, last = Agent((first, second)[i], seed=0), None
         for moment in context.moments:
             if moment.episode != last:
                 last = moment.episode
-                agent.reset()
+                agent.reset(last)
             try:
                 action = agent.act(moment.obs[j], None if moment.masks is None else moment.masks[j])
             except AgentMixerError:

@@ -64,6 +64,14 @@ def agent(
         bool,
         typer.Option("--require-isolation", help="With --listen: refuse to start unless the agent is fully sandboxed."),
     ] = False,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Of the noise that actions are drawn by, where the agent was exported with --sampled; the system's unless given.",
+            min=0,
+            max=2**62 - 1,
+        ),
+    ] = None,
     metrics: Annotated[
         str | None,
         typer.Option(
@@ -95,21 +103,24 @@ def agent(
             )
         if steps or rate_hz or realtime or as_json:
             raise AgentMixerError("--steps, --rate-hz, --realtime and --json belong to --control; leave them out")
-        _listen(folder, parse_address(listen), tls, trusted, require_isolation, counted)
+        _listen(folder, parse_address(listen), tls, trusted, require_isolation, seed, counted)
     elif control is not None:
         if tls or require_isolation:
             raise AgentMixerError("--tls and --require-isolation belong to --listen; leave them out")
-        _control(folder, control, steps, rate_hz, realtime, trusted, counted, as_json)
+        _control(folder, control, steps, rate_hz, realtime, trusted, seed, counted, as_json)
 
 
 def _listen(
-    folder: Path, address: Address, tls: Path, trusted: Path | None, require_isolation: bool, metrics: Address | None
-) -> None:
+    folder: Path, address: Address, tls: Path, trusted: Path | None, require_isolation: bool, seed: int | None,
+    metrics: Address | None,
+) -> None:  # fmt: skip
     from agentmixer.host.device_server import DeviceServer
     from agentmixer.runtime.health import serve_metrics
 
     with contextlib.ExitStack() as open_:
-        server = open_.enter_context(DeviceServer(agent_folder(folder), address, tls, trusted, require_isolation))
+        server = open_.enter_context(
+            DeviceServer(agent_folder(folder), address, tls, trusted, require_isolation, seed=seed)
+        )
         open_.enter_context(_until_stopped(server.stop))
         if metrics:
             open_.callback(serve_metrics(metrics, server.files.manifest.agent, server.health).shutdown)
@@ -118,7 +129,7 @@ def _listen(
 
 def _control(
     folder: Path, named: str, steps: int | None, rate_hz: float | None, realtime: bool, trusted: Path | None,
-    metrics: Address | None, as_json: bool,
+    seed: int | None, metrics: Address | None, as_json: bool,
 ) -> None:  # fmt: skip
     from agentmixer.host.events import Events
     from agentmixer.runtime import control as loop
@@ -127,7 +138,7 @@ def _control(
     from agentmixer.runtime.health import Health, serve_metrics, temperature_c
 
     files = read_agent(agent_folder(folder), trusted)
-    deciding, ticks, stop, events = Agent(files), loop.Ticks(), threading.Event(), Events()
+    deciding, ticks, stop, events = Agent(files, seed), loop.Ticks(), threading.Event(), Events()
     device: Device = loop.GoldenDevice(files) if named == GOLDEN else _device(named, deciding)
     period_s = 1 / rate_hz if rate_hz else files.manifest.control_period_s
 

@@ -81,6 +81,13 @@ def export(
         str | None,
         typer.Option(metavar="TYPE", help="Write matrices as int8, if the team still decides and earns the same."),
     ] = None,
+    sampled: Annotated[
+        bool,
+        typer.Option(
+            "--sampled",
+            help="Agents draw their actions, by noise with a seed that the device owns; the most likely one unless given.",
+        ),
+    ] = False,
     step: StepOption = None,
     replace: Annotated[
         bool,
@@ -107,7 +114,7 @@ def export(
     console = Terminal(stderr=as_json)
     source, file = run_and_checkpoint(run, step, task_code, None if as_json else console)
     with console.doing() as doing, _told_if_it_does_not_hold(console, as_json):
-        unusual, forms = ways[when_unusual], exporter.Forms(per_agent == "c", leapp, quantize is not None)
+        unusual, forms = ways[when_unusual], exporter.Forms(per_agent == "c", leapp, quantize is not None, sampled)
         result = exporter.export(source, out, doing, sign, team, release, file, replace, elements, unusual, forms)
     if as_json:
         parity = {

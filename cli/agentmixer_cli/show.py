@@ -13,6 +13,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from agentmixer.contract.manifest import NOISE
 from agentmixer.contract.spec import Action, ActionSpace, Discrete, MultiDiscrete
 from agentmixer_cli.opening import TrustedOption
 from agentmixer_cli.terminal import WIDTH, Terminal
@@ -159,6 +160,7 @@ def _tensor(tensor: TensorSpec, space: ActionSpace) -> str:
     units = {
         "obs": "raw, in the task's units",
         "action_mask": "True: legal",
+        NOISE: "standard Gumbel noise, which the agent draws itself; zeros: the most likely action",
         "action": "number of the action" if isinstance(space, Discrete) else "in the task's units",
         "logits": "without a unit",
         "mean": "in units of half the action range, before clamping",

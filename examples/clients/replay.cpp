@@ -160,6 +160,8 @@ template <class Action> int replay(const Json& agent, std::map<string, string>& 
     const bool real = !space.low.empty(), masked = agent.at("mask_rule") == "forbid";
     const size_t obs_size = agent.at("inputs").at(0).at("shape").at(0), choices = agent.at("outputs").at(1).at("shape").at(0);
     const Json shape = agent.at("outputs").at(0).at("shape");  // [] or [elements of an action]
+    const Json& inputs = agent.at("inputs");
+    const bool drawn = std::any_of(inputs.begin(), inputs.end(), [](const Json& one) { return one.at("name") == "noise"; });
     const size_t memory = agent.at("state").is_null() ? 0 : agent.at("state").at("size").get<size_t>();
 
     zip_error_t error;
@@ -174,9 +176,10 @@ template <class Action> int replay(const Json& agent, std::map<string, string>& 
     const Array action = read_array(archive, "action.npy", real ? "<f4" : "<i8", shape.empty() ? "," : wide(shape[0]));
     const Array policy = read_array(archive, "policy.npy", "<f4", wide(choices));
     const Array state = read_array(archive, "state_out.npy", "<f4", wide(memory));
+    const Array noise = drawn ? read_array(archive, "noise.npy", "<f4", wide(choices)) : policy;
     zip_discard(archive);
     require(space.fits(action.width, choices), "agent.json: the action space and the outputs are of different sizes");
-    for (auto* array : {&mask, &reset, &action, &policy, &state})
+    for (auto* array : {&mask, &reset, &action, &policy, &state, &noise})
         require(array->steps == obs.steps, "the arrays of golden.npz differ in their number of steps");
 
     // One session on one thread. Inputs and outputs are buffers that every step uses again; each leads with the batch of 1.
@@ -193,11 +196,12 @@ template <class Action> int replay(const Json& agent, std::map<string, string>& 
         names[side].push_back(agent.at(side ? "outputs" : "inputs").at(names[side].size()).at("name"));
         tensors[side].push_back(Ort::Value::CreateTensor(cpu, numbers, width, sizes, scalar ? 1 : 2));
     };
-    std::vector<float> seen(obs_size), remembered(memory), out(choices), next(memory);
+    std::vector<float> seen(obs_size), by(choices), remembered(memory), out(choices), next(memory);
     std::vector<uint8_t> legal(choices);
     std::vector<Action> chosen(action.width);
     bind(0, seen.data(), obs_size);
     if (masked) bind(0, reinterpret_cast<bool*>(legal.data()), choices);
+    if (drawn) bind(0, by.data(), choices);
     if (memory) bind(0, remembered.data(), memory);
     bind(1, chosen.data(), action.width, shape.empty());
     bind(1, out.data(), choices);
@@ -211,6 +215,8 @@ template <class Action> int replay(const Json& agent, std::map<string, string>& 
         if (reset.data[t]) std::fill(remembered.begin(), remembered.end(), 0.0f);
         auto now = obs.row<float>(t);
         std::copy(now.begin(), now.end(), seen.begin());
+        auto draw = noise.row<float>(t);
+        std::copy(draw.begin(), draw.end(), by.begin());
         std::memcpy(legal.data(), mask.data.data() + t * choices, choices);
         auto begin = std::chrono::steady_clock::now();
         session.Run(Ort::RunOptions{nullptr}, given[0].data(), tensors[0].data(), tensors[0].size(), given[1].data(),

@@ -96,6 +96,7 @@ async function replay(folder) {
   const { action_space: space, inputs, outputs, state } = agent;
   insist(['discrete', 'multi_discrete', 'box'].includes(space.type), `agent.json has an action space of unknown type ${space.type}`);
   const members = unzip(files['golden.npz']), choices = outputs[1].shape, memory = state?.size ?? 0;
+  const drawn = inputs.some(({ name }) => name === 'noise');
   const trace = {
     obs: readArray(members, 'obs', '<f4', inputs[0].shape),
     mask: readArray(members, 'action_mask', '|b1', choices),
@@ -103,6 +104,7 @@ async function replay(folder) {
     action: readArray(members, 'action', space.type === 'box' ? '<f4' : '<i8', outputs[0].shape),
     policy: readArray(members, 'policy', '<f4', choices),
     state: readArray(members, 'state_out', '<f4', [memory]),
+    ...(drawn && { noise: readArray(members, 'noise', '<f4', choices) }),
   };
   const steps = trace.obs.steps;
   insist(Object.values(trace).every((array) => array.steps === steps), 'the arrays of golden.npz differ in their number of steps');
@@ -119,6 +121,7 @@ async function replay(folder) {
   for (let t = 0; t < steps; t++) {
     if (trace.reset.row(t)[0]) remembered = new Float32Array(memory);
     const values = { obs: trace.obs.row(t), action_mask: trace.mask.row(t) };
+    if (drawn) values.noise = trace.noise.row(t);
     if (state) values[state.input] = remembered;
     const given = Object.fromEntries(inputs.map(({ name, dtype, shape }) => [name, new ort.Tensor(dtype, values[name], [1, ...shape])]));
     const results = await session.run(given);

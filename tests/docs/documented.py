@@ -111,6 +111,7 @@ STORY: tuple[dict[str, How], ...] = (
         "agentmixer export --sign release.key": AS_IT_IS,
         "pip install 'agentmixer[c]'": no("the tests' own environment has it"),
         "agentmixer export --quantize int8": How("--out bundles/int8", (0, 1)),  # 1: so short a training does not hold
+        "agentmixer export --sampled": How("--out bundles/drawn"),
         "agentmixer export --per-agent c": How("--out bundles/as-c"),
         "agentmixer export --leapp": How("--out bundles/for-leapp"),
         "agentmixer export --sign release.key --team warehouse --release 7": How("--out bundles/release-7"),

@@ -26,7 +26,7 @@ from agentmixer.export import c_code
 from agentmixer.export.exporter import Exported, Forms, export
 from agentmixer.export.graph_step import graph_step
 from agentmixer.runtime.bundle import read_agent
-from agentmixer.runtime.golden import Golden
+from agentmixer.runtime.golden import Golden, silence
 from agentmixer.runtime.verify import verify
 from agentmixer.train import trainer
 from agentmixer.train.run import Run
@@ -57,7 +57,8 @@ def test_the_graph_that_is_compiled_computes_what_the_exported_graph_does(kind: 
     assert not {node.op_type for node in written.graph.node} & {"Split"}
     ours, theirs = graph_step(written.SerializeToString()), graph_step(agent.model)
     for t in range(20):
-        rows = agent.golden.obs[t : t + 1], agent.golden.action_mask[t : t + 1], agent.golden.state_out[t : t + 1]
+        trace, row = agent.golden, slice(t, t + 1)
+        rows = trace.obs[row], trace.action_mask[row], trace.state_out[row], trace.noise[row]
         for a, b in zip(ours(*rows), theirs(*rows), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
@@ -141,7 +142,7 @@ def test_two_agents_are_linked_as_the_page_says(tmp_path: Path) -> None:
     said = subprocess.run([tmp_path / "two"], capture_output=True, text=True, check=True).stdout
     obs, mask = np.array([[1, -2, 3, 0, 0, 0, 0]], np.float32), np.ones((1, 4), bool)
     state = np.zeros((1, agents[0].manifest.memory), np.float32)
-    assert said == " ".join(str(int(graph_step(agent.model)(obs, mask, state)[0][0])) for agent in agents)
+    assert said == " ".join(str(int(graph_step(agent.model)(obs, mask, state, silence(1))[0][0])) for agent in agents)
 
 
 def test_what_c_cannot_do_is_refused_before_any_work(trained: Run, tmp_path: Path) -> None:

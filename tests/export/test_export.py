@@ -21,7 +21,7 @@ from agentmixer.export import exporter as exporting
 from agentmixer.export.exporter import Exported, evaluators, side_by_side
 from agentmixer.export.graph import check, export_graph
 from agentmixer.runtime.bundle import read_bundle
-from agentmixer.runtime.golden import Golden, parse, replay
+from agentmixer.runtime.golden import Golden, parse, replay, silence
 from agentmixer.runtime.onnx_graph import OPERATORS
 from agentmixer.train import checkpoint
 from agentmixer.train import run as runs
@@ -125,7 +125,7 @@ def test_each_agents_graph_is_its_own_slice_of_the_stack(shared: bool) -> None:
         single = DeployedActor(actor, spec, i)
         model = export_graph(single, {"agent": spec.agents[i]})
         for kind, step in evaluators(single, model).items():
-            action, logits, state = step(obs[i].numpy(), mask[i].numpy(), h[i].numpy())
+            action, logits, state = step(obs[i].numpy(), mask[i].numpy(), h[i].numpy(), silence(len(obs[i])))
             np.testing.assert_allclose(logits, want[i].numpy(), atol=1e-5, rtol=1e-5, err_msg=kind)
             np.testing.assert_allclose(state, after[i].numpy(), atol=1e-5, rtol=1e-5, err_msg=kind)
             np.testing.assert_array_equal(action, want[i].argmax(-1).numpy(), err_msg=kind)
@@ -153,9 +153,9 @@ def test_a_broken_policy_does_not_pass_parity(exported: Exported) -> None:
     swap = np.arange(97)
     swap[[90, 91]] = [91, 90]
     broken = {
-        "frozen state": lambda o, m, s: good(o, m, np.zeros_like(s)),
-        "no mask": lambda o, m, s: good(o, np.ones_like(m), s),
-        "swapped columns": lambda o, m, s: good(o[:, swap], m, s),
+        "frozen state": lambda o, m, s, n: good(o, m, np.zeros_like(s), n),
+        "no mask": lambda o, m, s, n: good(o, np.ones_like(m), s, n),
+        "swapped columns": lambda o, m, s, n: good(o[:, swap], m, s, n),
     }
     for run in (lambda step: step, lambda step: side_by_side(golden, step)):
         assert replay(golden, run(good), space, Tolerances()).passed
@@ -168,10 +168,10 @@ def test_episodes_side_by_side_are_the_episodes_one_after_the_other() -> None:
     reset = np.array([1, 1, 0, 0, 0, 1, 0], bool)
     obs = np.arange(7, dtype=np.float32)[:, None]
     empty = np.zeros((7, 2), np.float32)
-    golden = Golden(obs, np.ones((7, 1), bool), reset, np.zeros(7, np.int64), empty, empty)
+    golden = Golden(obs, np.ones((7, 1), bool), reset, np.zeros(7, np.int64), empty, empty, silence(7))
     calls = []
 
-    def step(obs: np.ndarray, mask: np.ndarray, state: np.ndarray) -> list[np.ndarray]:
+    def step(obs: np.ndarray, mask: np.ndarray, state: np.ndarray, noise: np.ndarray) -> list[np.ndarray]:
         calls.append(len(obs))
         after = state + np.concatenate([np.ones_like(obs), obs], 1)
         return [after[:, 0].astype(np.int64), after, after]
@@ -197,8 +197,8 @@ def test_a_failed_export_leaves_nothing_behind(trained: Run, tmp_path: Path, mon
 
 
 def _with_a_wrong_bias(real: object) -> object:
-    def init(self: DeployedActor, actor: Actor, spec: TaskSpec, index: int) -> None:
-        real(self, actor, spec, index)  # type: ignore[operator]
+    def init(self: DeployedActor, actor: Actor, spec: TaskSpec, index: int, sampled: bool) -> None:
+        real(self, actor, spec, index, sampled)  # type: ignore[operator]
         self.head.bias.data += torch.linspace(0, 0.1, 10)
 
     return init
@@ -251,7 +251,7 @@ def test_ragged_real_valued_agents_are_exported_without_their_padding(recurrent:
         model = export_graph(single, {"agent": spec.agents[i]})
         assert [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim][1:] == [size]
         for kind, step in evaluators(single, model).items():
-            action, mean, state = step(obs[i, :, :size].numpy(), mask[i].numpy(), h[i].numpy())
+            action, mean, state = step(obs[i, :, :size].numpy(), mask[i].numpy(), h[i].numpy(), silence(len(obs[i])))
             np.testing.assert_allclose(action, want[i, :, : space.n], atol=1e-5, rtol=1e-5, err_msg=kind)
             np.testing.assert_allclose(mean, raw[i, :, : space.n], atol=1e-5, rtol=1e-5, err_msg=kind)
             assert (action >= np.float32(space.low)).all()

@@ -63,8 +63,8 @@ def test_the_file_says_what_the_graph_is(kind: str) -> None:
         ]
     assert policy["inputs"][0]["element_names"] == [list(agent.manifest.tensor("obs").elements)]
     assert pipeline["feedback_flow"] == ({"policy/state_out": ["policy/state_in"]} if state else {})
-    masked = agent.manifest.mask_rule == "forbid"
-    assert pipeline["inputs"] == {"policy": ["obs", "action_mask"] if masked else ["obs"]}
+    masked, drawn = agent.manifest.mask_rule == "forbid", agent.manifest.noise > 0
+    assert pipeline["inputs"] == {"policy": ["obs"] + ["action_mask"] * masked + ["noise"] * drawn}
     assert pipeline["outputs"] == {"policy": ["action", agent.manifest.policy]}
     assert pipeline["configs"] == {"frequency": pytest.approx(1 / agent.manifest.control_period_s)}
 
@@ -143,10 +143,10 @@ class InLeapp:
         library = pytest.importorskip("leapp", reason="leapp is not installed: pip install leapp")
         self.manager, self.manifest = library.InferenceManager(str(folder / LEAPP_FILE)), manifest
 
-    def step(self, obs: np.ndarray, mask: np.ndarray, state: np.ndarray) -> list[np.ndarray]:
+    def step(self, obs: np.ndarray, mask: np.ndarray, state: np.ndarray, noise: np.ndarray) -> list[np.ndarray]:
         if not state.any():  # an episode starts
             self.manager.reset()
-        given = {"policy/obs": obs, "policy/action_mask": mask}
+        given = {"policy/obs": obs, "policy/action_mask": mask, "policy/noise": noise}
         # A copy, because `reset` writes zeros into what was given.
         out = self.manager.run_policy({name: torch.from_numpy(given[name].copy()) for name in self.manager.inputs})
         answers = [out[f"policy/{name}"].numpy() for name in ("action", self.manifest.policy)]

@@ -19,8 +19,8 @@ def openvino_step(model: bytes) -> StepFunction:
     # The graph's names: an input of what was compiled may have others too.
     names = [port.any_name for port in graph.inputs]
 
-    def step(obs: np.ndarray, mask: np.ndarray, state: np.ndarray) -> list[np.ndarray]:
-        given = {"obs": obs, "action_mask": mask, "state_in": state}
+    def step(obs: np.ndarray, mask: np.ndarray, state: np.ndarray, noise: np.ndarray) -> list[np.ndarray]:
+        given = {"obs": obs, "action_mask": mask, "noise": noise, "state_in": state}
         answers = compiled({name: given[name] for name in names})
         out = [np.array(answers[port]) for port in compiled.outputs]
         return out if "state_in" in names else [*out, state]

@@ -23,6 +23,7 @@ from agentmixer.export.exporter import DoesNotHold, Forms, evaluators, export
 from agentmixer.export.graph import export_graph
 from agentmixer.export.quantize import quantize, scales
 from agentmixer.runtime.bundle import read_bundle
+from agentmixer.runtime.golden import silence
 from agentmixer.runtime.guard import cost
 from agentmixer.runtime.onnx_graph import GraphRefused, read_graph
 from agentmixer.train import trainer
@@ -60,7 +61,7 @@ def test_the_graph_holds_whole_numbers_and_computes_what_the_rounded_actor_does(
             np.random.randn(5, actor.memory).astype(np.float32),
         )
         mask = np.ones((5, actor.actions), bool)
-        found = {kind: step(obs, mask, state) for kind, step in evaluators(actor, model).items()}
+        found = {kind: step(obs, mask, state, silence(5)) for kind, step in evaluators(actor, model).items()}
         for kind in ("onnxruntime", "reference"):
             for ours, theirs in zip(found[kind], found["torch"], strict=True):
                 np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
@@ -73,7 +74,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quantizing, "WIN_EPISODES", 16)
         made = started(
-            "predator_prey", "5x5", tmp_path_factory.mktemp("quantize") / "run", {}, hidden=8, total_steps=128
+            "predator_prey", "5x5", tmp_path_factory.mktemp("quantize") / "run", {}, hidden=16, total_steps=128
         )
         assert trainer.train(made, quiet())
     return made

@@ -14,10 +14,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from conftest import tiny_spec
 from counting_bundle import counting_bundle, model
 from hostile import spell
 from made_bundle import made_bundle
 from msgspec import inspect
+from traced_agents import traced
 
 from agentmixer.contract.manifest import (
     OPSET,
@@ -163,6 +165,10 @@ def test_shapes_in_a_manifest_have_no_batch(tmp_path: Path) -> None:
             found[key] = [f"`[{', '.join(shape)}]`" for shape in shapes]
     row = len(array_type(MultiDiscrete((2, 3), (0, 0)))[1]) * "W"
     found["action, rows of whole numbers"] = [f"`[{', '.join([*lead, *row])}]`" for lead in ([], ["batch"], ["1"])]
+    drawn = read_graph(traced(tiny_spec(), 0, sampled=True).model)
+    given, logits = {value.name: value.shape for value in drawn.inputs}["noise"], drawn.outputs[1].shape
+    assert given == logits and drawn.outputs[1].name == "logits"
+    found["noise"] = found["logits"]
     told = {}
     for first, *shapes in table(FORMAT, "**Batch.**"):
         told.update({name + first.rpartition("`")[2]: shapes for name in names(first)})
@@ -175,8 +181,8 @@ def test_arrays_of_a_golden_trace(tmp_path: Path) -> None:
     bundle = made_bundle(tmp_path / "bundle", ("a",), obs=6, actions=4, steps=200)
     sizes = {"T": 200, "D": 6, "A": 4, "H": 0}
     with np.load(bundle / "agents/a/golden.npz") as arrays:
-        assert arrays.files == list(golden.Golden._fields)
-        for (name, array), row in zip(arrays.items(), rows, strict=True):
+        assert arrays.files == list(golden.Golden._fields)[:-1]  # noise is there only where actions are drawn
+        for (name, array), row in zip(arrays.items(), rows[:-1], strict=True):
             assert row[1].split(",")[0] == str(array.dtype), name
             shape = re.match(r"\[([^]]+)\]", row[2])
             assert shape and tuple(sizes[letter] for letter in shape[1].split(", ")) == array.shape, name
@@ -199,7 +205,7 @@ def test_actions_and_numbers_are_compared_as_written() -> None:
     tolerances = Tolerances(absolute=1e-4, relative=1e-3, near_tie=1e-3)
     trace = golden.Golden(
         np.zeros((1, 1), np.float32), np.ones((1, 2), bool), np.ones(1, bool), np.zeros(1, np.int64),
-        np.float32([[100.0, 99.9995]]), np.zeros((1, 0), np.float32),
+        np.float32([[100.0, 99.9995]]), np.zeros((1, 0), np.float32), golden.silence(1),
     )  # fmt: skip
 
     def passed(action: int, logits: list[float], reference: golden.Golden = trace) -> bool:

@@ -73,7 +73,9 @@ def counting(folder: Path) -> AgentFiles:
     count = np.float32(np.arange(steps) % 10 + 1)[:, None]
     action, of = np.concatenate([obs, count], 1), ranges(files.manifest.action_space)
     mean = (action - of.centre) / of.scale
-    trace = golden.Golden(obs, np.ones((steps, 3), bool), np.arange(steps) % 10 == 0, action, mean, count)
+    trace = golden.Golden(
+        obs, np.ones((steps, 3), bool), np.arange(steps) % 10 == 0, action, mean, count, golden.silence(steps)
+    )
     figures = profile.measure(obs, trace.reset, obs[trace.reset], action, files.manifest.action_space)
     return files._replace(golden=golden.dump(trace), profile=profile.dump(figures), model=model())
 

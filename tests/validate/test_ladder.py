@@ -29,7 +29,7 @@ from agentmixer.export import exporter as exporting
 from agentmixer.export.bundle_writer import certified
 from agentmixer.export.graph import check, export_graph
 from agentmixer.runtime.bundle import AgentFiles, read_bundle
-from agentmixer.runtime.golden import Golden
+from agentmixer.runtime.golden import Golden, silence
 from agentmixer.train import run as runs
 from agentmixer.train import trainer
 from agentmixer.train.algorithms import AgentMixerPPO
@@ -69,7 +69,7 @@ def play(team: Team, spec_masked: bool) -> Golden:
         rows.append((mine.numpy(), policy[INDEX, 0, : space.n].numpy(), h[INDEX, 0].numpy()))
     action, policy, state = (np.stack(column) for column in zip(*rows, strict=True))
     reset = np.arange(STEPS) % 60 == 0
-    return Golden(obs[INDEX, :, :size], mask[INDEX, :, : space.n], reset, action, policy, state)
+    return Golden(obs[INDEX, :, :size], mask[INDEX, :, : space.n], reset, action, policy, state, silence(STEPS))
 
 
 @functools.cache
@@ -213,7 +213,7 @@ def test_a_row_that_looks_at_its_batch_is_refused_and_would_be_caught(
 
     with pytest.raises(AgentMixerError, match="agent_1: the model holds"):
         rungs(discrete, change, conventional=False)
-    monkeypatch.setattr(ladder, "Agent", lambda files: None)  # where the guard would have stood
+    monkeypatch.setattr(ladder, "Agent", lambda files, seed: None)  # where the guard would have stood
     found = rungs(discrete, change, conventional=False)
     assert failed(found) == ["batches"]
     first, bits = found["batches"].first, found["batches"].different_bits

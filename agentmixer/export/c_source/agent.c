@@ -36,7 +36,11 @@ void agent_reset(void)
 #endif
 }
 
+#if AGENT_NOISE
+int agent_act(const float *obs, const bool *mask, const float *noise, agent_action *action)
+#else
 int agent_act(const float *obs, const bool *mask, agent_action *action)
+#endif
 {
     agent_chosen chosen[AGENT_ACTION];
     float scores[AGENT_SCORES];
@@ -50,6 +54,9 @@ int agent_act(const float *obs, const bool *mask, agent_action *action)
     policy((const void *)obs,
 #if AGENT_MASK
            (const void *)mask,
+#endif
+#if AGENT_NOISE
+           (const void *)noise,
 #endif
 #if AGENT_MEMORY
            (const void *)agent_memory,

@@ -16,6 +16,9 @@ int main(void)
 #else
                          NULL,
 #endif
+#if AGENT_NOISE
+                         golden_noise[t],
+#endif
                          action) == AGENT_OK;
         for (int i = 0; i < AGENT_ACTION; ++i) {
 #ifdef REAL_VALUED

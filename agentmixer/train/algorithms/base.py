@@ -76,6 +76,8 @@ class Algorithm(ABC):
     presets: ClassVar[Presets]
     #: What its deployed agents need. Only those that act on their own observations can be exported one by one.
     execution_sees: ClassVar[Sees] = Sees.OWN_OBSERVATION
+    #: Whether its actors' outputs for whole numbers are log-probabilities, which actions can be drawn by.
+    stochastic: ClassVar[bool] = True
     #: Whether several teams can learn in one stack (`train --seeds`).
     several_teams: ClassVar[bool] = False
     #: Whether updates give every core work of their own, so that torch should use one thread.

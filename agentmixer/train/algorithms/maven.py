@@ -119,6 +119,7 @@ class MAVEN(Algorithm):
     name, source = "maven", "Mahajan et al. 2019, arXiv 1910.07483"
     team_settings = TeamSettings
     own_settings = MAVENSettings
+    stochastic = False
     defaults = {  # noqa: RUF012
         "total_steps": 300_000,
         "num_envs": 16,
