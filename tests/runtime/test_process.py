@@ -257,7 +257,11 @@ def test_an_agents_process_imports_from_where_the_host_does(tmp_path: Path) -> N
     copied = Path(shutil.copytree(Path(agentmixer.__file__).parent, workspace / "agentmixer"))
     for file, old, new in (
         ("launch.py", "    isolation: Isolation\n", "    isolation: Isolation\n    workspace: bool\n"),
-        ("process.py", "Ready(files.manifest.agent, isolation, agent.noise.seed)", "Ready(files.manifest.agent, isolation, True)"),
+        (
+            "process.py",
+            "Ready(files.manifest.agent, isolation, agent.noise.seed)",
+            "Ready(files.manifest.agent, isolation, True)",
+        ),
     ):
         text = (copied / "runtime" / file).read_text()
         assert text.count(old) == 1
