@@ -28,7 +28,7 @@ def times_of(folder: Path, calls: int) -> tuple[np.ndarray, np.ndarray]:
     golden = parse(files.golden, files.manifest)
     agent, session = Agent(files), make_session(files.model)
     agent.reset()
-    outputs = [spec.name for spec in files.manifest.outputs]
+    names, outputs = ([spec.name for spec in tensors] for tensors in (files.manifest.inputs, files.manifest.outputs))
     state = np.zeros((1, files.manifest.memory), np.float32)
     times = np.zeros((2, calls), np.int64)
     masked = files.manifest.mask_rule == "forbid"
@@ -36,12 +36,19 @@ def times_of(folder: Path, calls: int) -> tuple[np.ndarray, np.ndarray]:
     for call in range(calls):
         row = call % len(golden.obs)
         obs, mask = golden.obs[row], golden.action_mask[row] if masked else None
-        feed = {"obs": obs[None], "state_in": state} | ({} if mask is None else {"action_mask": mask[None]})
+        given = {
+            "obs": obs[None],
+            "action_mask": golden.action_mask[row][None],
+            "noise": golden.noise[row][None],
+            "state_in": state,
+        }
+        feed = {name: given[name] for name in names}
         begin = clock()
         agent.act(obs, mask)
         middle = clock()
-        _, _, state = session.run(outputs, feed)
+        found = session.run(outputs, feed)
         times[:, call] = middle - begin, clock() - middle
+        state = found[-1] if files.manifest.memory else state
     return times[0], times[1]
 
 

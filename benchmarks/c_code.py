@@ -62,7 +62,7 @@ def timed(files: AgentFiles, golden: Golden, folder: Path, flags: str) -> tuple[
     )
     replay, session = ctypes.CDLL(str(library)).replay, make_session(files.model)
     steps, outputs = len(golden.reset), [spec.name for spec in files.manifest.outputs]
-    given = {"obs": golden.obs, "action_mask": golden.action_mask, "state_in": golden.state_out}
+    given = {"obs": golden.obs, "action_mask": golden.action_mask, "noise": golden.noise, "state_in": golden.state_out}
     feeds = [{spec.name: given[spec.name][t : t + 1] for spec in files.manifest.inputs} for t in range(steps)]
     best = [float("inf")] * 2
     for _ in range(ROUNDS):

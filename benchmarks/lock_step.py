@@ -34,6 +34,7 @@ def golden_feed(files: AgentFiles, session: Any) -> dict[str, np.ndarray]:
     """What a session is run on: the first golden step."""
     golden = parse(files.golden, files.manifest)
     given: dict[str, Any] = {"obs": golden.obs[:1], "state_in": np.zeros((1, files.manifest.memory), np.float32)}
+    given["noise"] = golden.noise[:1]
     if files.manifest.mask_rule == "forbid":
         given["action_mask"] = golden.action_mask[:1]
     return {wanted.name: given[wanted.name] for wanted in session.get_inputs()}

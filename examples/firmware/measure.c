@@ -14,6 +14,12 @@ static bool mask[AGENT_MASK];
 #else
 static bool mask[1];
 #endif
+#if AGENT_NOISE
+static const float noise[AGENT_NOISE]; /* zeros: the most likely action; drawing is the device's own work */
+#define DECIDE(action) agent_act(obs, mask, noise, action)
+#else
+#define DECIDE(action) agent_act(obs, mask, action)
+#endif
 
 /* Bytes of stack that one decision has written to. */
 static __attribute__((noinline)) int stack_used(void)
@@ -26,7 +32,7 @@ static __attribute__((noinline)) int stack_used(void)
     for (int i = 0; i < PAINTED - 64; ++i) {
         low[i] = 0x5A;
     }
-    agent_act(obs, mask, action);
+    DECIDE(action);
     for (int i = 0; low[i] == 0x5A && used > 0; ++i) {
         --used;
     }
@@ -49,7 +55,7 @@ int main(void)
     *(volatile uint32_t *)0xE000E010 = 5;        /* on, by the processor's clock */
     begin = TICKS;
     for (int i = 0; i < DECISIONS; ++i) {
-        agent_act(obs, mask, action);
+        DECIDE(action);
     }
     end = TICKS;
     int stack = stack_used();
