@@ -33,7 +33,7 @@ class AgentProcess(AgentLink):
                 "observation"
             )
         arguments = ["--require-isolation"] if require_isolation else []
-        launched = launch(PROCESS, str(folder.resolve()), str(seed), *arguments)
+        launched = launch(PROCESS, str(folder.resolve()), f"--seed={seed}", *arguments)
         self.process, self.link, self._cwd, self._started = launched
         if not _makes_room(self.link, needed):
             self.close()

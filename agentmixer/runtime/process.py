@@ -1,6 +1,6 @@
 """The agent's process: one folder, one descriptor, nothing else.
 
-Started by `runtime.launch` much as `python -I process.py FOLDER SEED [--require-isolation]`, with an empty environment in an
+Started by `runtime.launch` much as `python -I process.py FOLDER [--require-isolation] [--seed=N]`, with an empty environment in an
 empty directory; its standard input is the link. It reads its folder's bytes, enters the sandbox, verifies and decodes
 them there, loads its model from them and answers frames until told to stop.
 """
@@ -131,5 +131,6 @@ def main(
 
 
 if __name__ == "__main__":
-    required = "--require-isolation" in sys.argv[3:]
-    main(socket.socket(fileno=sys.stdin.fileno()), Path(sys.argv[1]), required, seed=int(sys.argv[2]))
+    given = sys.argv[2:]
+    seed = next((int(word.removeprefix("--seed=")) for word in given if word.startswith("--seed=")), 0)
+    main(socket.socket(fileno=sys.stdin.fileno()), Path(sys.argv[1]), "--require-isolation" in given, seed=seed)
