@@ -269,5 +269,7 @@ def _devices(result: DeploySimReport) -> list[str]:
         else:
             told.append(f"{name}'s device, {agent.device.address}, did not say how it is")
     if calm:
-        told.append(f"{calm} devices counted {steps:,} steps, and nothing late, refused or started anew")
+        told.append(
+            f"{calm} device{'s' * (calm > 1)} counted {steps:,} steps, and nothing late, refused or started anew"
+        )
     return told

@@ -28,7 +28,7 @@ def _told_if_it_does_not_hold(console: Terminal, as_json: bool) -> Iterator[None
         report = error.report
         if as_json:
             typer.echo(report.to_json(), nl=False)
-        console.print(str(error), soft_wrap=True, markup=False)
+        console.print("nothing was exported; export without --quantize", soft_wrap=True, markup=False)
         console.verdict(report)
         leave(report)
 
