@@ -225,7 +225,8 @@ def devices_check(host: Host, figures: dict[str, AgentFigures]) -> list[Check]:
         Check(
             name="devices",
             status=judged(not told),
-            sentence=f"{len(devices)} agents on devices, over mutual TLS: " + ("; ".join(told) or "none went away"),
+            sentence=f"{len(devices)} agent{'s' * (len(devices) > 1)} on devices, over mutual TLS: "
+            + ("; ".join(told) or "none went away"),
         )
     ]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import shutil
+import threading
 from pathlib import Path
 
 import msgspec
@@ -15,14 +17,20 @@ from agentmixer.contract.manifest import AGENT_FILE, TensorSpec, decode, encode
 from agentmixer.contract.spec import Box, TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.export.exporter import Forms, export
+from agentmixer.host import tls_keys
+from agentmixer.host.device_server import DeviceServer
+from agentmixer.host.devices import Devices
+from agentmixer.host.events import Events
 from agentmixer.host.lock_step import Host
 from agentmixer.report.live_page import live_page
 from agentmixer.runtime import bundle as bundles
+from agentmixer.runtime import tls
 from agentmixer.runtime.audit import audit
 from agentmixer.runtime.bundle import Bundle, read_bundle
 from agentmixer.runtime.golden import parse
 from agentmixer.runtime.log import Log
 from agentmixer.runtime.probe import probe
+from agentmixer.runtime.tls import Address
 from agentmixer.runtime.verify import verify
 from agentmixer.train import trainer
 from agentmixer.train.algorithms import ALGORITHMS
@@ -91,6 +99,25 @@ def test_an_agent_says_which_seed_it_draws_by(drawn: Bundle) -> None:
             assert [agent.seed for agent in host.agents] == [seed, seed]
             done.append([host.step(0, t, obs, masks)[0].action.item() for t in range(30)])
     assert done[0] == done[1] != done[2]
+
+
+def test_a_device_draws_by_its_own_seed_and_is_held_to_it(drawn: Bundle, run: Run, tmp_path: Path) -> None:
+    tls_keys.make(tmp_path / "keys", tuple(drawn.agents))
+    here, lines = Address("127.0.0.1", 0), Events(io.StringIO())
+    folder, own = drawn.folder("predator_0"), tmp_path / "keys" / "predator_0"
+    with DeviceServer(folder, here, own, events=lines, seed=9) as server:
+        serving = threading.Thread(target=server.serve)
+        serving.start()
+        try:
+            host = tls.context(tmp_path / "keys" / "host", server=False)
+            devices = Devices({"predator_0": (server.address,)}, host)
+            with Host(drawn, 10.0, devices=devices) as asked:
+                assert [agent.seed for agent in asked.agents] == [9, 0]
+            report = deploy_sim(drawn, 1, run=run, deadline_s=10.0, devices=devices)
+        finally:
+            server.stop()
+            serving.join()
+    assert report.passed and report.parity.different == report.parity.near_ties
 
 
 def test_a_log_cannot_say_what_was_drawn_and_a_probe_needs_no_noise(drawn: Bundle) -> None:
