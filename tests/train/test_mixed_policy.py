@@ -15,6 +15,7 @@ from agentmixer.errors import AgentMixerError
 from agentmixer.export.episodes import own_action
 from agentmixer.export.exporter import evaluators
 from agentmixer.export.graph import export_graph
+from agentmixer.runtime.golden import silence
 from agentmixer.train.algorithms import AgentMixerSAC
 from agentmixer.train.deployed import DeployedActor
 from agentmixer.train.joint_policy import GapJoint, GaussianJoint, ProductJoint
@@ -127,7 +128,9 @@ def test_each_graph_decides_what_the_team_decides(mask: bool) -> None:
         single = DeployedActor(team.actor, spec, i)
         assert ("action_mask" in single.inputs) == (mask and not isinstance(space, Box))
         for name, step in evaluators(single, export_graph(single, {})).items():
-            found, _, _ = step(obs[i].numpy(), allowed[i, :, : space.n].numpy(), memory[i].numpy())
+            found, _, _ = step(
+                obs[i].numpy(), allowed[i, :, : space.n].numpy(), memory[i].numpy(), silence(len(obs[i]))
+            )
             wanted = own_action(spec, i, actions[i])
             assert found.dtype == wanted.dtype and found.shape == wanted.shape, name
             exact = not isinstance(space, Box) or space.whole
