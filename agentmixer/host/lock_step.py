@@ -101,8 +101,8 @@ class Host:
     """The whole team, one process or device an agent. Use as a context manager.
 
     deadline_s: how long a step waits for decisions; the manifest's control period unless given. faults: what is to
-    go wrong on purpose; seed: of what is drawn for them, and of the noise of agents on this machine that draw their actions; with faults, damaged and refused frames are counted, where they would otherwise end
-    the team. restart: an agent whose process is gone is started anew, with its recurrent state reset, instead of ending
+    go wrong on purpose; with faults, damaged and refused frames are counted, where they would otherwise end the team.
+    seed: of what is drawn for faults, and of the noise of agents on this machine that draw their actions. restart: an agent whose process is gone is started anew, with its recurrent state reset, instead of ending
     the team; until it is back it contributes its fallback. After START_ATTEMPTS starts in vain it is left alone.
     require_isolation: refuse to start unless every agent's isolation is full. devices: which agents run on other machines,
     and where; a device that goes away is called until it is back, and contributes its fallback meanwhile, whatever
