@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
-import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,16 +18,11 @@ from onnx.reference import ReferenceEvaluator
 
 from agentmixer import __version__, provenance
 from agentmixer.contract.manifest import (
-    AGENT_FILE,
-    AGENT_FILES,
-    AGENTS_FOLDER,
     LEAPP_FILE,
     NOISE,
     OPSET,
-    OPTIONAL_FILES,
     REPORTS_FOLDER,
     SCHEMA_VERSION,
-    TEAM_FILE,
     AgentManifest,
     Release,
     Source,
@@ -43,6 +36,7 @@ from agentmixer.contract.manifest import (
 from agentmixer.contract.spec import Box, Name, TaskSpec
 from agentmixer.errors import AgentMixerError
 from agentmixer.export import c_code
+from agentmixer.export.bundle_place import check_place
 from agentmixer.export.bundle_writer import AgentParts, certified, write_bundle
 from agentmixer.export.elements import described
 from agentmixer.export.episodes import profiles, record
@@ -51,7 +45,7 @@ from agentmixer.export.graph_step import graph_step
 from agentmixer.export.quantize import QuantizationReport, judge, quantize
 from agentmixer.runtime import leapp, profile, signature
 from agentmixer.runtime.actions import array_type
-from agentmixer.runtime.bundle import BUNDLES, MAX_BYTES, bundle_around, read_bundle
+from agentmixer.runtime.bundle import BUNDLES, MAX_BYTES, read_bundle
 from agentmixer.runtime.certificate import check_locality
 from agentmixer.runtime.golden import Golden, Parity, StepFunction, dump, parse, replay
 from agentmixer.runtime.guard import check_model
@@ -238,43 +232,6 @@ def _folder(path: Path) -> Iterator[None]:
                 path.rmdir()
 
 
-def _not_exported(bundle: Path) -> str | None:
-    """A file in the folder that is no bundle's, relative to it; None if there is none."""
-    files = (AGENT_FILE, *AGENT_FILES, *itertools.chain(*OPTIONAL_FILES), signature.AGENT_SIGNATURE_FILE)
-    for path in sorted(bundle.rglob("*")):
-        parts = path.relative_to(bundle).parts
-        known = (
-            parts[0] == REPORTS_FOLDER
-            or parts in ((TEAM_FILE,), (signature.SIGNATURE_FILE,))
-            or (parts[0] == AGENTS_FOLDER and (len(parts) < 3 or (len(parts) == 3 and parts[2] in files)))
-        )
-        if not known:
-            return str(path.relative_to(bundle))
-    return None
-
-
-def _check_place(target: Path, replace: bool) -> None:
-    """Raise AgentMixerError if a bundle cannot go there: it lies in another bundle, something is there, or something else
-    than a bundle to replace."""
-    if around := bundle_around(target):
-        raise AgentMixerError(
-            f"{target} lies in the bundle {around}, which would be none any more; choose another --out"
-        )
-    if not os.path.lexists(target):
-        return
-    if not (target.is_dir() and not target.is_symlink() and (target / TEAM_FILE).is_file()):
-        raise AgentMixerError(f"{target} exists already and is no bundle; choose another --out or remove it first")
-    if replace and (other := _not_exported(target)):
-        raise AgentMixerError(
-            f"{target} holds {other}, which no export has put there and which would be lost; move it away or choose another --out"
-        )
-    if not replace:
-        raise AgentMixerError(
-            f"{target} exists already; choose another --out, or give --replace to lose what is there, its signatures and "
-            "reports with it"
-        )
-
-
 def _check_drawn(algorithm: type[Algorithm], forms: Forms) -> None:
     """Raises AgentMixerError if agents of this algorithm cannot draw their actions, or not in these forms."""
     if not algorithm.stochastic:
@@ -319,7 +276,7 @@ def export(
     if forms.sampled:
         _check_drawn(ALGORITHMS[run.algorithm], forms)
     if out is not None:
-        _check_place(out, replace)
+        check_place(out, replace)
     with contextlib.closing(run.make_task(1)) as task:
         spec = described(task.spec, elements) if elements else task.spec
         if forms.sampled and spec.real_valued:
@@ -342,7 +299,7 @@ def export(
         )
         target = out or default_path(source, spec)
         if out is None:
-            _check_place(target, replace)
+            check_place(target, replace)
         if forms.int8:
             trained = checkpoint.load_weights(run, task, file)[0].team
             quantize(algorithm.team)
