@@ -85,18 +85,19 @@ def free_loss(
     g, a, b = (shaped(array) for array in logarithms)
     advantage = batch.advantage.reshape(shape)
     paid = advantage + of_later_agents(freedom.pull * (a.detach() - b) - freedom.heat * b, active)
-    surrogate = mean(double_clip(g, a.detach(), b, paid, clip, freedom.reach))
     strayed = outside(g, a, freedom.reach).to(g.dtype)
-    back = mean(strayed * shaped(kind.divergence(joint, kind.still(own))))
-    entropy, imitation = mean(kind.entropy(joint)), mean(kind.divergence(kind.still(joint), own))
+    back = strayed * kind.divergence(joint, kind.still(own)).view(shape)
+    entropy, imitation = (array.view(shape) for array in (kind.entropy(joint), kind.divergence(kind.still(joint), own)))
     ratio = (a - b).exp()
-    alone = mean(torch.min(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage))
+    alone = torch.min(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+    surrogate = double_clip(g, a.detach(), b, paid, clip, freedom.reach)
+    loss = mean(back - surrogate - freedom.heat * entropy + imitation - alone)
     with torch.no_grad():
-        numbers = diagnostics.of_ratios(g - b, clip, mean) | {"entropy": entropy.detach()}
+        numbers = diagnostics.of_ratios(g - b, clip, mean) | {"entropy": mean(entropy)}
         if (agree := kind.agree(joint, policy)) is not None:
             numbers["mode_agreement"] = mean(agree.to(g.dtype))
-        numbers |= {"actor_entropy": mean(kind.entropy(own)), "actor_kl": imitation.detach()}
-    return back - surrogate - freedom.heat * entropy + imitation - alone, numbers
+        numbers |= {"actor_entropy": mean(kind.entropy(own)), "actor_kl": mean(imitation)}
+    return loss, numbers
 
 
 def double_clip(g: Tensor, a: Tensor, b: Tensor, advantage: Tensor, clip: float, reach: float) -> Tensor:

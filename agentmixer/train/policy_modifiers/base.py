@@ -44,6 +44,8 @@ class PolicyModifier(Modifier, ABC):
         super().__init__()
         channels = 2 * width + features + agents
         self.agents, self.teams, self.state_size = agents, teams, state
+        self.ids: Tensor
+        self.register_buffer("ids", torch.eye(agents).unsqueeze(1), persistent=False)
         self.state_norm: StackedLayerNorm | StackedRunningNorm = (
             StackedRunningNorm(teams, state) if norm == "running" else StackedLayerNorm(teams, state)
         )
@@ -70,14 +72,13 @@ class PolicyModifier(Modifier, ABC):
     def tokens(self, encoded: Tensor, policy: Tensor, features: Tensor) -> Tensor:
         """encoded [K, B, width], policy [K * N, B, P], features [K * N, B, H] -> X [K, N, B, C]."""
         shape = (self.teams, self.agents, features.shape[1], -1)
-        ids = torch.eye(self.agents, dtype=features.dtype, device=features.device)
-        coded = self.policy_encoder(policy.reshape(self.teams, -1, policy.shape[-1])).relu_()
+        coded = self.policy_encoder(policy.reshape(self.teams, -1, policy.shape[-1])).relu()
         return torch.cat(
             [
                 encoded.unsqueeze(1).expand(shape),
                 coded.view(shape),
                 features.view(shape),
-                ids.unsqueeze(1).expand(shape),
+                self.ids.expand(shape),
             ],
             dim=-1,
         )
@@ -87,8 +88,8 @@ class PolicyModifier(Modifier, ABC):
         a signal beside a state that never changes would keep little more than its sign."""
         own, signal = state[..., : self.state_size], state[..., self.state_size :]
         if not signal.shape[-1]:
-            return self.state_norm.then(self.state_encoder, own).relu_()
-        return self.state_encoder(torch.cat([self.state_norm(own), signal], -1)).relu_()
+            return self.state_norm.then(self.state_encoder, own).relu()
+        return self.state_encoder(torch.cat([self.state_norm(own), signal], -1)).relu()
 
     def observe(self, state: Tensor) -> None:
         if isinstance(self.state_norm, StackedRunningNorm):
@@ -109,9 +110,13 @@ class PolicyModifier(Modifier, ABC):
         x = (x + self.mix(self.agent_norm(x.view(rows)).view_as(x), encoded)).view(rows)
         return affine(x, self.head.weight, self.head.bias), self.channel_in(self.channel_norm(x))
 
-    def whole(self, direct: Tensor, inner: Tensor) -> Tensor:
-        """The output of both halves, [K, ., A]: head(x + channel_out(relu(inner))). Of two linear maps in a row one is made, as
-        narrow as the head. `inner` is overwritten."""
+    def whole(self, direct: Tensor, inner: Tensor, short: Tensor | None = None) -> Tensor:
+        """The output of both halves, [K, ., A]: head(x + channel_out(relu(inner))). short: what `short` gave; made here unless given."""
+        short = self.short() if short is None else short
+        return direct + affine(inner.relu(), short[:, :-1], short[:, -1])
+
+    def short(self) -> Tensor:
+        """The weights of channel_out and head, two linear maps in a row, as those of one, as narrow as the head; the bias in
+        the last row. [K, hidden + 1, A]."""
         out = self.channel_out
-        short = torch.bmm(torch.cat([out.weight, out.bias.unsqueeze(1)], 1), self.head.weight)
-        return direct + affine(inner.relu_(), short[:, :-1], short[:, -1])
+        return torch.bmm(torch.cat([out.weight, out.bias.unsqueeze(1)], 1), self.head.weight)

@@ -7,16 +7,17 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from agentmixer.train.policy_modifiers.mixer import MixerPM
 
 
 class Halves(NamedTuple):
-    """What a `CausalPM` makes of state and policies, whatever actions are drawn: direct [K, N, B, A], inner [K, N, B, hidden]."""
+    """What a `CausalPM` makes of state and policies, whatever actions are drawn: direct [K, N, B, A], inner [K, N, B, hidden], and
+    `short` [K, hidden + 1, A], the weights that lead from there to the output. B is 1 where all rows are alike."""
 
     direct: Tensor
     inner: Tensor
+    short: Tensor
 
 
 class CausalPM(MixerPM):
@@ -48,16 +49,18 @@ class CausalPM(MixerPM):
         self.told = nn.Parameter(torch.empty(teams * agents, policy, channel_hidden))
         for weight in self.told.data:
             nn.init.orthogonal_(weight, math.sqrt(channel_hidden))
+        self.before: Tensor  #: [N, N, 1, 1], 1 where the second agent acts before the first.
+        self.register_buffer("before", torch.ones(agents, agents).tril(-1)[..., None, None], persistent=False)
 
     def begin(self, state: Tensor, policy: Tensor, features: Tensor) -> Halves:
         """All that can be known before any agent acts, in one pass."""
         shape = self.teams, self.agents, features.shape[1], -1
         direct, inner = self.halves(state, policy, features)
-        return Halves(direct.view(shape), inner.view(shape))
+        return Halves(direct.view(shape), inner.view(shape), self.short())
 
     def turn(self, halves: Halves, agent: int, told: Tensor) -> Tensor:
         """The output for one agent of each team, [K, B, A]. told [K, B, hidden]: the sum of `telling` of the agents before it."""
-        return self.whole(halves.direct[:, agent], halves.inner[:, agent] + told)
+        return self.whole(halves.direct[:, agent], halves.inner[:, agent] + told, halves.short)
 
     def telling(self, agent: int, coded: Tensor) -> Tensor:
         """What the agents after `agent` are told of its coded actions [K, B, P]: [K, B, hidden]."""
@@ -65,8 +68,12 @@ class CausalPM(MixerPM):
 
     def given(self, halves: Halves, coded: Tensor) -> Tensor:
         """The output for all agents, [K * N, B, A], given all actions [K * N, B, P] in one pass. Halves may have one row, for all."""
-        told = torch.bmm(coded, self.told).unflatten(0, (self.teams, -1))
-        before = F.pad(told[:, :-1].cumsum(1), (0, 0, 0, 0, 1, 0))
-        inner = (halves.inner + before).flatten(1, 2)
-        direct = halves.direct.expand(-1, -1, told.shape[2], -1).flatten(1, 2)
-        return self.whole(direct, inner).view(*coded.shape[:2], -1)
+        agents = self.agents
+        coded = coded.unflatten(0, (self.teams, agents))
+        # Of all agents' codes side by side, each agent's weights take those of the agents before it.
+        weight = (self.told.unflatten(0, (self.teams, 1, agents)) * self.before).flatten(2, 3).flatten(0, 1)
+        codes = coded.transpose(1, 2).flatten(2).unsqueeze(1).expand(-1, agents, -1, -1).flatten(0, 1)
+        inner = torch.baddbmm(halves.inner.flatten(0, 1), codes, weight)
+        direct = halves.direct.expand(-1, -1, codes.shape[1], -1).flatten(1, 2)
+        inner = inner.unflatten(0, (self.teams, agents)).flatten(1, 2)
+        return self.whole(direct, inner, halves.short).view(agents * self.teams, codes.shape[1], -1)
