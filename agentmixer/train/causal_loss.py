@@ -93,12 +93,11 @@ def free_loss(
     surrogate = double_clip(g, a.detach(), b, paid, clip, freedom.reach)
     loss = mean(back - surrogate - freedom.heat * entropy + imitation - alone)
     with torch.no_grad():
-        told = diagnostics.of_ratios(g - b, clip, shaped) | {"entropy": entropy}
+        numbers = diagnostics.of_ratios(g - b, clip, mean) | {"entropy": mean(entropy)}
         if (agree := kind.agree(joint, policy)) is not None:
-            told["mode_agreement"] = agree.view(shape).to(g.dtype)
-        told |= {"actor_entropy": kind.entropy(own).view(shape), "actor_kl": imitation}
-        means = (torch.stack(list(told.values())) * active).flatten(2).sum(2) / living
-    return loss, dict(zip(told, means, strict=True))
+            numbers["mode_agreement"] = mean(agree.to(g.dtype))
+        numbers |= {"actor_entropy": mean(kind.entropy(own)), "actor_kl": mean(imitation)}
+    return loss, numbers
 
 
 def double_clip(g: Tensor, a: Tensor, b: Tensor, advantage: Tensor, clip: float, reach: float) -> Tensor:

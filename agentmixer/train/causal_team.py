@@ -145,19 +145,18 @@ class CausalTeam(Team):
         return action, log_prob, {"actor": actors.memory, "pm": memory["pm"]}
 
     def _halves(self, actors: ActorStep, state: Tensor) -> Halves:
-        """What PM makes of state and policies alone, of one row where all are alike, as in a matrix game. What it reads of the actors
-        is detached."""
-        policy, features = actors.policy.detach(), actors.features.detach()
-        state = state.unflatten(0, (self.count, -1))
-        if all(bool((array == array[:, :1]).all()) for array in (state, policy, features)):
-            state, policy, features = (array[:, :1] for array in (state, policy, features))
-        return self.pm.begin(state.flatten(0, 1), self.joint_policy.features(policy), features)
+        """What PM makes of state and policies alone. What it reads of the actors is detached."""
+        return self.pm.begin(state, self.joint_policy.features(actors.policy).detach(), actors.features.detach())
 
     def _turns(self, actors: ActorStep, state: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """One agent after the other: actions [N, B] or [N, B, W], drawn by `noise` [N, B, A] or else the most likely ones, their
         log-probabilities [N, B], and PM's output [N, B, A]."""
         kind: Any = self.joint_policy
-        halves = self._halves(actors, state)
+        seen, by_team = actors, state.unflatten(0, (self.count, -1))
+        if all(bool((array == array[:, :1]).all()) for array in (by_team, actors.policy, actors.features)):
+            # As in a matrix game: one row serves all.
+            seen, state = ActorStep(actors.policy[:, :1], actors.features[:, :1], actors.memory), by_team[:, 0]
+        halves = self._halves(seen, state)
         told = halves.inner.new_zeros(())
         turns = []
         for i in range(self.spec.num_agents):

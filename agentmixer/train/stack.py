@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 #: Numbers in a vector register.
 LANES = 16
@@ -266,10 +265,6 @@ def clip_stack_grad_norm(parameters: list[nn.Parameter], stack: int, max_norm: f
             grads.append(p.grad.view(stack, -1))
     if not grads:
         return torch.zeros(stack, device=parameters[0].device if parameters else None)
-    if stack == 1:
-        norm = get_total_norm([g[0] for g in grads], foreach=True)
-        clip_grads_with_norm_(parameters, max_norm, norm, foreach=True)
-        return norm.unsqueeze(0)
     norms = torch.stack([torch.linalg.vector_norm(g, dim=1) for g in grads]).norm(dim=0)
     scale = (max_norm / (norms + 1e-6)).clamp(max=1.0).unsqueeze(1)
     for g in grads:

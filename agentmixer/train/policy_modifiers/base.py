@@ -99,7 +99,7 @@ class PolicyModifier(Modifier, ABC):
         self, state: Tensor, policy: Tensor, features: Tensor, memory: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         direct, inner = self.halves(state, policy, features)
-        return self.whole(direct, inner).view(*features.shape[:2], -1), memory
+        return self.whole(direct, inner, self.short()).view(*features.shape[:2], -1), memory
 
     def halves(self, state: Tensor, policy: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         """What the output consists of: the head of X after mixing [K, N * B, A], and the hidden layer of channel mixing before its
@@ -110,13 +110,12 @@ class PolicyModifier(Modifier, ABC):
         x = (x + self.mix(self.agent_norm(x.view(rows)).view_as(x), encoded)).view(rows)
         return affine(x, self.head.weight, self.head.bias), self.channel_in(self.channel_norm(x))
 
-    def whole(self, direct: Tensor, inner: Tensor, short: Tensor | None = None) -> Tensor:
-        """The output of both halves, [K, ., A]: head(x + channel_out(relu(inner))). short: what `short` gave; made here unless given."""
-        short = self.short() if short is None else short
+    @staticmethod
+    def whole(direct: Tensor, inner: Tensor, short: Tensor) -> Tensor:
+        """The output of both halves, [K, ., A]: head(x + channel_out(relu(inner))). short: what `short` gives."""
         return direct + affine(inner.relu(), short[:, :-1], short[:, -1])
 
     def short(self) -> Tensor:
-        """The weights of channel_out and head, two linear maps in a row, as those of one, as narrow as the head; the bias in
-        the last row. [K, hidden + 1, A]."""
+        """The weights of one linear map that does what channel_out and then head do, [K, hidden + 1, A]. The last row is its bias."""
         out = self.channel_out
         return torch.bmm(torch.cat([out.weight, out.bias.unsqueeze(1)], 1), self.head.weight)

@@ -68,12 +68,10 @@ class CausalPM(MixerPM):
 
     def given(self, halves: Halves, coded: Tensor) -> Tensor:
         """The output for all agents, [K * N, B, A], given all actions [K * N, B, P] in one pass. Halves may have one row, for all."""
-        agents = self.agents
-        coded = coded.unflatten(0, (self.teams, agents))
-        # Of all agents' codes side by side, each agent's weights take those of the agents before it.
-        weight = (self.told.unflatten(0, (self.teams, 1, agents)) * self.before).flatten(2, 3).flatten(0, 1)
-        codes = coded.transpose(1, 2).flatten(2).unsqueeze(1).expand(-1, agents, -1, -1).flatten(0, 1)
-        inner = torch.baddbmm(halves.inner.flatten(0, 1), codes, weight)
-        direct = halves.direct.expand(-1, -1, codes.shape[1], -1).flatten(1, 2)
-        inner = inner.unflatten(0, (self.teams, agents)).flatten(1, 2)
-        return self.whole(direct, inner, halves.short).view(agents * self.teams, codes.shape[1], -1)
+        teams, agents, rows = self.teams, self.agents, coded.shape[1]
+        # Every agent is shown all codes side by side, and its weights for those of itself and of later agents are zero.
+        shown = coded.unflatten(0, (teams, 1, agents)).transpose(2, 3).flatten(3).expand(-1, agents, -1, -1)
+        weight = (self.told.unflatten(0, (teams, 1, agents)) * self.before).flatten(2, 3)
+        inner = torch.baddbmm(halves.inner.flatten(0, 1), shown.flatten(0, 1), weight.flatten(0, 1))
+        direct = halves.direct.expand(-1, -1, rows, -1).flatten(1, 2)
+        return self.whole(direct, inner.view(teams, agents * rows, -1), halves.short).view(teams * agents, rows, -1)
